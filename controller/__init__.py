@@ -1,0 +1,1 @@
+"""What only the global side does: order changes, replicate them, turn keys, enrol sites."""

@@ -1,0 +1,1 @@
+"""One file per engine behind the ports; only `wiring` names them."""

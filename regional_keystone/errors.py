@@ -1,0 +1,94 @@
+"""Every refusal a caller can be told about, each with its HTTP status.
+
+One family, raised anywhere and rendered once, by `web`; drivers' own errors never leave their adapter.
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class IdentityError(Exception):
+    """A refusal with the status and the sentence that a caller is told, in Keystone's error body."""
+
+    status: ClassVar[int] = 500
+    default: ClassVar[str] = "An unexpected error prevented the server from fulfilling your request."
+
+    def __init__(self, message: str = "", *, retry_after_s: int | None = None) -> None:
+        self.message = message or self.default
+        self.retry_after_s = retry_after_s
+        super().__init__(self.message)
+
+    @property
+    def title(self) -> str:
+        """The status' standard phrase, as the error body's `title`."""
+        return HTTPStatus(self.status).phrase
+
+
+class Invalid(IdentityError):
+    """The request itself is wrong: what was sent cannot mean anything here."""
+
+    status = 400
+    default = "The request you have made is invalid."
+
+
+class Unauthenticated(IdentityError):
+    """No proof of who asks; deliberately silent on which half of it was wrong."""
+
+    status = 401
+    default = "The request you have made requires authentication."
+
+
+class Forbidden(IdentityError):
+    """Known who asks, and not allowed."""
+
+    status = 403
+    default = "You are not authorized to perform the requested action."
+
+
+class NotFound(IdentityError):
+    """What was named is not there, or not for this caller to know of."""
+
+    status = 404
+    default = "The resource could not be found."
+
+
+class MethodNotAllowed(IdentityError):
+    """The path exists; the method does not. `allow` lists those that do."""
+
+    status = 405
+    default = "The method is not allowed for the requested URL."
+
+    def __init__(self, allow: tuple[str, ...]) -> None:
+        super().__init__()
+        self.allow = allow
+
+
+class Conflict(IdentityError):
+    """Something with that name, or in that state, is in the way."""
+
+    status = 409
+    default = "A conflict occurred."
+
+
+class TooLarge(IdentityError):
+    """The body is over the limit."""
+
+    status = 413
+    default = "Request is too large."
+
+
+class TooMany(IdentityError):
+    """The caller asks more often than it may."""
+
+    status = 429
+    default = "Too many requests."
+
+
+class Unavailable(IdentityError):
+    """It cannot be decided now: a dependency is down or knowledge is too old. Never an empty answer instead."""
+
+    status = 503
+    default = "The service is temporarily unable to decide this; try again."
+
+    def __init__(self, message: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)

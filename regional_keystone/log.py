@@ -1,0 +1,130 @@
+"""Change and Entry, their bytes; what a transaction has read; whether two of them collide.
+
+The log is the truth: every write is one numbered entry that carries its changes, and tables are its projections.
+There are two kinds of change. A revocation, a key turn, an enrolment are Puts of the records that say so.
+Source: docs/feeds.md.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NewType
+
+import msgspec
+
+from regional_keystone.record import TABLES, Key, Record, Touch, encode, facts, indexed_values, touches
+
+Position = NewType("Position", int)  # number of an entry in the log; 0 is before the first
+LOG = "log"  # the feed that controllers append to; every other feed is `site/incarnation`
+
+
+class Put(msgspec.Struct, frozen=True, tag="put", array_like=True):
+    """A row becomes `row`; `was` holds the indexed values it had, None for a row that was not there."""
+
+    table: str
+    key: Key
+    row: bytes
+    now: dict[str, Any]
+    was: dict[str, Any] | None = None
+
+
+class Remove(msgspec.Struct, frozen=True, tag="remove", array_like=True):
+    """A row goes; `was` holds the indexed values it had."""
+
+    table: str
+    key: Key
+    was: dict[str, Any]
+
+
+Change = Put | Remove
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One write: numbered without gaps in its feed, never undone, all of its changes or none.
+
+    `id` is its transaction's, unique for ever; `at` the writer's wall clock in microseconds.
+    """
+
+    number: int
+    id: str
+    at: int
+    changes: tuple[Change, ...]
+
+
+class Transaction(msgspec.Struct, frozen=True):
+    """What a handler read at `position`, and what it wants to change. Committed whole or run again."""
+
+    id: str
+    position: int
+    reads: frozenset[Touch]
+    changes: tuple[Change, ...]
+
+    def collides(self, disturbed: set[Touch] | frozenset[Touch]) -> bool:
+        """Whether entries that disturbed these touches after `position` may have changed what was read."""
+        return not self.reads.isdisjoint(disturbed) or not disturbed.isdisjoint(written(self.changes))
+
+
+class Collision(Exception):
+    """A transaction must be run again: what it read has changed since."""
+
+
+def put(new: Record, old: Record | None = None) -> Put:
+    """The change that stores `new` where `old` was."""
+    table = facts(type(new))
+    was = None if old is None else indexed_values(old)
+    return Put(table.name, table.key_of(new), encode(new), indexed_values(new), was)
+
+
+def remove(old: Record) -> Remove:
+    """The change that takes `old` away."""
+    table = facts(type(old))
+    return Remove(table.name, table.key_of(old), indexed_values(old))
+
+
+def written(changes: Iterable[Change]) -> set[Touch]:
+    """The rows that these changes write."""
+    return {(change.table, *change.key) for change in changes}
+
+
+def disturbed(changes: Iterable[Change]) -> set[Touch]:
+    """Every touch that a reader may have depended on: rows, index groups before and after, whole tables.
+
+    A table that this version does not know is disturbed as rows and as a whole.
+    """
+    found: set[Touch] = set()
+    for change in changes:
+        found |= {(change.table, *change.key), (change.table,)}
+        table = TABLES.get(change.table)
+        if table is None:
+            continue
+        for values in (change.was, change.now if isinstance(change, Put) else None):
+            if values is not None:
+                found |= touches(table, values)
+    return found
+
+
+def net(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """One change per row, the last one, with the `was` of the first: what a store with timestamps needs."""
+    found: dict[Touch, Change] = {}
+    for change in changes:
+        row = (change.table, *change.key)
+        first = found.pop(row, None)
+        if first is None:
+            found[row] = change
+        elif isinstance(change, Put):
+            found[row] = msgspec.structs.replace(change, was=first.was)
+        elif first.was is not None:
+            found[row] = msgspec.structs.replace(change, was=first.was)
+        # a row that this entry both made and removed is no change at all
+    return tuple(found.values())
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """An entry as bytes, for a log and for the stream."""
+    return msgspec.msgpack.encode(entry)
+
+
+_ENTRY = msgspec.msgpack.Decoder(Entry)
+
+
+def decode_entry(data: bytes) -> Entry:
+    """The entry that `encode_entry` wrote."""
+    return _ENTRY.decode(data)

@@ -1,0 +1,222 @@
+"""The data model: every stored record of Identity v3, and those by which the federation runs itself.
+
+A domain is a project with `is_domain`, as upstream has it; `extra` keeps attributes that no field names.
+Source: keystone/*/backends/sql.py for the fields and their defaults.
+"""
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from regional_keystone.record import FIXED, SECRET, SERVER, Id, Json, Name, Record, Ref, table
+
+Text = Annotated[str, Meta(max_length=65535)]
+RoleRefs = "users groups"
+
+
+@table("regions", by="parent_region_id")
+class Region(Record, frozen=True, kw_only=True):
+    """A place with endpoints of its own; regions nest."""
+
+    id: Annotated[str, FIXED, Meta(min_length=1, max_length=255)]
+    description: Text = ""
+    parent_region_id: Annotated[str | None, Ref("regions", "cascade")] = None
+    extra: Json = {}
+
+
+@table("services")
+class Service(Record, frozen=True, kw_only=True):
+    """A kind of service that the catalog lists."""
+
+    id: Annotated[Id, SERVER]
+    type: Name
+    name: str = ""
+    enabled: bool = True
+    description: Text | None = None
+    extra: Json = {}
+
+
+@table("endpoints", by="service_id region_id")
+class Endpoint(Record, frozen=True, kw_only=True):
+    """Where one interface of a service is reached in one region."""
+
+    id: Annotated[Id, SERVER]
+    service_id: Annotated[Id, Ref("services", "cascade")]
+    interface: str
+    url: str
+    region_id: Annotated[str | None, Ref("regions", "refuse")] = None
+    enabled: bool = True
+    extra: Json = {}
+
+
+@table("projects", unique=["domain_id name"], by="domain_id parent_id")
+class Project(Record, frozen=True, kw_only=True):
+    """A project, or a domain when `is_domain`: then `domain_id` and `parent_id` are None."""
+
+    id: Annotated[Id, SERVER]
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    domain_id: Annotated[Id | None, FIXED, Ref("projects", "cascade")] = None
+    parent_id: Annotated[Id | None, FIXED, Ref("projects", "refuse")] = None
+    is_domain: Annotated[bool, FIXED] = False
+    enabled: bool = True
+    description: Text = ""
+    tags: tuple[str, ...] = ()
+    options: Json = {}
+    extra: Json = {}
+
+
+@table("users", unique=["domain_id name"], by="domain_id default_project_id")
+class User(Record, frozen=True, kw_only=True):
+    """Someone, or a service, that can prove who it is. Instants are microseconds since 1970 UTC."""
+
+    id: Annotated[Id, SERVER]
+    domain_id: Annotated[Id, FIXED, Ref("projects", "cascade")]
+    name: Name
+    enabled: bool = True
+    default_project_id: Annotated[Id | None, Ref("projects", "clear")] = None
+    description: Text | None = None
+    email: str | None = None
+    password_hash: Annotated[str | None, SERVER, SECRET] = None
+    password_changed_at: Annotated[int | None, SERVER] = None
+    password_expires_at: Annotated[int | None, SERVER] = None
+    created_at: Annotated[int, SERVER] = 0
+    options: Json = {}
+    extra: Json = {}
+
+
+@table("groups", unique=["domain_id name"], by="domain_id")
+class Group(Record, frozen=True, kw_only=True):
+    """Users who get roles together."""
+
+    id: Annotated[Id, SERVER]
+    domain_id: Annotated[Id, FIXED, Ref("projects", "cascade")]
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    description: Text = ""
+    extra: Json = {}
+
+
+@table("memberships", key="user_id group_id", by="group_id")
+class Membership(Record, frozen=True, kw_only=True):
+    """The user is in the group."""
+
+    user_id: Annotated[Id, Ref("users", "cascade")]
+    group_id: Annotated[Id, Ref("groups", "cascade")]
+
+
+@table("roles", unique=["domain_id name"], by="domain_id")
+class Role(Record, frozen=True, kw_only=True):
+    """A word that policy knows; `domain_id` None is a global role."""
+
+    id: Annotated[Id, SERVER]
+    name: Name
+    domain_id: Annotated[Id | None, FIXED, Ref("projects", "cascade")] = None
+    description: Text | None = None
+    options: Json = {}
+    extra: Json = {}
+
+
+@table("implications", key="prior_role_id implied_role_id", by="implied_role_id")
+class Implication(Record, frozen=True, kw_only=True):
+    """Who has the prior role has the implied one as well."""
+
+    prior_role_id: Annotated[Id, Ref("roles", "cascade")]
+    implied_role_id: Annotated[Id, Ref("roles", "cascade")]
+
+
+@table("grants", key="actor_id actor target target_id role_id inherited", by="target_id role_id")
+class Grant(Record, frozen=True, kw_only=True):
+    """An actor (`user` or `group`) holds a role on a target (`project`, `domain`, or `system` with id `system`).
+
+    `inherited`: not on the target itself but on every project below it.
+    """
+
+    actor_id: Annotated[Id, Ref(RoleRefs, "cascade")]
+    actor: str
+    target: str
+    target_id: Annotated[Id, Ref("projects", "cascade")]
+    role_id: Annotated[Id, Ref("roles", "cascade")]
+    inherited: bool = False
+
+
+@table("revocations")
+class RevocationEvent(Record, frozen=True, kw_only=True):
+    """Upstream's revocation event: tokens issued up to `issued_before` whose traits equal every field set are void.
+
+    Instants are microseconds since 1970 UTC. Kept until `keep_until`, when no token it covers can be accepted.
+    """
+
+    id: Id
+    issued_before: int
+    revoked_at: int
+    keep_until: int
+    user_id: str | None = None
+    domain_id: str | None = None
+    project_id: str | None = None
+    role_id: str | None = None
+    trust_id: str | None = None
+    consumer_id: str | None = None
+    access_token_id: str | None = None
+    audit_id: str | None = None
+    audit_chain_id: str | None = None
+    expires_at: int | None = None
+
+
+@table("sites")
+class Site(Record, frozen=True, kw_only=True):
+    """A region's site as the controllers know it. `id` is its region's name.
+
+    States: `invited` (a join token is out), `active`, `quarantined` (rotation no longer waits for it), `removed`.
+    """
+
+    id: Id
+    state: str
+    join_digest: Annotated[str | None, SECRET] = None
+    join_expires_at: int | None = None
+    instance: str | None = None
+    box_key: bytes | None = None
+    since: int = 0
+
+
+@table("rings")
+class Ring(Record, frozen=True, kw_only=True):
+    """A key ring as it stands: who holds which bundle of it. No key is in it in clear.
+
+    `ceased` tells when a former primary sealed its last token, by key number; `checks` are key check values.
+    """
+
+    id: Id
+    epoch: int
+    fingerprint: str
+    checks: dict[int, str]
+    sealed: dict[str, bytes]
+    turned_at: int
+    ceased: dict[int, int] = {}
+
+
+@table("taken", key="feed")
+class Taken(Record, frozen=True, kw_only=True):
+    """How far a site's own feed has been taken over into the log."""
+
+    feed: str
+    number: int
+
+
+@table("outcomes")
+class Outcome(Record, frozen=True, kw_only=True):
+    """What a forwarded change was answered, so that its retry after a lost answer finds it instead of doing it twice.
+
+    `request_digest` binds the id to what was asked; `answer` is an encoded `messages.Response`.
+    """
+
+    id: Id
+    request_digest: bytes
+    answer: bytes
+    at: int
+
+
+@table("facts", key="name")
+class Fact(Record, frozen=True, kw_only=True):
+    """What the federation knows of itself: cluster id, CA certificate, signer's public key, schema version."""
+
+    name: str
+    value: Any

@@ -1,0 +1,131 @@
+"""The six seams: Reader, Writer, Committer, Cache, Lock, Clock.
+
+Decisions above them are the same whatever is below. Driver errors become `errors.Unavailable` at an adapter's border.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from regional_keystone.log import Entry, Position, Transaction
+from regional_keystone.record import R
+
+
+class Reader(Protocol):
+    """Reads records of one replica. Never an empty answer for one that is down: raises Unavailable."""
+
+    async def get(self, kind: type[R], *key: Any) -> R | None:
+        """The record with this whole key, or None."""
+        ...
+
+    async def find(self, kind: type[R], **equals: Any) -> list[R]:
+        """Every record with these values of one declared group (a `unique`, a `by`, the key's first field).
+
+        None is a value like any other. Raises LookupError for a group that is not declared.
+        """
+        ...
+
+    def scan(self, kind: type[R]) -> AsyncIterator[R]:
+        """All records of a type, in the order of their keys."""
+        ...
+
+    async def tail(self, feed: str, after: int, limit: int = 1000) -> list[Entry]:
+        """The entries of a feed that follow `after`, without gaps, at most `limit`."""
+        ...
+
+    async def applied(self, feed: str) -> int:
+        """Everything up to here is in the tables."""
+        ...
+
+
+class Snapshot(Protocol):
+    """All rows of a replica as they were at one position of the log."""
+
+    position: Position
+
+    def rows(self) -> AsyncIterator[tuple[str, tuple[Any, ...], bytes]]:
+        """(table, key, row) of every row of every table, in the order of table name and key."""
+        ...
+
+
+class Writer(Reader, Protocol):
+    """Appends to feeds and projects the log into tables."""
+
+    async def head(self, feed: str) -> int:
+        """The number of the feed's last entry, 0 for an empty one; counts entries that were pruned."""
+        ...
+
+    async def append(self, feed: str, after: int, entries: Sequence[Entry]) -> bool:
+        """Durably add entries, all or none, only if the feed ends at `after`; False if it does not.
+
+        Raises Unavailable when the outcome is known to be nothing done.
+        """
+        ...
+
+    async def apply(self, entries: Sequence[Entry]) -> None:
+        """Project entries of the log into the tables, in order; what is at or below `applied` is skipped."""
+        ...
+
+    async def prune(self, feed: str, upto: int) -> None:
+        """Forget entries up to this number; numbers go on where they were."""
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """A view of all rows that stands still while writes go on."""
+        ...
+
+    async def restore(self, position: int, rows: AsyncIterator[tuple[str, tuple[Any, ...], bytes]]) -> None:
+        """Replace all tables by these rows, which stand at `position`: wholly or, on any failure, not at all."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of files and threads."""
+        ...
+
+
+class Committer(Protocol):
+    """Puts changes in order."""
+
+    async def commit(self, transaction: Transaction) -> Position:
+        """Durable when it returns. Raises Collision when the transaction must be run again, else Unavailable."""
+        ...
+
+    def alone(self) -> AbstractAsyncContextManager[None]:
+        """While this is held, transactions of others wait: for one that has lost too often."""
+        ...
+
+
+class Cache(Protocol):
+    """Bytes for a while. A cache that is down is a miss, and a metric."""
+
+    async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes]:
+        """What is still there."""
+        ...
+
+    async def set_many(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """Keep these for at most `ttl_s` seconds."""
+        ...
+
+
+class Lock(Protocol):
+    """One holder per name: saves work, and is never what makes anything safe."""
+
+    def hold(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """Enter with True while this process is the holder, with False when another is."""
+        ...
+
+
+class Clock(Protocol):
+    """Time that tests can own."""
+
+    def now(self) -> int:
+        """Wall clock: microseconds since 1970 UTC."""
+        ...
+
+    def ticks(self) -> float:
+        """Seconds that only grow, also while the machine sleeps (CLOCK_BOOTTIME)."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so long by `ticks`."""
+        ...

@@ -1,0 +1,129 @@
+"""What a stored record is: facts beside its fields, as annotations.
+
+Stores, request checks, schemas and cascades are readings of these facts; nothing about a record is written twice.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+
+class Mark(NamedTuple):
+    """A fact about a field that is either there or not."""
+
+    name: str
+
+
+SERVER = Mark("server")  # never accepted from a client
+FIXED = Mark("fixed")  # accepted at creation only
+SECRET = Mark("secret")  # never shown, never logged
+
+
+class Ref(NamedTuple):
+    """The field names a row of another table; `on_delete` says what its removal means here: cascade, clear, refuse."""
+
+    table: str
+    on_delete: str = "cascade"
+
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Json = dict[str, Any]
+Key = tuple[Any, ...]
+
+# A touch is what a read depends on and a write disturbs: (table, *key), (table, group, values) or (table,).
+Touch = tuple[Any, ...]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of every stored record; a subclass becomes storable with `@table`."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+class Field(NamedTuple):
+    """One field as the stores and the API see it."""
+
+    name: str
+    marks: frozenset[str]
+    ref: Ref | None
+
+
+class Table(NamedTuple):
+    """The facts of one record type: `key` finds one row; each of `unique` and `by` is a group of fields to find by."""
+
+    name: str
+    kind: type[Record]
+    key: tuple[str, ...]
+    unique: tuple[tuple[str, ...], ...]
+    by: tuple[tuple[str, ...], ...]
+    fields: Mapping[str, Field]
+
+    @property
+    def groups(self) -> tuple[tuple[str, ...], ...]:
+        """Every group of fields that `find` accepts besides the whole key."""
+        prefix = ((self.key[0],),) if len(self.key) > 1 else ()
+        return tuple(dict.fromkeys(prefix + self.unique + self.by))
+
+    @property
+    def indexed(self) -> tuple[str, ...]:
+        """Fields that stores keep copies or indexes of, in a fixed order."""
+        return tuple(dict.fromkeys(name for group in self.unique + self.by for name in group))
+
+    def key_of(self, record: Record) -> Key:
+        """The values that find this record."""
+        return tuple(getattr(record, name) for name in self.key)
+
+
+TABLES: dict[str, Table] = {}
+_BY_KIND: dict[type[Record], Table] = {}
+
+
+def table(name: str, *, key: str = "id", unique: Iterable[str] = (), by: str = "") -> Any:
+    """Declare a record type storable; refuses a `Ref` that no index can follow, since nothing could then cascade."""
+
+    def declare(kind: type[R]) -> type[R]:
+        fields = {field: _field(field, hint) for field, hint in get_type_hints(kind, include_extras=True).items()}
+        groups = tuple(tuple(group.split()) for group in unique)
+        facts = Table(name, kind, tuple(key.split()), groups, tuple((one,) for one in by.split()), fields)
+        for field in fields.values():
+            if field.ref and (field.name,) not in (*facts.groups, facts.key):
+                raise TypeError(f"{name}.{field.name} refers to {field.ref.table} but has no index of its own")
+        TABLES[name] = _BY_KIND[kind] = facts
+        return kind
+
+    return declare
+
+
+def facts(kind: type[Record]) -> Table:
+    """The table facts of a record type; raises KeyError for a type that is not storable."""
+    return _BY_KIND[kind]
+
+
+def touches(table: Table, values: Mapping[str, Any]) -> set[Touch]:
+    """What disturbing a row with these indexed values disturbs, besides the row itself."""
+    return {(table.name, group, tuple(values[name] for name in group)) for group in table.groups}
+
+
+def indexed_values(record: Record) -> dict[str, Any]:
+    """The values that a store must know to remove its copies of a row without reading them."""
+    found = facts(type(record))
+    return {name: getattr(record, name) for name in dict.fromkeys(found.key + found.indexed)}
+
+
+def encode(record: Record) -> bytes:
+    """A row as bytes: a msgpack map of its fields, so that an older reader keeps what it does not know."""
+    return msgspec.msgpack.encode(record)
+
+
+def decode(kind: type[R], row: bytes) -> R:
+    """The record that `encode` wrote; fields it does not have take their defaults."""
+    return msgspec.msgpack.decode(row, type=kind)
+
+
+def _field(name: str, hint: Any) -> Field:
+    extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    marks = frozenset(extra.name for extra in extras if isinstance(extra, Mark))
+    return Field(name, marks, next((extra for extra in extras if isinstance(extra, Ref)), None))
