@@ -109,9 +109,7 @@ def net(changes: Iterable[Change]) -> tuple[Change, ...]:
         first = found.pop(row, None)
         if first is None:
             found[row] = change
-        elif isinstance(change, Put):
-            found[row] = msgspec.structs.replace(change, was=first.was)
-        elif first.was is not None:
+        elif isinstance(change, Put) or first.was is not None:
             found[row] = msgspec.structs.replace(change, was=first.was)
         # a row that this entry both made and removed is no change at all
     return tuple(found.values())

@@ -93,7 +93,7 @@ class Echo(msgspec.Struct, frozen=True, tag="echo"):
 
 
 class Acknowledge(msgspec.Struct, frozen=True, tag="acknowledge"):
-    """The site holds everything up to `position` durably, and these rings (name: epoch, fingerprint) in every process."""
+    """The site holds everything up to `position` durably, and these rings (epoch, fingerprint) in each process."""
 
     position: int
     rings: dict[str, tuple[int, str]] = {}
