@@ -1,0 +1,123 @@
+"""Resource, Edge, Route, Call, Hook: the vocabulary of the API. The engine (`serve`) gives it life.
+
+Three shapes and nothing else: a quirk of one resource is a hook or a Route, of three a field, never a flag for one.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from regional_keystone.log import Change
+from regional_keystone.messages import Request
+from regional_keystone.ports import Reader
+from regional_keystone.record import Record
+from regional_keystone.token import Principal
+
+Attributes = dict[str, Any]
+Enforce = Callable[[Principal, str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request as a handler sees it. A handler may be run again with the same Call: `now` and `fresh` repeat.
+
+    `reader` records what is read. `now` is in microseconds since 1970 UTC.
+    """
+
+    request: Request
+    principal: Principal | None
+    path: Mapping[str, str]
+    reader: Reader
+    now: int
+    body: Any = None
+    enforcer: Enforce
+    fresh: Callable[[str], str]  # purpose -> an id: the same for the same purpose of the same request
+    once: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]  # costly work, done once over all runs (a hash)
+
+    @property
+    def caller(self) -> Principal:
+        """The proven caller of a route that demands one."""
+        if self.principal is None:
+            raise LookupError("this route is open, so it has no caller")
+        return self.principal
+
+    def query(self, name: str) -> str | None:
+        """The last value of this query key, None when absent."""
+        return next((value for key, value in reversed(self.request.query) if key == name), None)
+
+    def enforce(self, action: str, target: Mapping[str, Any] | None = None) -> None:
+        """Raise Forbidden unless policy lets the caller do this to this target.
+
+        `target` is nested as upstream's: {"target": {"user": {...}}} plus path arguments; it never holds request bodies.
+        """
+        self.enforcer(self.caller, action, {**self.path, **(target or {})})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a handler answers and wants changed; committed first, told after."""
+
+    status: int = 200
+    body: Any = None  # JSON-able, or bytes as they go out; None: no body
+    headers: Mapping[str, str] = field(default_factory=dict)
+    changes: tuple[Change, ...] = ()
+
+
+Handler = Callable[[Call], Awaitable[Result]]
+Hook = Callable[[Call, Any, Any], Awaitable[Iterable[Change]]]  # (call, old, new) -> further changes; may refuse
+
+
+async def nothing(call: Call, old: Record | None, new: Record | None) -> Iterable[Change]:
+    """The hook of a resource without rules of its own."""
+    del call, old, new
+    return ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """POST, GET, GET one, PATCH, DELETE (and PUT where the client names it) of one stored record.
+
+    Policy actions are upstream's: identity:{create,list,get,update,delete}_{member}.
+    """
+
+    record: type[Record]
+    member: str
+    collection: str
+    path: str = ""  # when it is not "/" + collection
+    verbs: str = "create list show update delete"
+    filters: str = ""  # query keys of the list, beside name__contains and the like
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # field values that make a row one of this collection
+    prepare: Callable[[Call, Record | None, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
+    show: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # fields -> what clients see
+    hook: Hook = nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edge:
+    """PUT makes, GET and HEAD tell, DELETE breaks one link; GET on the collection lists the far ends."""
+
+    path: str  # "/groups/{group_id}/users/{user_id}"
+    record: type[Record]
+    ends: Mapping[str, type[Record]]  # path argument -> the record that must exist
+    lists: str = ""  # the path argument whose records the collection lists; "" for no collection
+    actions: Mapping[str, str] = field(default_factory=dict)  # make tell break list -> policy action
+    fields: Callable[[Mapping[str, str]], Attributes] | None = None  # path arguments -> the link's fields
+    status: Mapping[str, int] = field(default_factory=dict)  # make tell break -> status, where not 204
+    hook: Hook = nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Anything else: a computed view, a protocol step.
+
+    `changes`: "no"; "log" is committed, so forwarded at a site; "own" a site may take into its own feed.
+    """
+
+    method: str
+    path: str
+    handle: Handler
+    changes: str = "no"
+    open: bool = False  # answered without a caller
+
+
+Shape = Resource | Edge | Route
