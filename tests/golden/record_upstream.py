@@ -1,0 +1,815 @@
+#!/usr/bin/env python3
+"""Record how Keystone 30.0.0 answers a battery of requests.
+
+Starts a fresh Keystone (SQLite, Fernet) on a free loopback port, bootstraps
+it, plays every section of the battery below and writes
+tests/golden/upstream/exchanges.json (see normalise.py for the format).  Run
+with the python of a throw-away virtual environment:
+
+    python3 -m venv ks30
+    ks30/bin/pip install keystone==30.0.0 waitress
+    ks30/bin/python tests/golden/record_upstream.py [output.json]
+
+With --check the battery is played on the fresh Keystone and compared with the
+recorded file instead of replacing it: differences are things which are not
+deterministic.  --only SECTION,SECTION limits the run (nothing is written).
+"""
+import argparse
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import normalise                                            # noqa: E402
+
+ADMIN_PASSWORD = 'golden-admin-pw'
+CONF = '''[DEFAULT]
+log_file = {tmp}/keystone.log
+[database]
+connection = sqlite:///{tmp}/keystone.db
+[identity]
+password_hash_rounds = 4
+[fernet_tokens]
+key_repository = {tmp}/keys
+[fernet_receipts]
+key_repository = {tmp}/keys
+[credential]
+key_repository = {tmp}/keys
+'''
+LAUNCH = '''import os, sys
+sys.argv = sys.argv[:1]
+from keystone.wsgi.api import application
+import waitress
+waitress.serve(application, host='127.0.0.1', port={port}, threads=4,
+               ident=None)
+'''
+
+
+class Keystone:
+    """A bootstrapped Keystone in a temporary directory."""
+
+    def __init__(self, extra_conf=''):
+        self.dir = tempfile.TemporaryDirectory()
+        tmp = self.dir.name
+        self.conf = os.path.join(tmp, 'keystone.conf')
+        with open(self.conf, 'w') as f:
+            f.write(CONF.format(tmp=tmp) + extra_conf)
+        os.mkdir(os.path.join(tmp, 'keys'))
+        for n in '01':
+            with open(os.path.join(tmp, 'keys', n), 'wb') as f:
+                f.write(base64.urlsafe_b64encode(os.urandom(32)))
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            self.port = s.getsockname()[1]
+        url = f'http://127.0.0.1:{self.port}/v3'
+        self.manage('db_sync')
+        self.manage(
+            'bootstrap', '--bootstrap-password', ADMIN_PASSWORD,
+            '--bootstrap-username', 'admin',
+            '--bootstrap-project-name', 'admin',
+            '--bootstrap-role-name', 'admin',
+            '--bootstrap-service-name', 'keystone',
+            '--bootstrap-region-id', 'RegionOne',
+            '--bootstrap-admin-url', url, '--bootstrap-public-url', url,
+            '--bootstrap-internal-url', url)
+        launcher = os.path.join(tmp, 'launch.py')
+        with open(launcher, 'w') as f:
+            f.write(LAUNCH.format(port=self.port))
+        self.process = subprocess.Popen(
+            [sys.executable, '-W', 'ignore', launcher],
+            env=dict(os.environ, OS_KEYSTONE_CONFIG_FILES=self.conf),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(300):
+            try:
+                socket.create_connection(('127.0.0.1', self.port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+
+    def manage(self, *args):
+        subprocess.run(
+            [sys.executable, '-W', 'ignore', '-c',
+             'import sys; from keystone.cmd.manage import main; '
+             'sys.argv[0] = "keystone-manage"; sys.exit(main())',
+             '--config-file', self.conf, *args],
+            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.dir.cleanup()
+
+
+# --------------------------------------------------------------------------
+# The battery.  Each section is a function which yields into `b`.
+
+SECTIONS = []
+
+
+def section(f):
+    SECTIONS.append(f)
+    return f
+
+
+class Battery:
+    def __init__(self, port, exchanges):
+        self.port = port
+        self.exchanges = exchanges
+        self.names = set()
+        self.token = 'admin'
+
+    def start(self, name):
+        self.section = name
+        self.token = 'admin'
+        self.player = normalise.Player(
+            '127.0.0.1', self.port,
+            variables={'admin_password': ADMIN_PASSWORD})
+
+    def __call__(self, name, method, path, body=None, token='', capture=None,
+                 headers=None, pause=0, glob=False, raw=None, repeat=None,
+                 **cap):
+        """One exchange.  cap: kind_name='where' is a short capture."""
+        n, base = 1, f'{self.section}/{name}'
+        name = base
+        while name in self.names:
+            n += 1
+            name = f'{base} #{n}'
+        self.names.add(name)
+        h = dict(headers or {})
+        t = self.token if token == '' else token
+        if t is not None:
+            h.setdefault('X-Auth-Token', f'<token:{t}>')
+        request = {'method': method, 'path': path, 'headers': h}
+        if raw is not None:
+            request['raw'] = raw
+        elif repeat is not None:
+            request['repeat'] = repeat
+        elif body is not None:
+            request['body'] = body
+        x = {'section': self.section, 'name': name, 'request': request}
+        if capture:
+            x['capture'] = capture
+        if pause:
+            x['pause'] = pause
+        if glob:
+            x['global'] = True
+        x['response'] = self.player.play(x)
+        self.exchanges.append(x)
+        return x['response']
+
+    # -- helpers
+
+    def auth(self, name, user=None, scope=None, save=None, domain='default',
+             password=None, methods=None, identity=None, query='', **kw):
+        """POST /v3/auth/tokens with a password."""
+        if identity is None:
+            if user is None:
+                user, password = 'admin', '<var:admin_password>'
+            u = {'password': password if password is not None else 'pw-1234'}
+            if user.startswith('<'):
+                u['id'] = user
+            else:
+                u['name'] = user
+                u['domain'] = {'id': domain}
+            identity = {'methods': methods or ['password'],
+                        'password': {'user': u}}
+        body = {'auth': {'identity': identity}}
+        if scope is not None:
+            body['auth']['scope'] = scope
+        cap = {}
+        if save:
+            cap = {f'token:{save}': 'header:X-Subject-Token',
+                   f'audit:{save}': 'token.audit_ids.0'}
+        return self(name, 'POST', '/v3/auth/tokens' + query, body,
+                    token=None, capture=cap, **kw)
+
+    def create(self, kind, symbol, body, plural=None, **kw):
+        """POST /v3/<kind>s and remember the id as <id:kind:symbol>."""
+        plural = plural or kind + 's'
+        return self(f'create {kind} {symbol}', 'POST', f'/v3/{plural}',
+                    {kind: body},
+                    capture={f'id:{kind}:{symbol}': f'{kind}.id'}, **kw)
+
+    def prelude(self, member=True):
+        """Tokens and ids nearly every section needs."""
+        s = self.section
+        self.auth('login admin', scope={'project': {
+            'name': 'admin', 'domain': {'id': 'default'}}}, save='admin')
+        self('roles', 'GET', '/v3/roles', glob=True, capture={
+            f'id:role:{r}': f'roles[name={r}].id'
+            for r in ('admin', 'manager', 'member', 'reader', 'service')})
+        self('admin project', 'GET',
+             '/v3/projects?name=admin&domain_id=default',
+             capture={'id:project:admin': 'projects.0.id'})
+        self('admin user', 'GET', '/v3/users?name=admin&domain_id=default',
+             capture={'id:user:admin': 'users.0.id'})
+        self('identity service', 'GET', '/v3/services?type=identity',
+             capture={'id:service:identity': 'services[name=keystone].id'})
+        self.auth('login admin on the system', scope={'system': {'all': True}},
+                  save='system')
+        if not member:
+            return
+        self.create('domain', 'own', {'name': f'{s}-own'})
+        self.create('project', 'own', {
+            'name': f'{s}-own', 'domain_id': '<id:domain:own>'})
+        self.create('user', 'own', {
+            'name': f'{s}-own', 'domain_id': '<id:domain:own>',
+            'password': 'pw-1234'})
+        self('grant member', 'PUT', '/v3/projects/<id:project:own>/users/'
+             '<id:user:own>/roles/<id:role:member>')
+        self.auth('login member', '<id:user:own>', save='member',
+                  scope={'project': {'id': '<id:project:own>'}})
+
+    def gethead(self, name, path, **kw):
+        self('GET ' + name, 'GET', path, **kw)
+        kw.pop('capture', None)
+        self('HEAD ' + name, 'HEAD', path, **kw)
+
+    def bad_fields(self, kind, path, fields, base=None, method='POST',
+                   verb='create', **kw):
+        """One request per wrong value of a field."""
+        for field, values in fields.items():
+            for i, value in enumerate(values):
+                body = {k: v.replace('#', f'{field}-{i}')
+                        if isinstance(v, str) else v
+                        for k, v in (base or {}).items()}
+                body[field] = value
+                shown = json.dumps(value)
+                if len(shown) > 30:
+                    shown = f'{shown[:10]}... ({len(shown)})'
+                self(f'{verb} {kind} {field}={shown}', method, path,
+                     {kind: body}, **kw)
+
+    def bad_bodies(self, kind, path, method='POST'):
+        """Bodies which are wrong as a whole."""
+        t = {'X-Auth-Token': f'<token:{self.token}>'}
+        n = f'{method} {kind} body '
+        self(n + 'absent', method, path)
+        self(n + 'empty object', method, path, {})
+        self(n + 'null member', method, path, {kind: None})
+        self(n + 'text member', method, path, {kind: 'x'})
+        self(n + 'list member', method, path, {kind: []})
+        self(n + 'empty member', method, path, {kind: {}})
+        self(n + 'wrong key', method, path, {'other': {'name': 'x'}})
+        self(n + 'extra key', method, path,
+             {kind: {'name': 'extra-key-' + kind}, 'other': 1})
+        self(n + 'array', method, path, raw='[]', headers=dict(
+            t, **{'Content-Type': 'application/json'}))
+        self(n + 'not JSON', method, path, raw='{"', headers=dict(
+            t, **{'Content-Type': 'application/json'}))
+        self(n + 'wrong type', method, path, raw='{}', headers=dict(
+            t, **{'Content-Type': 'text/plain'}))
+
+    def denied(self, method, path, body=None, name=None):
+        """Without a token, with a bad one, with a member's token."""
+        n = name or f'{method} {path}'
+        self(n + ' without token', method, path, body, token=None)
+        self(n + ' garbage token', method, path, body,
+             headers={'X-Auth-Token': 'garbage'}, token=None)
+        self(n + ' as member', method, path, body, token='member')
+
+
+LONG = {n: 'x' * n for n in (64, 65, 255, 256)}
+WRONG = [None, '', ' ', 5, True, [], {}]
+WRONG_BOOL = [None, '', 'true', 'no', 'maybe', 1, 0, 5, [], {}]
+GONE = '0123456789abcdef0123456789abcdef'
+
+
+@section
+def discovery(b):
+    b.token = None
+    for m in ('GET', 'HEAD'):
+        b(f'{m} /', m, '/')
+        b(f'{m} /v3', m, '/v3')
+        b(f'{m} /v3/', m, '/v3/')
+    b('GET / json-home', 'GET', '/',
+      headers={'Accept': 'application/json-home'})
+    b('GET /v3 json', 'GET', '/v3', headers={'Accept': 'application/json'})
+    b('GET /v3 any', 'GET', '/v3', headers={'Accept': '*/*'})
+    b('GET /v3 html', 'GET', '/v3', headers={'Accept': 'text/html'})
+    b('GET /v3 prefers json-home', 'GET', '/v3', headers={
+        'Accept': 'application/json;q=0.5, application/json-home'})
+    b('GET /v3 garbage token', 'GET', '/v3',
+      headers={'X-Auth-Token': 'garbage'})
+    b('GET / garbage token', 'GET', '/',
+      headers={'X-Auth-Token': 'garbage'})
+    b('GET /v2.0', 'GET', '/v2.0')
+    b('GET /v4', 'GET', '/v4')
+    b('GET unknown', 'GET', '/v3/nothing')
+    b('POST unknown', 'POST', '/v3/nothing', {'a': 1})
+    b('GET unknown deep', 'GET', '/v3/users/x/y/z')
+    b('GET double slash', 'GET', '/v3//users')
+    b('GET outside v3', 'GET', '/users')
+    for m in ('POST', 'PUT', 'PATCH', 'DELETE'):
+        b(f'{m} /', m, '/')
+        b(f'{m} /v3', m, '/v3')
+    b('OPTIONS /v3', 'OPTIONS', '/v3')
+    b('OPTIONS users', 'OPTIONS', '/v3/users')
+    b('TRACE users', 'TRACE', '/v3/users')
+    b('GET healthcheck', 'GET', '/healthcheck')
+    b('login', 'POST', '/v3/auth/tokens', {'auth': {'identity': {
+        'methods': ['password'], 'password': {'user': {
+            'name': 'admin', 'domain': {'id': 'default'},
+            'password': '<var:admin_password>'}}}}},
+      capture={'token:u': 'header:X-Subject-Token',
+               'audit:u': 'token.audit_ids.0'})
+    b.token = 'u'
+    b('GET unknown with token', 'GET', '/v3/nothing')
+    for m, p in (('PUT', '/v3/users'), ('DELETE', '/v3/users'),
+                 ('PATCH', '/v3/projects'), ('POST', '/v3/users/x'),
+                 ('PUT', '/v3/auth/tokens'), ('PATCH', '/v3/auth/tokens'),
+                 ('POST', '/v3/auth/catalog'), ('PUT', '/v3/services/x'),
+                 ('POST', '/v3/regions/x'), ('POST', '/v3/role_assignments'),
+                 ('POST', '/v3/projects/x/users/y/roles/z'),
+                 ('DELETE', '/v3/role_inferences')):
+        b(f'{m} {p} not allowed', m, p)
+        b(f'{m} {p} not allowed, no token', m, p, token=None)
+    b('body of 114688 bytes', 'POST', '/v3/auth/tokens',
+      repeat=['x', 114688],
+      headers={'Content-Type': 'application/json'})
+    b('body of 114689 bytes', 'POST', '/v3/auth/tokens',
+      repeat=['x', 114689],
+      headers={'Content-Type': 'application/json'})
+    b('body of 200000 bytes on GET', 'GET', '/v3/users',
+      repeat=['x', 200000],
+      headers={'Content-Type': 'application/json'})
+
+
+@section
+def auth_issue(b):
+    b.prelude()
+    me = {'id': '<id:user:own>', 'password': 'pw-1234'}
+    b.auth('unscoped implicit', '<id:user:own>', save='un')
+    b.auth('unscoped explicit text', '<id:user:own>', 'unscoped')
+    b.auth('unscoped explicit object', '<id:user:own>', {'unscoped': {}})
+    b.auth('scope other text', '<id:user:own>', 'everything')
+    b.auth('scope empty object', '<id:user:own>', {})
+    b.auth('by name and domain name', identity={
+        'methods': ['password'], 'password': {'user': {
+            'name': 'auth_issue-own', 'domain': {'name': 'auth_issue-own'},
+            'password': 'pw-1234'}}})
+    b.auth('by name and domain id', identity={
+        'methods': ['password'], 'password': {'user': {
+            'name': 'auth_issue-own', 'domain': {'id': '<id:domain:own>'},
+            'password': 'pw-1234'}}})
+    b.auth('by name without domain', identity={
+        'methods': ['password'], 'password': {'user': {
+            'name': 'auth_issue-own', 'password': 'pw-1234'}}})
+    b.auth('project by id', '<id:user:own>',
+           {'project': {'id': '<id:project:own>'}}, save='p')
+    b.auth('project by id nocatalog', '<id:user:own>',
+           {'project': {'id': '<id:project:own>'}}, query='?nocatalog')
+    b.auth('project by id nocatalog=0', '<id:user:own>',
+           {'project': {'id': '<id:project:own>'}}, query='?nocatalog=0')
+    b.auth('project by name and domain id', '<id:user:own>',
+           {'project': {'name': 'auth_issue-own',
+                        'domain': {'id': '<id:domain:own>'}}})
+    b.auth('project by name and domain name', '<id:user:own>',
+           {'project': {'name': 'auth_issue-own',
+                        'domain': {'name': 'auth_issue-own'}}})
+    b.auth('project by name without domain', '<id:user:own>',
+           {'project': {'name': 'auth_issue-own'}})
+    b.auth('project unknown id', '<id:user:own>', {'project': {'id': GONE}})
+    b.auth('project unknown name', '<id:user:own>',
+           {'project': {'name': 'nope', 'domain': {'id': 'default'}}})
+    b.auth('project unknown domain', '<id:user:own>',
+           {'project': {'name': 'auth_issue-own', 'domain': {'id': GONE}}})
+    b.auth('project without role', '<id:user:own>',
+           {'project': {'id': '<id:project:admin>'}})
+    b.auth('domain without role', '<id:user:own>',
+           {'domain': {'id': '<id:domain:own>'}})
+    b.auth('system without role', '<id:user:own>', {'system': {'all': True}})
+    b('grant manager on domain', 'PUT', '/v3/domains/<id:domain:own>/users/'
+      '<id:user:own>/roles/<id:role:manager>')
+    b('grant reader on system', 'PUT', '/v3/system/users/<id:user:own>/roles/'
+      '<id:role:reader>')
+    b.auth('domain by id', '<id:user:own>',
+           {'domain': {'id': '<id:domain:own>'}}, save='d')
+    b.auth('domain by name', '<id:user:own>',
+           {'domain': {'name': 'auth_issue-own'}})
+    b.auth('domain unknown', '<id:user:own>', {'domain': {'id': GONE}})
+    b.auth('domain as project', '<id:user:own>',
+           {'project': {'id': '<id:domain:own>'}})
+    b.auth('project as domain', '<id:user:own>',
+           {'domain': {'id': '<id:project:own>'}})
+    b.auth('system', '<id:user:own>', {'system': {'all': True}}, save='s')
+    b.auth('system nocatalog', '<id:user:own>', {'system': {'all': True}},
+           query='?nocatalog')
+    b.auth('system all false', '<id:user:own>', {'system': {'all': False}})
+    b.auth('system all text', '<id:user:own>', {'system': {'all': 'true'}})
+    b.auth('system all other text', '<id:user:own>',
+           {'system': {'all': 'maybe'}})
+    b.auth('system empty', '<id:user:own>', {'system': {}})
+    # default project
+    b('set default project', 'PATCH', '/v3/users/<id:user:own>',
+      {'user': {'default_project_id': '<id:project:own>'}})
+    b.auth('default project', '<id:user:own>', save='dp', pause=1.2)
+    b.auth('default project, explicitly unscoped', '<id:user:own>',
+           'unscoped')
+    b.auth('default project, scope empty', '<id:user:own>', {})
+    b('default project without role', 'PATCH', '/v3/users/<id:user:own>',
+      {'user': {'default_project_id': '<id:project:admin>'}})
+    b.auth('default project not usable', '<id:user:own>', pause=1.2)
+    b('default project unknown', 'PATCH', '/v3/users/<id:user:own>',
+      {'user': {'default_project_id': GONE}})
+    b.auth('default project unknown login', '<id:user:own>', pause=1.2)
+    b('default project none', 'PATCH', '/v3/users/<id:user:own>',
+      {'user': {'default_project_id': None}})
+    b.auth('unscoped again', '<id:user:own>', save='un', pause=1.2)
+    for k, scope in (('p', {'project': {'id': '<id:project:own>'}}),
+                     ('d', {'domain': {'id': '<id:domain:own>'}}),
+                     ('s', {'system': {'all': True}})):
+        b.auth(f'save {k}', '<id:user:own>', scope, save=k)
+    # token method
+    scopes = {
+        'unscoped': None, 'unscoped explicit': 'unscoped',
+        'project': {'project': {'id': '<id:project:own>'}},
+        'project name': {'project': {'name': 'auth_issue-own', 'domain': {
+            'name': 'auth_issue-own'}}},
+        'domain': {'domain': {'id': '<id:domain:own>'}},
+        'system': {'system': {'all': True}},
+        'no role': {'project': {'id': '<id:project:admin>'}}}
+    for start in ('un', 'p', 'd', 's'):
+        for to, scope in scopes.items():
+            b.auth(f'token {start} to {to}', scope=scope, identity={
+                'methods': ['token'], 'token': {'id': f'<token:{start}>'}},
+                save=f'{start}-{to}')
+    b.auth('token twice rescoped', scope=scopes['project'], identity={
+        'methods': ['token'], 'token': {'id': '<token:un-project>'}})
+    b.auth('password and token', identity={
+        'methods': ['password', 'token'], 'password': {'user': me},
+        'token': {'id': '<token:un>'}})
+    b.auth('token and password of other user', identity={
+        'methods': ['password', 'token'], 'password': {'user': {
+            'name': 'admin', 'domain': {'id': 'default'},
+            'password': '<var:admin_password>'}},
+        'token': {'id': '<token:un>'}})
+    b.auth('token garbage', identity={
+        'methods': ['token'], 'token': {'id': 'garbage'}})
+    b.auth('token empty', identity={'methods': ['token'],
+                                    'token': {'id': ''}})
+    b.auth('token without id', identity={'methods': ['token'], 'token': {}})
+    b.auth('token absent', identity={'methods': ['token']})
+    b.auth('token id number', identity={'methods': ['token'],
+                                        'token': {'id': 5}})
+    # failures
+    b.auth('wrong password', '<id:user:own>', password='wrong')
+    b.auth('wrong password with scope', '<id:user:own>', password='wrong',
+           scope={'project': {'id': '<id:project:own>'}})
+    b.auth('empty password', '<id:user:own>', password='')
+    b.auth('unknown user id', identity={
+        'methods': ['password'],
+        'password': {'user': {'id': GONE, 'password': 'x'}}})
+    b.auth('unknown user name', 'nobody', password='x')
+    b.auth('unknown domain of user', 'admin', domain=GONE, password='x')
+    b.auth('name and wrong domain', 'auth_issue-own', password='pw-1234')
+    b.auth('id and name', identity={
+        'methods': ['password'], 'password': {'user': dict(
+            me, name='other')}})
+    b.auth('long password', '<id:user:own>', password='x' * 5000)
+    b.auth('password with NUL', '<id:user:own>', password='pw\0x')
+    b.auth('password not ASCII', '<id:user:own>', password='\u00e4\u4e2d')
+    b.create('user', 'nopw', {'name': 'nopw', 'domain_id': '<id:domain:own>'})
+    b.auth('user without password', '<id:user:nopw>', password='x')
+    b.create('user', 'off', {'name': 'off', 'domain_id': '<id:domain:own>',
+                             'password': 'pw-1234', 'enabled': False})
+    b.auth('disabled user', '<id:user:off>')
+    b.auth('disabled user, wrong password', '<id:user:off>', password='no')
+    b.create('project', 'off', {'name': 'off', 'enabled': False,
+                                'domain_id': '<id:domain:own>'})
+    b('grant on disabled project', 'PUT', '/v3/projects/<id:project:off>/users'
+      '/<id:user:own>/roles/<id:role:member>')
+    b.auth('disabled project', '<id:user:own>',
+           {'project': {'id': '<id:project:off>'}})
+    b.create('domain', 'off', {'name': 'auth_issue-off'})
+    b.create('project', 'inoff', {'name': 'inoff',
+                                  'domain_id': '<id:domain:off>'})
+    b.create('user', 'inoff', {'name': 'inoff', 'password': 'pw-1234',
+                               'domain_id': '<id:domain:off>'})
+    b('grant in domain off', 'PUT', '/v3/projects/<id:project:inoff>/users'
+      '/<id:user:inoff>/roles/<id:role:member>')
+    b('grant in domain off to own', 'PUT', '/v3/projects/<id:project:inoff>/'
+      'users/<id:user:own>/roles/<id:role:member>')
+    b('grant on domain off to own', 'PUT', '/v3/domains/<id:domain:off>/'
+      'users/<id:user:own>/roles/<id:role:member>')
+    b('disable domain', 'PATCH', '/v3/domains/<id:domain:off>',
+      {'domain': {'enabled': False}})
+    b.auth('user in disabled domain', '<id:user:inoff>', pause=1.2)
+    b.auth('user in disabled domain by name', 'inoff',
+           domain='<id:domain:off>')
+    b.auth('project in disabled domain', '<id:user:own>',
+           {'project': {'id': '<id:project:inoff>'}})
+    b.auth('disabled domain', '<id:user:own>',
+           {'domain': {'id': '<id:domain:off>'}})
+    b.auth('disabled domain by name', '<id:user:own>',
+           {'domain': {'name': 'auth_issue-off'}})
+    # malformed
+    ok = {'methods': ['password'], 'password': {'user': me}}
+    P = '/v3/auth/tokens'
+    J = {'Content-Type': 'application/json'}
+
+    def bad(name, body=None, **kw):
+        b('malformed: ' + name, 'POST', P, body, token=None, **kw)
+    bad('no body')
+    bad('empty body', raw='', headers=J)
+    bad('empty object', {})
+    bad('array', raw='[]', headers=J)
+    bad('null', raw='null', headers=J)
+    bad('text', raw='"auth"', headers=J)
+    bad('number', raw='5', headers=J)
+    bad('not JSON', raw='{"auth": ', headers=J)
+    bad('not UTF-8 like', raw='{"auth": "\u00ff"}', headers=J)
+    bad('content type text', raw=json.dumps({'auth': {'identity': {
+        'methods': []}}}), headers={'Content-Type': 'text/plain'})
+    bad('content type form', raw='a=b', headers={
+        'Content-Type': 'application/x-www-form-urlencoded'})
+    bad('content type absent, JSON body', raw='{"auth": {}}')
+    bad('content type with charset', raw='{"auth": {}}', headers={
+        'Content-Type': 'application/json; charset=utf-8'})
+    bad('content type +json', raw='{"auth": {}}', headers={
+        'Content-Type': 'application/vnd.x+json'})
+    bad('duplicate keys', raw='{"auth": 1, "auth": {}}', headers=J)
+    bad('NaN', raw='{"auth": NaN}', headers=J)
+    bad('deep nesting', raw='{"auth":' + '[' * 500 + ']' * 500 + '}',
+        headers=J)
+    for name, auth in (
+            ('null', None), ('text', 'x'), ('list', []), ('empty', {}),
+            ('number', 5), ('without identity', {'scope': 'unscoped'})):
+        bad('auth ' + name, {'auth': auth})
+    bad('auth elsewhere', {'identity': ok})
+    bad('extra top key', {'auth': {'identity': ok}, 'other': 1})
+    bad('extra auth key', {'auth': {'identity': ok, 'other': 1}})
+    for name, identity in (
+            ('null', None), ('text', 'x'), ('list', []), ('empty', {}),
+            ('without methods', {'password': {'user': me}}),
+            ('methods null', {'methods': None}),
+            ('methods text', {'methods': 'password'}),
+            ('methods empty', {'methods': []}),
+            ('methods number', {'methods': [5]}),
+            ('methods unknown', {'methods': ['magic'], 'magic': {}}),
+            ('methods unknown without data', {'methods': ['magic']}),
+            ('methods twice', dict(ok, methods=['password', 'password'])),
+            ('methods known and unknown',
+             dict(ok, methods=['password', 'magic'])),
+            ('method without data', {'methods': ['password']}),
+            ('password null', {'methods': ['password'], 'password': None}),
+            ('password text', {'methods': ['password'], 'password': 'x'}),
+            ('password empty', {'methods': ['password'], 'password': {}}),
+            ('user null', {'methods': ['password'],
+                           'password': {'user': None}}),
+            ('user text', {'methods': ['password'],
+                           'password': {'user': 'x'}}),
+            ('user empty', {'methods': ['password'],
+                            'password': {'user': {}}}),
+            ('user without password', {'methods': ['password'], 'password': {
+                'user': {'id': '<id:user:own>'}}}),
+            ('user password null', {'methods': ['password'], 'password': {
+                'user': {'id': '<id:user:own>', 'password': None}}}),
+            ('user password number', {'methods': ['password'], 'password': {
+                'user': {'id': '<id:user:own>', 'password': 5}}}),
+            ('user password only', {'methods': ['password'], 'password': {
+                'user': {'password': 'x'}}}),
+            ('user id number', {'methods': ['password'], 'password': {
+                'user': {'id': 5, 'password': 'x'}}}),
+            ('user id empty', {'methods': ['password'], 'password': {
+                'user': {'id': '', 'password': 'x'}}}),
+            ('user name empty', {'methods': ['password'], 'password': {
+                'user': {'name': '', 'domain': {'id': 'default'},
+                         'password': 'x'}}}),
+            ('user domain empty', {'methods': ['password'], 'password': {
+                'user': {'name': 'admin', 'domain': {}, 'password': 'x'}}}),
+            ('user domain null', {'methods': ['password'], 'password': {
+                'user': {'name': 'admin', 'domain': None,
+                         'password': 'x'}}}),
+            ('user domain text', {'methods': ['password'], 'password': {
+                'user': {'name': 'admin', 'domain': 'default',
+                         'password': 'x'}}}),
+            ('extra in user', {'methods': ['password'], 'password': {
+                'user': dict(me, extra=1)}}),
+            ('extra in identity', dict(ok, extra={})),
+            ('token not listed in methods', dict(ok, token={'id': 'x'}))):
+        bad('identity ' + name, {'auth': {'identity': identity}})
+    for name, scope in (
+            ('null', None), ('number', 5), ('list', []), ('true', True),
+            ('empty text', ''), ('unknown kind', {'galaxy': {}}),
+            ('project and domain', {
+                'project': {'id': '<id:project:own>'},
+                'domain': {'id': '<id:domain:own>'}}),
+            ('project and unscoped', {
+                'project': {'id': '<id:project:own>'}, 'unscoped': {}}),
+            ('project and system', {
+                'project': {'id': '<id:project:own>'},
+                'system': {'all': True}}),
+            ('project and trust', {
+                'project': {'id': '<id:project:own>'},
+                'OS-TRUST:trust': {'id': GONE}}),
+            ('project null', {'project': None}),
+            ('project text', {'project': 'x'}),
+            ('project empty', {'project': {}}),
+            ('project id null', {'project': {'id': None}}),
+            ('project id number', {'project': {'id': 5}}),
+            ('project id empty', {'project': {'id': ''}}),
+            ('project domain empty', {'project': {
+                'name': 'auth_issue-own', 'domain': {}}}),
+            ('project domain null', {'project': {
+                'name': 'auth_issue-own', 'domain': None}}),
+            ('project id and name', {'project': {
+                'id': '<id:project:own>', 'name': 'other'}}),
+            ('domain null', {'domain': None}),
+            ('domain empty', {'domain': {}}),
+            ('domain id null', {'domain': {'id': None}}),
+            ('domain id number', {'domain': {'id': 5}}),
+            ('system null', {'system': None}),
+            ('system text', {'system': 'all'}),
+            ('trust unknown', {'OS-TRUST:trust': {'id': GONE}}),
+            ('trust empty', {'OS-TRUST:trust': {}})):
+        bad('scope ' + name, {'auth': {'identity': ok, 'scope': scope}})
+    b('login with garbage X-Auth-Token', 'POST', P,
+      {'auth': {'identity': ok}}, token=None,
+      headers={'X-Auth-Token': 'garbage'})
+    b('login with own X-Auth-Token', 'POST', P,
+      {'auth': {'identity': ok}}, token='p')
+    b('login with empty X-Auth-Token', 'POST', P,
+      {'auth': {'identity': ok}}, token=None, headers={'X-Auth-Token': ''})
+
+
+@section
+def auth_validate(b):
+    b.prelude()
+    P = '/v3/auth/tokens'
+    b('grant member on domain', 'PUT', '/v3/domains/<id:domain:own>/users/'
+      '<id:user:own>/roles/<id:role:member>')
+    b('grant member on system', 'PUT', '/v3/system/users/<id:user:own>/roles/'
+      '<id:role:member>')
+    me = '<id:user:own>'
+    b.auth('login un', me, save='un')
+    b.auth('login d', me, {'domain': {'id': '<id:domain:own>'}}, save='d')
+    b.auth('login s', me, {'system': {'all': True}}, save='s')
+    b.auth('login rescoped', scope={'project': {'id': '<id:project:own>'}},
+           identity={'methods': ['token'], 'token': {'id': '<token:un>'}},
+           save='re')
+    b.create('user', 'svc', {'name': 'svc', 'password': 'pw-1234',
+                             'domain_id': '<id:domain:own>'})
+    b('grant service', 'PUT', '/v3/projects/<id:project:own>/users/'
+      '<id:user:svc>/roles/<id:role:service>')
+    b('grant svc reader on system', 'PUT', '/v3/system/users/<id:user:svc>/'
+      'roles/<id:role:reader>')
+    b.auth('login service', '<id:user:svc>',
+           {'project': {'id': '<id:project:own>'}}, save='svc')
+    b.auth('login system reader', '<id:user:svc>', {'system': {'all': True}},
+           save='sysreader')
+    b.auth('login svc unscoped', '<id:user:svc>', save='svcun')
+    for m in ('GET', 'HEAD'):
+        for t in ('un', 'member', 'd', 's', 're', 'admin', 'system'):
+            b(f'{m} {t} by admin', m, P,
+              headers={'X-Subject-Token': f'<token:{t}>'})
+        for t in ('un', 'member', 'd', 's'):
+            b(f'{m} {t} by itself', m, P, token=t,
+              headers={'X-Subject-Token': f'<token:{t}>'})
+        b(f'{m} member by same user unscoped', m, P, token='un',
+          headers={'X-Subject-Token': '<token:member>'})
+        for t in ('svc', 'sysreader', 'system', 'svcun'):
+            b(f'{m} member by {t}', m, P, token=t,
+              headers={'X-Subject-Token': '<token:member>'})
+        b(f'{m} admin by member', m, P, token='member',
+          headers={'X-Subject-Token': '<token:admin>'})
+        b(f'{m} without X-Subject-Token', m, P)
+        b(f'{m} without X-Subject-Token by member', m, P, token='member')
+        b(f'{m} garbage X-Subject-Token', m, P,
+          headers={'X-Subject-Token': 'garbage'})
+        b(f'{m} garbage X-Subject-Token by member', m, P, token='member',
+          headers={'X-Subject-Token': 'garbage'})
+        b(f'{m} empty X-Subject-Token', m, P,
+          headers={'X-Subject-Token': ''})
+        b(f'{m} without X-Auth-Token', m, P, token=None,
+          headers={'X-Subject-Token': '<token:member>'})
+        b(f'{m} without any', m, P, token=None)
+        b(f'{m} garbage X-Auth-Token', m, P, token=None,
+          headers={'X-Auth-Token': 'garbage',
+                   'X-Subject-Token': '<token:member>'})
+        b(f'{m} empty X-Auth-Token', m, P, token=None,
+          headers={'X-Auth-Token': '', 'X-Subject-Token': '<token:member>'})
+        b(f'{m} nocatalog', m, P + '?nocatalog',
+          headers={'X-Subject-Token': '<token:member>'})
+        b(f'{m} allow_expired', m, P + '?allow_expired=1',
+          headers={'X-Subject-Token': '<token:member>'})
+        b(f'{m} allow_expired text', m, P + '?allow_expired=maybe',
+          headers={'X-Subject-Token': '<token:member>'})
+        b(f'{m} with access rules header', m, P, headers={
+            'X-Subject-Token': '<token:member>',
+            'OpenStack-Identity-Access-Rules': '1'})
+    b('GET trailing slash', 'GET', P + '/',
+      headers={'X-Subject-Token': '<token:member>'})
+    b('GET with X-Service-Token', 'GET', P, headers={
+        'X-Subject-Token': '<token:member>',
+        'X-Service-Token': '<token:svc>'})
+    b('GET with garbage X-Service-Token', 'GET', P, headers={
+        'X-Subject-Token': '<token:member>', 'X-Service-Token': 'garbage'})
+    # the other /auth resources
+    for what in ('catalog', 'projects', 'domains', 'system'):
+        for t in ('un', 'member', 'd', 's'):
+            b.gethead(f'auth/{what} with {t}', f'/v3/auth/{what}', token=t)
+        b(f'GET auth/{what} without token', 'GET', f'/v3/auth/{what}',
+          token=None)
+        b(f'GET auth/{what} garbage token', 'GET', f'/v3/auth/{what}',
+          token=None, headers={'X-Auth-Token': 'garbage'})
+    b('GET federation projects', 'GET', '/v3/OS-FEDERATION/projects',
+      token='un')
+    b('GET federation domains', 'GET', '/v3/OS-FEDERATION/domains',
+      token='un')
+    b.gethead('revoked list', '/v3/auth/tokens/OS-PKI/revoked')
+    # DELETE
+    b('DELETE without X-Subject-Token', 'DELETE', P)
+    b('DELETE garbage', 'DELETE', P, headers={'X-Subject-Token': 'garbage'})
+    b('DELETE without X-Auth-Token', 'DELETE', P, token=None,
+      headers={'X-Subject-Token': '<token:member>'})
+    b('DELETE admin by member', 'DELETE', P, token='member',
+      headers={'X-Subject-Token': '<token:admin>'})
+    b('DELETE member by svc', 'DELETE', P, token='svc',
+      headers={'X-Subject-Token': '<token:member>'})
+    b('DELETE member by system reader', 'DELETE', P, token='sysreader',
+      headers={'X-Subject-Token': '<token:member>'})
+    b('DELETE rescoped by admin', 'DELETE', P,
+      headers={'X-Subject-Token': '<token:re>'})
+    b('GET rescoped after DELETE', 'GET', P,
+      headers={'X-Subject-Token': '<token:re>'})
+    b('DELETE rescoped again', 'DELETE', P,
+      headers={'X-Subject-Token': '<token:re>'})
+    b('GET parent after DELETE of child', 'GET', P + '?nocatalog',
+      headers={'X-Subject-Token': '<token:un>'})
+    b('use revoked token', 'GET', '/v3/auth/projects', token='re')
+    b('validate with revoked token', 'GET', P, token='re',
+      headers={'X-Subject-Token': '<token:member>'})
+    b('rescope revoked token', 'POST', P, {'auth': {'identity': {
+        'methods': ['token'], 'token': {'id': '<token:re>'}}}}, token=None)
+    b('allow_expired for revoked', 'GET', P + '?allow_expired=1',
+      headers={'X-Subject-Token': '<token:re>'})
+    b.auth('rescope again', scope={'project': {'id': '<id:project:own>'}},
+           identity={'methods': ['token'], 'token': {'id': '<token:un>'}},
+           save='re2')
+    b('DELETE own token with itself', 'DELETE', P, token='un',
+      headers={'X-Subject-Token': '<token:un>'})
+    b('GET child after DELETE of parent', 'GET', P + '?nocatalog',
+      headers={'X-Subject-Token': '<token:re2>'})
+    b('GET sibling login after DELETE', 'GET', P + '?nocatalog',
+      headers={'X-Subject-Token': '<token:member>'})
+
+
+# --------------------------------------------------------------------------
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('output', nargs='?', default=os.path.join(
+        HERE, 'upstream', 'exchanges.json'))
+    parser.add_argument('--check', action='store_true')
+    parser.add_argument('--only', default='')
+    args = parser.parse_args()
+    only = [s for s in args.only.split(',') if s]
+    server = Keystone()
+    exchanges = []
+    try:
+        b = Battery(server.port, exchanges)
+        for f in SECTIONS:
+            if only and f.__name__ not in only:
+                continue
+            b.start(f.__name__)
+            start = time.time()
+            n = len(exchanges)
+            f(b)
+            print(f'{f.__name__}: {len(exchanges) - n} exchanges, '
+                  f'{time.time() - start:.1f} s', flush=True)
+    finally:
+        server.stop()
+    broken = [x['name'] for x in exchanges if x['response']['status'] >= 500]
+    print('5xx:', *broken, sep='\n  ')
+    if args.check:
+        old = {x['name']: x for x in normalise.load(args.output)['exchanges']}
+        for x in exchanges:
+            for d in normalise.compare(old[x['name']]['response'],
+                                       x['response']):
+                print(x['name'], d)
+    elif only:
+        print(json.dumps(exchanges, indent=1))
+    else:
+        save(args.output, exchanges)
+
+
+def save(path, exchanges):
+    import importlib.metadata
+    with open(path, 'w', encoding='utf-8') as f:
+        f.write('{"keystone": "%s",\n "exchanges": [\n' %
+                importlib.metadata.version('keystone'))
+        f.write(',\n'.join(json.dumps(x, sort_keys=False)
+                           for x in exchanges))
+        f.write('\n]}\n')
+    print(f'{len(exchanges)} exchanges -> {os.path.relpath(path)}')
+
+
+if __name__ == '__main__':
+    main()
