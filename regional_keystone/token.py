@@ -1,24 +1,32 @@
-"""What a token says: its scope, its fields, and the eleven payloads in which upstream writes them.
-Separate from keys, so that content and sealing can be read and tested apart; nothing here knows whether a token is valid."""
+"""What a token says: who, by which methods, with which scope, until when; and who is proven to say it.
+Separate from payload (how it is written) and keys (how it is sealed); nothing here knows whether a token is valid.
+"""
 
-import base64
-import math
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple, TypeAlias, cast
+from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 import msgspec
 
+from regional_keystone.payload import PAYLOADS, NotAToken, decode, encode, new_audit_id
+
+__all__ = [
+    "DEFAULT_METHODS",
+    "DomainScope",
+    "Named",
+    "NotAToken",
+    "Principal",
+    "ProjectScope",
+    "Scope",
+    "SystemScope",
+    "Token",
+    "Unscoped",
+    "new_audit_id",
+    "pack",
+    "unpack",
+]
+
 DEFAULT_METHODS = ("external", "password", "token", "oauth1", "mapped", "application_credential", "ec2credential")
 """Upstream's default `[auth] methods`; a method's place is its bit, so the list may only grow at its end."""
-
-LAST_SECOND = 253_402_300_799
-"""The last second that a date can name, 9999-12-31T23:59:59 UTC; nothing later is a time."""
-
-
-class NotAToken(ValueError):
-    """The text or payload is no token: says what is wrong with it, never what it holds."""
 
 
 class Unscoped(msgspec.Struct, frozen=True):
@@ -47,7 +55,7 @@ Scope: TypeAlias = Unscoped | DomainScope | ProjectScope | SystemScope
 class Token(msgspec.Struct, frozen=True, kw_only=True):
     """What a string says once a key fits; says nothing about being valid.
 
-    `audit_ids` are one or two texts of 22 URL-safe base64 characters: its own, then that of the first token of its chain.
+    `audit_ids`: one or two texts of 22 URL-safe base64 characters, its own, then that of the first token of its chain.
     """
 
     user_id: str
@@ -132,152 +140,97 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(role.name for role in self.roles)
 
 
-def new_audit_id(random: bytes) -> str:
-    """Names a token: 22 URL-safe characters for 16 random bytes. Raises ValueError for any other length."""
-    if len(random) != 16:
-        raise ValueError("an audit id is made of 16 random bytes")
-    return base64.urlsafe_b64encode(random)[:22].decode("ascii")
+def pack(token: Token, methods: Sequence[str] = DEFAULT_METHODS) -> bytes:
+    """Writes the token as upstream does, byte for byte; `methods` is the server's list of all methods, in its order.
+
+    Raises ValueError for a method that is not in the list, and for what no payload can say: a trust's id that is no
+    UUID, a delegation on top of another. Source: keystone/token/providers/fernet/core.py.
+    """
+    version = _version(token)
+    _check_nothing_is_lost(token, version)
+    return encode(version, _flat(token, methods))
 
 
-# --- How one field is written. `pack` raises ValueError for what upstream could not write, `unpack` NotAToken.
+def unpack(payload: bytes, issued_at: int, methods: Sequence[str] = DEFAULT_METHODS) -> Token:
+    """Reads what `pack` or any Keystone wrote, also the raw form of msgpack before 1.0. Raises NotAToken, nothing else.
+
+    `methods` of the token come highest bit first, as upstream shows them; an unknown bit is refused.
+    """
+    fields = decode(payload)
+    fields["methods"] = _method_names(cast(int, fields["methods"]), methods)
+    scope = _scope(fields)
+    return Token(scope=scope, issued_at=issued_at, **fields)  # type: ignore[arg-type]
 
 
-class _Codec(NamedTuple):
-    pack: Callable[[object], object]
-    unpack: Callable[[object], object]
+def _version(token: Token) -> int:
+    """Upstream's choice: the first that fits."""
+    match token:
+        case Token(access_token_id=str()):
+            return 7
+        case Token(trust_id=str()):
+            return 3
+        case Token(identity_provider_id=str(), protocol_id=str()):
+            return _federated_version(token.scope)
+        case Token(application_credential_id=str()):
+            return 9
+        case Token(thumbprint=str()):
+            return 10
+    return _plain_version(token.scope)
 
 
-def _check(fits: bool, what: str) -> None:
-    if not fits:
-        raise NotAToken(what)
+def _federated_version(scope: Scope) -> int:
+    match scope:
+        case ProjectScope():
+            return 5
+        case DomainScope():
+            return 6
+        case Unscoped():
+            return 4
+        case SystemScope():
+            raise ValueError("a federated token cannot have the system as its scope")
 
 
-def _text(value: object) -> str:
-    # Writers older than msgpack 1.0 knew no difference between text and bytes.
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    _check(isinstance(value, str), "a text is of another type")
-    return cast(str, value)
+def _plain_version(scope: Scope) -> int:
+    match scope:
+        case ProjectScope():
+            return 2
+        case DomainScope():
+            return 1
+        case SystemScope():
+            return 8
+        case Unscoped():
+            return 0
 
 
-def _hex(value: object) -> str:
-    _check(isinstance(value, bytes) and len(value) == 16, "an id is not 16 bytes")
-    return cast(bytes, value).hex()
+def _flat(token: Token, methods: Sequence[str]) -> dict[str, object]:
+    fields: dict[str, object] = {name: getattr(token, name) for name in token.__struct_fields__}
+    fields["methods"] = sum({1 << methods.index(method) for method in token.methods})
+    return fields | {"project_id": token.project_id, "domain_id": token.domain_id, "system": "all"}
 
 
-def _uuid_bytes(value: object) -> bytes:
-    return uuid.UUID(cast(str, value)).bytes
+def _check_nothing_is_lost(token: Token, version: int) -> None:
+    # The first payload that fits may have no place for the rest; a limit that is lost would be power gained.
+    said = {name for name, _ in PAYLOADS[version]}
+    limits = ("trust_id", "access_token_id", "application_credential_id", "thumbprint", "project_id", "domain_id")
+    if any(getattr(token, name) is not None and name not in said for name in limits):
+        raise ValueError("no payload can say all limits of this token")
+    if isinstance(token.scope, SystemScope) and "system" not in said:
+        raise ValueError("no payload can say system scope together with the rest")
 
 
-def _pack_pair(value: object) -> object:
-    try:
-        return (True, _uuid_bytes(value))
-    except (ValueError, TypeError):
-        return (False, value)
+def _method_names(mask: int, methods: Sequence[str]) -> tuple[str, ...]:
+    if mask >> len(methods):
+        raise NotAToken("an unknown method")
+    return tuple(methods[bit] for bit in reversed(range(len(methods))) if mask >> bit & 1)
 
 
-def _unpack_pair(value: object) -> str | None:
-    _check(isinstance(value, list) and len(value) == 2 and isinstance(value[0], bool), "an id is no pair")
-    is_uuid, content = cast("list[object]", value)
-    if is_uuid:
-        return _hex(content)
-    return None if content is None else _text(content)
-
-
-def _pack_domain(value: object) -> object:
-    # Upstream writes text for its default domain only; which one that is does not matter for reading it back.
-    try:
-        return _uuid_bytes(value)
-    except ValueError:
-        return value
-
-
-def _unpack_domain(value: object) -> str:
-    return _hex(value) if isinstance(value, bytes) and len(value) == 16 else _text(value)
-
-
-def _unpack_thumbprint(value: object) -> str:
-    thumbprint = _unpack_pair(value)
-    _check(thumbprint is not None, "no thumbprint")
-    return cast(str, thumbprint)
-
-
-def _pack_groups(value: object) -> object:
-    return [_pack_pair(group_id) for group_id in cast("tuple[str, ...] | None", value) or ()]
-
-
-def _unpack_groups(value: object) -> tuple[str, ...]:
-    _check(isinstance(value, list), "groups are no list")
-    ids = tuple(_unpack_pair(item) for item in cast("list[object]", value))
-    _check(None not in ids, "a group has no id")
-    return cast("tuple[str, ...]", ids)
-
-
-def _pack_time(value: object) -> object:
-    return cast(int, value) / 1_000_000
-
-
-def _unpack_time(value: object) -> int:
-    _check(type(value) in (int, float), "the expiry is no number")
-    seconds = cast(float, value)
-    _check(0 <= seconds <= LAST_SECOND, "the expiry is out of range")  # NaN compares false
-    fraction, whole = math.modf(seconds)
-    return int(whole) * 1_000_000 + round(fraction * 1_000_000)
-
-
-def _audit_bytes(audit_id: str) -> bytes:
-    raw = base64.urlsafe_b64decode(audit_id + "==")
-    if len(audit_id) != 22 or new_audit_id(raw) != audit_id:
-        raise ValueError("an audit id is 22 characters of URL-safe base64")
-    return raw
-
-
-def _pack_audit(value: object) -> object:
-    audit_ids = cast("tuple[str, ...]", value)
-    if len(audit_ids) not in (1, 2):
-        raise ValueError("a token has one or two audit ids")
-    return [_audit_bytes(audit_id) for audit_id in audit_ids]
-
-
-def _unpack_audit(value: object) -> tuple[str, ...]:
-    _check(isinstance(value, list) and len(value) in (1, 2), "not one or two audit ids")
-    raws = cast("list[object]", value)
-    _check(all(isinstance(raw, bytes) and len(raw) == 16 for raw in raws), "an audit id is not 16 bytes")
-    return tuple(new_audit_id(cast(bytes, raw)) for raw in raws)
-
-
-def _same(value: object) -> object:
-    return value
-
-
-def _unpack_mask(value: object) -> int:
-    _check(type(value) is int and value >= 0, "the methods are no number")
-    return cast(int, value)
-
-
-def _unpack_system(value: object) -> str:
-    _check(_text(value) == "all", "a part of the system that does not exist")
-    return "all"
-
-
-def _unpack_user(value: object) -> str:
-    user_id = _unpack_pair(value)
-    _check(user_id is not None, "no user")
-    return cast(str, user_id)
-
-
-_USER = ("user_id", _Codec(_pack_pair, _unpack_user))
-_METHODS = ("methods", _Codec(_same, _unpack_mask))
-_PROJECT = ("project_id", _Codec(_pack_pair, _unpack_pair))
-_BARE_DOMAIN = ("domain_id", _Codec(_pack_domain, _unpack_domain))
-_DOMAIN = ("domain_id", _Codec(_pack_pair, _unpack_pair))
-_SYSTEM = ("system", _Codec(_same, _unpack_system))
-_EXPIRES = ("expires_at", _Codec(_pack_time, _unpack_time))
-_AUDIT = ("audit_ids", _Codec(_pack_audit, _unpack_audit))
-_TRUST = ("trust_id", _Codec(_uuid_bytes, _hex))
-_GROUPS = ("group_ids", _Codec(_pack_groups, _unpack_groups))
-_PROVIDER = ("identity_provider_id", _Codec(_pack_pair, _unpack_pair))
-_PROTOCOL = ("protocol_id", _Codec(_same, _text))
-_ACCESS = ("access_token_id", _Codec(_pack_pair, _unpack_user))
-_CREDENTIAL = ("application_credential_id", _Codec(_pack_pair, _unpack_user))
-_THUMBPRINT = ("thumbprint", _Codec(lambda value: (False, value), _unpack_thumbprint))
+def _scope(fields: dict[str, object]) -> Scope:
+    """Takes what says the scope out of the fields."""
+    project_id, domain_id = fields.pop("project_id", None), fields.pop("domain_id", None)
+    if project_id is not None and domain_id is not None:
+        raise NotAToken("a token has one scope")
+    if project_id is not None:
+        return ProjectScope(cast(str, project_id))
+    if domain_id is not None:
+        return DomainScope(cast(str, domain_id))
+    return Unscoped() if fields.pop("system", None) is None else SystemScope()
