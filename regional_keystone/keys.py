@@ -19,9 +19,6 @@ from regional_keystone.payload import LAST_SECOND, NotAToken
 MAX_TEXT_BYTES = 4096
 """The longest text that is looked at."""
 
-KEY_LENGTH = 44
-"""Characters of a key: URL-safe base64 of 32 bytes, padded."""
-
 _SPELLING = re.compile(r"([A-Za-z0-9_-]+)(={0,2})", re.ASCII)
 # By length modulo 4: the padding, and the last characters whose unused bits are zero. A length of 1 cannot be.
 _LAST = {0: ("", None), 2: ("==", frozenset("AQgw")), 3: ("=", frozenset("AEIMQUYcgkosw048"))}
