@@ -1,0 +1,46 @@
+"""The controller's own sections, beside all of a site's: a controller is a site that may also append."""
+# ruff: noqa: RUF009  `option` is `dataclasses.field` with its facts
+
+import dataclasses
+from pathlib import Path
+
+from regional_keystone import settings
+from regional_keystone.settings import option
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """[controller]: the federation as a whole."""
+
+    cluster: str = option("", "Name of the federation; empty: a random one at the first start.")
+    region: str = option("Global", "The controller's own region in the catalog.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """[stream]: where sites join and connect, by mutually authenticated TLS."""
+
+    host: str = option("127.0.0.1", "Address that sites connect to.")
+    port: int = option(5002, "Port that sites connect to.", least=1, most=65535)
+    advertise: str = option("", "https://host:port as sites reach it; empty: https://host:port of this section.")
+    certificate_lifetime_s: int = option(86400, "Life of a site's certificate; sites renew after half of it.", least=60)
+    join_token_s: int = option(3600, "Seconds that a join token of `rkctl region add` can be used.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrap:
+    """[bootstrap]: what is made in an empty state; without a password file, `rkctl bootstrap` makes it."""
+
+    password_file: Path | None = option(None, "File, mode 0600, with the first administrator's password.")
+    username: str = option("admin", "Name of the first administrator.")
+    project_name: str = option("admin", "Name of the first project.")
+    role_name: str = option("admin", "Name of the administrator's role.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(settings.Settings):
+    """All sections of a controller. An empty file is the embedded mode."""
+
+    controller: Controller = Controller()
+    stream: Stream = Stream()
+    bootstrap: Bootstrap = Bootstrap()

@@ -1,0 +1,411 @@
+"""What can be configured: frozen dataclasses, one a section, with a default for every field.
+
+The only reader of configuration files and of the environment. Source: oslo.config's INI, docs/settings.md.
+"""
+# ruff: noqa: RUF009  `option` is `dataclasses.field` with its facts
+
+import dataclasses
+import difflib
+import ipaddress
+import os
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+PREFIX = "RK_"
+METHODS = ("external", "password", "token", "oauth1", "mapped", "application_credential")
+
+
+class ConfigurationError(Exception):
+    """What is configured cannot be meant; the sentence names the place and, where there is one, the cure."""
+
+    exit_code = 2
+
+
+def option(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:  # noqa: A002
+    """One option: its default, what it means, and its bounds."""
+    return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most})
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Default:
+    """[DEFAULT]: what every program of this kind has."""
+
+    debug: bool = option(False, "Log what is only of interest while looking for a fault.")  # noqa: FBT003
+    log_json: bool = option(False, "One JSON object a line instead of text for people.")  # noqa: FBT003
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """[site]: who this process is and whom it belongs to."""
+
+    name: str = option("", "Name of the region that this site serves. A joined site knows it from its certificate.")
+    state_dir: Path = option(Path("state"), "Directory, mode 0700, of the replica, the keys and the certificate.")
+    join_token_file: Path | None = option(None, "File, mode 0600, with the one-time token of `rkctl region add`.")
+    controllers: tuple[str, ...] = option((), "Stream addresses, https://host:port; empty: those of the join token.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """[listen]: where the Identity API and the status are served."""
+
+    host: str = option("127.0.0.1", "Address of the public API.")
+    port: int = option(5000, "Port of the public API.", least=1, most=65535)
+    tls_cert: Path | None = option(None, "Certificate chain in PEM. Needed on any address but loopback.")
+    tls_key: Path | None = option(None, "The certificate's private key, mode 0600.")
+    trusted_proxies: tuple[str, ...] = option(
+        (), "Addresses or networks of proxies that speak TLS for us and whose X-Forwarded headers are believed."
+    )
+    public_endpoint: str = option("", "Base of the links in answers, without /v3. Empty: as the client asked.")
+    admin_host: str = option("127.0.0.1", "Address of /metrics, /status and the health checks.")
+    admin_port: int = option(5001, "Port of /metrics, /status and the health checks.", least=1, most=65535)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """[token]: how long tokens live, as upstream's section of this name."""
+
+    expiration: int = option(3600, "Seconds until a token expires.", least=1)
+    allow_expired_window: int = option(172800, "Seconds after expiry in which allow_expired still shows it.", least=0)
+    allow_rescope_scoped_token: bool = option(True, "Whether a scoped token may be exchanged for another scope.")  # noqa: FBT003
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Auth:
+    """[auth]: which proofs are taken."""
+
+    methods: tuple[str, ...] = option(METHODS, "Names of the accepted methods; their order numbers them in tokens.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """[identity]: passwords."""
+
+    password_hash_rounds: int = option(12, "Cost of bcrypt; one more doubles the time of a login.", least=4, most=31)
+    max_password_length: int = option(4096, "Longer passwords are refused.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """[keys]: the rings that tokens are sealed with."""
+
+    directory: Path | None = option(None, "Key repository in upstream's layout; default: fernet-keys in state_dir.")
+    rotation_interval: int = option(0, "Seconds between rotations; 0: only when asked.", least=0)
+    acknowledge_deadline_s: float = option(60.0, "A site that holds up a rotation longer is quarantined.", least=0)
+    isolation_s: float = option(0.0, "A site cut off longer stops issuing; 0: never.", least=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Freshness:
+    """[freshness]: how old a site's knowledge may be for a token of each scope; 0: until the token expires."""
+
+    system: float = option(30.0, "Seconds for system-scoped tokens.", least=0)
+    domain: float = option(0.0, "Seconds for domain-scoped tokens.", least=0)
+    project: float = option(0.0, "Seconds for project-scoped and unscoped tokens.", least=0)
+    skew_s: float = option(2.0, "A site whose clock differs by more says so loudly.", least=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """[limits]: what a request may cost."""
+
+    body_bytes: int = option(114688, "Size of a request's body.", least=1)
+    json_depth: int = option(32, "Nesting of a JSON body.", least=1)
+    json_keys: int = option(1000, "Keys and items in a JSON body.", least=1)
+    connections: int = option(1000, "Open connections.", least=1)
+    connections_per_peer: int = option(100, "Open connections from one address that is no trusted proxy.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """[policy]: who may do what."""
+
+    file: Path | None = option(None, "policy.yaml with rules that replace the defaults of the same names.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Fastpath:
+    """[fastpath]: remembered verdicts."""
+
+    entries: int = option(100_000, "Verdicts kept in memory.", least=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """[log]: the log of all changes."""
+
+    retention_s: int = option(604_800, "Seconds that entries are kept after every site has applied them.", least=0)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """[catalog]: how much of a catalog fits into a token's answer."""
+
+    max_endpoints: int = option(5000, "Endpoints in one catalog; more are an error when they are made.", least=1)
+    max_bytes: int = option(1_048_576, "Size of one rendered catalog.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All sections of a site. An empty file is the embedded mode."""
+
+    default: Default = Default()
+    site: Site = Site()
+    listen: Listen = Listen()
+    token: Token = Token()
+    auth: Auth = Auth()
+    identity: Identity = Identity()
+    keys: Keys = Keys()
+    freshness: Freshness = Freshness()
+    limits: Limits = Limits()
+    policy: Policy = Policy()
+    fastpath: Fastpath = Fastpath()
+    log: Log = Log()
+    catalog: Catalog = Catalog()
+
+
+S = TypeVar("S", bound=Settings)
+Values = dict[tuple[str, str], Any]
+
+
+def load(kind: type[S], file: Path | None, sets: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> S:
+    """The settings of a program: defaults, then the file, then RK_SECTION__OPTION, then section.option=value.
+
+    Raises ConfigurationError for anything unknown, naming the place and the nearest name there is.
+    """
+    known = options(kind)
+    values = _from_file(known, file) if file else {}
+    values |= _from_environment(known, os.environ if environ is None else environ)
+    values |= _from_sets(known, sets)
+    settings = _build(kind, values)
+    _check_listen(settings.listen)
+    return settings
+
+
+def options(kind: type[Settings]) -> dict[tuple[str, str], dataclasses.Field[Any]]:
+    """Every option by (section, name), in their order; the section `default` is written [DEFAULT]."""
+    found = {}
+    for section in dataclasses.fields(kind):
+        for field in dataclasses.fields(_section(kind, section.name)):
+            found[section.name, field.name] = field
+    return found
+
+
+def knows(kind: type[Settings], assignment: str) -> bool:
+    """Whether a program of this kind has the option that `section.option=value` names."""
+    return _split(assignment)[:2] in options(kind)
+
+
+def environment(environ: Mapping[str, str]) -> list[str]:
+    """The settings in the environment as section.option=value."""
+    found = []
+    for name, value in environ.items():
+        section, mark, option = name.removeprefix(PREFIX).lower().partition("__")
+        if name.startswith(PREFIX) and mark:
+            found.append(f"{section}.{option}={value}")
+    return found
+
+
+def effective(settings: Settings) -> str:
+    """The settings as a file, for `--check`. Secrets lie in files of their own, so only their paths are in it."""
+    lines = []
+    for section in dataclasses.fields(settings):
+        lines.append(f"[{_title(section.name)}]")
+        values = getattr(settings, section.name)
+        lines += [f"{field.name} = {_text(getattr(values, field.name))}" for field in dataclasses.fields(values)]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def sample(kind: type[Settings], heading: str) -> str:
+    """Every option with its default as a comment."""
+    lines = [f"# {heading}", "# Every option with its default. Generated by `make golden`.", ""]
+    last = ""
+    for (section, name), field in options(kind).items():
+        if section != last:
+            lines += [f"[{_title(section)}]", f"# {_about(kind, section)}", ""]
+            last = section
+        lines += [f"# {field.metadata['help']} ({type_name(kind, section, name)})"]
+        lines += [f"#{name} = {_text(field.default)}".rstrip(), ""]
+    return "\n".join(lines)
+
+
+def reference(kind: type[Settings]) -> str:
+    """A table for each section, in Markdown."""
+    lines, last = [], ""
+    for (section, name), field in options(kind).items():
+        if section != last:
+            lines += ["", f"## [{_title(section)}]", "", _about(kind, section), ""]
+            lines += ["| Option | Type | Default | Meaning |", "|---|---|---|---|"]
+            last = section
+        shown = f"`{_text(field.default)}`" if _text(field.default) else ""
+        lines.append(f"| `{name}` | {type_name(kind, section, name)} | {shown} | {field.metadata['help']} |")
+    return "\n".join(lines[1:]) + "\n"
+
+
+def type_name(kind: type[Settings], section: str, name: str) -> str:
+    """What an option holds, for people."""
+    match _type(kind, section, name):
+        case t if t is bool:
+            return "boolean"
+        case t if t is int:
+            return "integer"
+        case t if t is float:
+            return "number"
+        case t if t is Path:
+            return "path"
+        case t if get_origin(t) is tuple:
+            return "list"
+        case _:
+            return "string"
+
+
+def _section(kind: type[Settings], name: str) -> Any:
+    return get_type_hints(kind)[name]
+
+
+def _type(kind: type[Settings], section: str, name: str) -> Any:
+    hint = get_type_hints(_section(kind, section))[name]
+    if get_origin(hint) is types.UnionType:
+        return next(one for one in get_args(hint) if one is not type(None))
+    return hint
+
+
+def _about(kind: type[Settings], section: str) -> str:
+    text = (_section(kind, section).__doc__ or "").split(": ", 1)[-1]
+    return text[:1].upper() + text[1:]
+
+
+def _title(section: str) -> str:
+    return "DEFAULT" if section == "default" else section
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ",".join(value)
+        case _:
+            return str(value)
+
+
+def _from_file(known: Iterable[tuple[str, str]], file: Path) -> Values:
+    from oslo_config import cfg, iniparser  # noqa: PLC0415  slow to import; `--help` does without
+
+    sections: dict[str, dict[str, list[str]]] = {}
+    try:
+        cfg.ConfigParser(str(file), sections).parse()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
+    except (iniparser.ParseError, ValueError) as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+    found: Values = {}
+    for title, names in sections.items():
+        for name, values in names.items():
+            found[_known(known, title, name, str(file))] = values[-1]
+        _known_section(known, title, str(file))
+    return found
+
+
+def _from_environment(known: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> Values:
+    found: Values = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX):
+            continue
+        section, mark, option = name.removeprefix(PREFIX).lower().partition("__")
+        if not mark:
+            raise ConfigurationError(f"environment: {name} is not of the form {PREFIX}SECTION__OPTION")
+        found[_known(known, section, option, f"environment, {name}")] = value
+    return found
+
+
+def _from_sets(known: Iterable[tuple[str, str]], sets: Iterable[str]) -> Values:
+    found: Values = {}
+    for one in sets:
+        section, name, value = _split(one)
+        found[_known(known, section, name, f"--set {section}.{name}")] = value
+    return found
+
+
+def _split(assignment: str) -> tuple[str, str, str]:
+    path, equals, value = assignment.partition("=")
+    section, dot, name = path.strip().rpartition(".")
+    if not equals or not dot:
+        raise ConfigurationError(f"--set {assignment}: write section.option=value")
+    return section.lower() if section == "DEFAULT" else section, name, value.strip()
+
+
+def _known_section(known: Iterable[tuple[str, str]], title: str, place: str) -> str:
+    names = dict.fromkeys(_title(section) for section, _ in known)
+    if title not in names and title != "default":
+        raise ConfigurationError(f"{place}: there is no section [{title}]{_nearest(title, names)}")
+    return "default" if title == "DEFAULT" else title
+
+
+def _known(known: Iterable[tuple[str, str]], title: str, name: str, place: str) -> tuple[str, str]:
+    section = _known_section(known, title, place)
+    names = [option for one, option in known if one == section]
+    if name not in names:
+        raise ConfigurationError(f"{place}: there is no option {name} in [{_title(section)}]{_nearest(name, names)}")
+    return section, name
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+
+
+def _build(kind: type[S], values: Values) -> S:
+    known = options(kind)
+    sections: dict[str, dict[str, Any]] = {}
+    for (section, name), text in values.items():
+        field = known[section, name]
+        sections.setdefault(section, {})[name] = _read(_type(kind, section, name), text, field, f"{section}.{name}")
+    return kind(**{section: _section(kind, section)(**names) for section, names in sections.items()})
+
+
+def _read(kind: Any, text: str, field: dataclasses.Field[Any], place: str) -> Any:
+    """The value that a text means, by oslo.config's types."""
+    from oslo_config import types as oslo  # noqa: PLC0415
+
+    least, most = field.metadata["least"], field.metadata["most"]
+    try:
+        if kind is Path:
+            return Path(text) if text else field.default
+        if get_origin(kind) is tuple:
+            return tuple(oslo.List()(text))
+        if kind is bool:
+            return oslo.Boolean()(text)
+        if kind in (int, float):
+            return (oslo.Integer if kind is int else oslo.Float)(min=least, max=most)(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{place} = {text}: {error}") from None
+    return text
+
+
+def _check_listen(listen: Listen) -> None:
+    """Passwords and tokens never cross a network in clear."""
+    if (listen.tls_cert is None) != (listen.tls_key is None):
+        raise ConfigurationError("listen: tls_cert and tls_key are given together or not at all")
+    for proxy in listen.trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy, strict=False)
+        except ValueError as error:
+            raise ConfigurationError(f"listen.trusted_proxies: {error}") from None
+    if not (is_loopback(listen.host) or listen.tls_cert or listen.trusted_proxies):
+        raise ConfigurationError(
+            f"listen.host = {listen.host} is not loopback: set listen.tls_cert and tls_key,"
+            " or name the proxies that speak TLS in listen.trusted_proxies"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
