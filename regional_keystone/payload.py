@@ -50,9 +50,15 @@ def _text(value: object) -> str:
     return cast(str, value)
 
 
+def _sixteen(value: object) -> bytes:
+    # An old writer's bytes look like text if they happen to be UTF-8.
+    raw = value.encode("utf-8") if isinstance(value, str) else value
+    _check(isinstance(raw, bytes) and len(raw) == 16, "an id is not 16 bytes")
+    return cast(bytes, raw)
+
+
 def _hex(value: object) -> str:
-    _check(isinstance(value, bytes) and len(value) == 16, "an id is not 16 bytes")
-    return cast(bytes, value).hex()
+    return _sixteen(value).hex()
 
 
 def _uuid_bytes(value: object) -> bytes:
@@ -131,9 +137,7 @@ def _pack_audit(value: object) -> object:
 
 def _unpack_audit(value: object) -> tuple[str, ...]:
     _check(isinstance(value, list) and len(value) in (1, 2), "not one or two audit ids")
-    raws = cast("list[object]", value)
-    _check(all(isinstance(raw, bytes) and len(raw) == 16 for raw in raws), "an audit id is not 16 bytes")
-    return tuple(new_audit_id(cast(bytes, raw)) for raw in raws)
+    return tuple(new_audit_id(_sixteen(raw)) for raw in cast("list[object]", value))
 
 
 def _same(value: object) -> object:

@@ -10,11 +10,10 @@ import pathlib
 import sys
 import tempfile
 
+import keystone.conf
 from keystone.server import configure  # noqa: F401  (registers every option)
 from keystone.token import token_formatters as formats
 from oslo_utils import timeutils
-
-import keystone.conf
 
 KEY = "cmVnaW9uYWwta2V5c3RvbmUtZ29sZGVuLWtleS0wMDE="
 USER, PROJECT, DOMAIN = "0a1b2c3d4e5f60718293a4b5c6d7e8f9", "11111111222233334444555566667777", "d" * 32
