@@ -69,6 +69,8 @@ def load(path):
 class Symbols:
     """Two-way table between symbols and the values of one server."""
 
+    strict = False      # True: an unknown symbol in a request is an error
+
     def __init__(self, base_url=''):
         self.values = {}
         self.base_url = base_url
@@ -77,7 +79,7 @@ class Symbols:
         self.values[symbol] = value
 
     def expand(self, data):
-        """Replace symbols by values; unknown symbols are an error."""
+        """Replace symbols by values."""
         if isinstance(data, str):
             whole = data[1:-1] if _SYMBOL.fullmatch(data) else None
             if whole is not None and whole in self.values:
@@ -88,6 +90,8 @@ class Symbols:
                 if key == 'url':
                     return self.base_url
                 if key not in self.values:
+                    if not self.strict:
+                        return 'unknown-' + re.sub(r'\W', '-', key)
                     raise KeyError(f'symbol {m.group(0)} has no value')
                 return str(self.values[key])
             return _SYMBOL.sub(put, data)

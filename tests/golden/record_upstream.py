@@ -130,6 +130,7 @@ class Battery:
         self.player = normalise.Player(
             '127.0.0.1', self.port,
             variables={'admin_password': ADMIN_PASSWORD})
+        self.player.symbols.strict = True
 
     def __call__(self, name, method, path, body=None, token='', capture=None,
                  headers=None, pause=0, glob=False, raw=None, repeat=None,
@@ -759,6 +760,678 @@ def auth_validate(b):
       headers={'X-Subject-Token': '<token:re2>'})
     b('GET sibling login after DELETE', 'GET', P + '?nocatalog',
       headers={'X-Subject-Token': '<token:member>'})
+
+
+@section
+def regions(b):
+    b.prelude()
+    P = '/v3/regions'
+    b('create without id', 'POST', P, {'region': {}},
+      capture={'id:region:auto': 'region.id'})
+    b('create with id', 'POST', P, {'region': {
+        'id': 'rg-a', 'description': 'first', 'colour': 'red'}})
+    b('create again', 'POST', P, {'region': {'id': 'rg-a'}})
+    b('create child', 'POST', P, {'region': {
+        'id': 'rg-b', 'parent_region_id': 'rg-a'}})
+    b('create grandchild', 'POST', P, {'region': {
+        'id': 'rg-c', 'parent_region_id': 'rg-b'}})
+    b('create unknown parent', 'POST', P, {'region': {
+        'id': 'rg-x', 'parent_region_id': 'nope'}})
+    b('create own parent', 'POST', P, {'region': {
+        'id': 'rg-self', 'parent_region_id': 'rg-self'}})
+    b('create odd id', 'POST', P, {'region': {'id': 'a b/c\u00e9'}})
+    b('GET odd id', 'GET', P + '/a%20b%2Fc%C3%A9')
+    b('DELETE odd id', 'DELETE', P + '/a%20b%2Fc%C3%A9')
+    b('PUT new', 'PUT', P + '/rg-put', {'region': {'description': 'put'}})
+    b('PUT again', 'PUT', P + '/rg-put', {'region': {'description': 'two'}})
+    b('PUT same id', 'PUT', P + '/rg-put2', {'region': {'id': 'rg-put2'}})
+    b('PUT other id', 'PUT', P + '/rg-put3', {'region': {'id': 'rg-put4'}})
+    b('PUT empty', 'PUT', P + '/rg-put5', {'region': {}})
+    b('PUT without body', 'PUT', P + '/rg-put6')
+    b.gethead('one', P + '/rg-a')
+    b.gethead('RegionOne', P + '/RegionOne')
+    b.gethead('unknown', P + '/nope')
+    b.gethead('by other case', P + '/REGIONONE')
+    b.gethead('all', P, glob=True)
+    b('GET by parent', 'GET', P + '?parent_region_id=rg-a')
+    b('GET by unknown parent', 'GET', P + '?parent_region_id=nope')
+    b('GET by empty parent', 'GET', P + '?parent_region_id=', glob=True)
+    b('GET by description', 'GET', P + '?description=first')
+    b('GET by unknown filter', 'GET', P + '?x=1')
+    b('GET limit', 'GET', P + '?limit=1')
+    b('PATCH', 'PATCH', P + '/rg-a', {'region': {'description': 'changed'}})
+    b('PATCH extra', 'PATCH', P + '/rg-a', {'region': {'size': 5}})
+    b('PATCH extra null', 'PATCH', P + '/rg-a', {'region': {'size': None}})
+    b('PATCH description null', 'PATCH', P + '/rg-a',
+      {'region': {'description': None}})
+    b('PATCH same id', 'PATCH', P + '/rg-a',
+      {'region': {'id': 'rg-a', 'description': 'd'}})
+    b('PATCH other id', 'PATCH', P + '/rg-a', {'region': {'id': 'rg-z'}})
+    b('PATCH circle', 'PATCH', P + '/rg-a',
+      {'region': {'parent_region_id': 'rg-c'}})
+    b('PATCH self', 'PATCH', P + '/rg-a',
+      {'region': {'parent_region_id': 'rg-a'}})
+    b('PATCH unknown parent', 'PATCH', P + '/rg-a',
+      {'region': {'parent_region_id': 'nope'}})
+    b('PATCH parent null', 'PATCH', P + '/rg-c',
+      {'region': {'parent_region_id': None}})
+    b('PATCH unknown', 'PATCH', P + '/nope', {'region': {'description': 'x'}})
+    b('PATCH empty', 'PATCH', P + '/rg-a', {'region': {}})
+    b.create('service', 'rg', {'type': 'rg', 'name': 'rg'})
+    b.create('endpoint', 'rg', {
+        'interface': 'public', 'url': 'http://rg/', 'region_id': 'rg-b',
+        'service_id': '<id:service:rg>'})
+    b('DELETE with child', 'DELETE', P + '/rg-a')
+    b('GET after refused DELETE', 'GET', P + '/rg-a')
+    b('DELETE with endpoint', 'DELETE', P + '/rg-b')
+    b('GET child after DELETE', 'GET', P + '/rg-b')
+    b('DELETE endpoint', 'DELETE', '/v3/endpoints/<id:endpoint:rg>')
+    b('DELETE now', 'DELETE', P + '/rg-b')
+    b('DELETE again', 'DELETE', P + '/rg-b')
+    b('DELETE unknown', 'DELETE', P + '/nope')
+    b('DELETE service', 'DELETE', '/v3/services/<id:service:rg>')
+    b.bad_bodies('region', P)
+    b.bad_bodies('region', P + '/rg-a', 'PATCH')
+    b.bad_fields('region', P, {
+        'id': WRONG + [LONG[255], LONG[256]],
+        'description': WRONG + [LONG[255], LONG[256]],
+        'parent_region_id': WRONG + [LONG[256]],
+        'url': ['x', 5], 'extra': [None, 5, {'a': [1]}],
+        'links': [{}, 'x'], 'enabled': [True, 'x']})
+    b.bad_fields('region', P + '/rg-a', {
+        'description': WRONG, 'parent_region_id': WRONG},
+        method='PATCH', verb='update')
+    for m, p, d in (('GET', P, None), ('GET', P + '/rg-a', None),
+                    ('GET', P + '/nope', None),
+                    ('POST', P, {'region': {}}), ('POST', P, {'region': 5}),
+                    ('PUT', P + '/rg-y', {'region': {}}),
+                    ('PATCH', P + '/rg-a', {'region': {'description': 'x'}}),
+                    ('PATCH', P + '/nope', {'region': {'description': 'x'}}),
+                    ('DELETE', P + '/rg-a', None),
+                    ('DELETE', P + '/nope', None)):
+        b.denied(m, p, d)
+
+
+@section
+def services(b):
+    b.prelude()
+    P = '/v3/services'
+    b.create('service', 'a', {'type': 'sv-t', 'name': 'sv-a'})
+    b.create('service', 'same', {'type': 'sv-t', 'name': 'sv-a'})
+    b.create('service', 'noname', {'type': 'sv-t2'})
+    b.create('service', 'full', {
+        'type': 'sv-t', 'name': 'sv-full', 'description': 'd',
+        'enabled': False, 'colour': 'red', 'id': 'mine'})
+    A = P + '/<id:service:a>'
+    b.gethead('one', A)
+    b('GET full', 'GET', P + '/<id:service:full>')
+    b('GET noname', 'GET', P + '/<id:service:noname>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    b.gethead('all', P, glob=True)
+    b('GET by type', 'GET', P + '?type=sv-t')
+    b('GET by name', 'GET', P + '?name=sv-full')
+    b('GET by type and name', 'GET', P + '?type=sv-t&name=sv-a')
+    b('GET by unknown type', 'GET', P + '?type=nope')
+    b('GET by name__contains', 'GET', P + '?type=sv-t&name__contains=full')
+    b('GET by enabled', 'GET', P + '?type=sv-t&enabled=false')
+    b('PATCH', 'PATCH', A, {'service': {'description': 'x'}})
+    b('PATCH name', 'PATCH', A, {'service': {'name': 'sv-b'}})
+    b('PATCH type', 'PATCH', A, {'service': {'type': 'sv-t3'}})
+    b('PATCH extra', 'PATCH', A, {'service': {'size': 1}})
+    b('PATCH extra null', 'PATCH', A, {'service': {'size': None}})
+    b('PATCH same id', 'PATCH', A, {'service': {'id': '<id:service:a>'}})
+    b('PATCH other id', 'PATCH', A, {'service': {'id': 'other'}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'service': {'name': 'x'}})
+    b('PATCH disable', 'PATCH', A, {'service': {'enabled': False}})
+    b('PATCH enable', 'PATCH', A, {'service': {'enabled': True}})
+    b.bad_bodies('service', P)
+    b.bad_bodies('service', A, 'PATCH')
+    f = {'type': WRONG + [LONG[255], LONG[256]],
+         'name': WRONG + [LONG[255], LONG[256]],
+         'description': [None, '', 5, LONG[256]], 'enabled': WRONG_BOOL,
+         'links': ['x']}
+    b.bad_fields('service', P, f, {'type': 'sv-bad'})
+    b.bad_fields('service', A, f, method='PATCH', verb='update')
+    b.create('endpoint', 'sv', {
+        'interface': 'public', 'url': 'http://sv/',
+        'service_id': '<id:service:a>'})
+    for m, p, d in (('GET', P, None), ('GET', A, None),
+                    ('GET', f'{P}/{GONE}', None),
+                    ('POST', P, {'service': {'type': 'x'}}),
+                    ('POST', P, {'service': {}}),
+                    ('PATCH', A, {'service': {'name': 'x'}}),
+                    ('PATCH', f'{P}/{GONE}', {'service': {'name': 'x'}}),
+                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+        b.denied(m, p, d)
+    b('DELETE with endpoint', 'DELETE', A)
+    b('GET endpoint after DELETE of service', 'GET',
+      '/v3/endpoints/<id:endpoint:sv>')
+    b('DELETE again', 'DELETE', A)
+    b('DELETE full', 'DELETE', P + '/<id:service:full>')
+
+
+@section
+def endpoints(b):
+    b.prelude()
+    P = '/v3/endpoints'
+    b.create('service', 's', {'type': 'ep-t', 'name': 'ep-s'})
+    b.create('service', 's2', {'type': 'ep-t2', 'name': 'ep-s2'})
+    b.create('region', 'r', {'id': 'ep-r'})
+    base = {'service_id': '<id:service:s>', 'interface': 'public',
+            'url': 'http://ep/#'}
+    b.create('endpoint', 'a', dict(base, region_id='ep-r'))
+    b.create('endpoint', 'b', dict(base, interface='internal',
+                                   region='ep-r'))
+    b.create('endpoint', 'same', dict(base, region_id='ep-r'))
+    b.create('endpoint', 'noregion', dict(base, interface='admin'))
+    b.create('endpoint', 'newregion', dict(base, region='ep-legacy'))
+    b('GET region made', 'GET', '/v3/regions/ep-legacy')
+    b.create('endpoint', 'full', dict(
+        base, region_id='ep-r', enabled=False, name='n', description='d',
+        colour='red', id='mine'))
+    b('create region and region_id', 'POST', P, {'endpoint': dict(
+        base, region_id='ep-r', region='ep-legacy')})
+    b('create unknown region_id', 'POST', P, {'endpoint': dict(
+        base, region_id='nope')})
+    b('create unknown service', 'POST', P, {'endpoint': dict(
+        base, service_id=GONE)})
+    for k in base:
+        b(f'create without {k}', 'POST', P, {'endpoint': {
+            x: y for x, y in base.items() if x != k}})
+    for i, url in enumerate((
+            'http://ep/$(tenant_id)s/$(project_id)s', 'http://ep/%(tenant_id)s',
+            'http://ep/%(user_id)s', 'http://ep/$(unknown)s',
+            'http://ep/%(unknown)s', 'http://ep/%(tenant_id)',
+            'http://ep/$(tenant_id)d', 'http://ep/%', 'http://ep/100%25',
+            'not a url', 'ep', '//ep', 'ftp:x', 'http:', 'http:// ep',
+            'http://ep/' + 'x' * 215, 'http://ep/' + 'x' * 216,
+            'http://ep/' + 'x' * 250)):
+        b(f'create url {i} {url[:40]}', 'POST', P, {'endpoint': dict(
+            base, url=url)})
+    A = P + '/<id:endpoint:a>'
+    b.gethead('one', A)
+    b('GET full', 'GET', P + '/<id:endpoint:full>')
+    b('GET noregion', 'GET', P + '/<id:endpoint:noregion>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    b.gethead('all', P, glob=True)
+    for q in ('service_id=<id:service:s>', 'service_id=' + GONE,
+              'service_id=<id:service:s>&interface=internal',
+              'service_id=<id:service:s>&region_id=ep-r',
+              'service_id=<id:service:s>&region=ep-r',
+              'service_id=<id:service:s>&region_id=',
+              'service_id=<id:service:s>&interface=other',
+              'service_id=<id:service:s>&enabled=false',
+              'service_id=<id:service:s>&url__contains=full',
+              'service_id=<id:service:s>&interface__contains=int'):
+        b(f'GET by {q}', 'GET', f'{P}?{q}')
+    b('PATCH url', 'PATCH', A, {'endpoint': {'url': 'http://new/'}})
+    b('PATCH interface', 'PATCH', A, {'endpoint': {'interface': 'admin'}})
+    b('PATCH service', 'PATCH', A,
+      {'endpoint': {'service_id': '<id:service:s2>'}})
+    b('PATCH unknown service', 'PATCH', A, {'endpoint': {'service_id': GONE}})
+    b('PATCH unknown region', 'PATCH', A, {'endpoint': {'region_id': 'nope'}})
+    b('PATCH legacy region', 'PATCH', A, {'endpoint': {'region': 'ep-leg2'}})
+    b('PATCH region null', 'PATCH', A, {'endpoint': {'region_id': None}})
+    b('PATCH extra', 'PATCH', A, {'endpoint': {'size': 1}})
+    b('PATCH same id', 'PATCH', A, {'endpoint': {'id': '<id:endpoint:a>'}})
+    b('PATCH other id', 'PATCH', A, {'endpoint': {'id': 'other'}})
+    b('PATCH bad url', 'PATCH', A, {'endpoint': {'url': 'nope'}})
+    b('PATCH bad substitution', 'PATCH', A,
+      {'endpoint': {'url': 'http://x/$(nope)s'}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}',
+      {'endpoint': {'url': 'http://x/'}})
+    b.bad_bodies('endpoint', P)
+    b.bad_bodies('endpoint', A, 'PATCH')
+    f = {'url': WRONG, 'interface': WRONG + ['Public', 'publicURL'],
+         'service_id': WRONG, 'region_id': WRONG, 'region': WRONG,
+         'enabled': WRONG_BOOL, 'name': WRONG, 'description': WRONG,
+         'legacy_endpoint_id': ['x']}
+    b.bad_fields('endpoint', P, f, base)
+    b.bad_fields('endpoint', A, f, method='PATCH', verb='update')
+    for m, p, d in (('GET', P, None), ('GET', A, None),
+                    ('GET', f'{P}/{GONE}', None),
+                    ('POST', P, {'endpoint': base}),
+                    ('POST', P, {'endpoint': {}}),
+                    ('PATCH', A, {'endpoint': {'url': 'http://x/'}}),
+                    ('PATCH', f'{P}/{GONE}',
+                     {'endpoint': {'url': 'http://x/'}}),
+                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+        b.denied(m, p, d)
+    b('DELETE', 'DELETE', A)
+    b('DELETE again', 'DELETE', A)
+    # leave no endpoint behind: they would show up in every later catalog
+    b('DELETE service', 'DELETE', '/v3/services/<id:service:s>')
+    b('DELETE service 2', 'DELETE', '/v3/services/<id:service:s2>')
+
+
+@section
+def catalog(b):
+    b.prelude()
+    b.create('region', 'r', {'id': 'cat-r'})
+    b.create('service', 'on', {'type': 'cat-on', 'name': 'cat-on'})
+    b.create('service', 'off', {'type': 'cat-off', 'name': 'cat-off',
+                                'enabled': False})
+    b.create('service', 'bare', {'type': 'cat-bare'})
+    b.create('service', 'text', {'type': 'cat-text', 'name': 'cat-text',
+                                 'description': 'd', 'colour': 'red'})
+    e = {'service_id': '<id:service:on>', 'interface': 'public',
+         'region_id': 'cat-r'}
+    b.create('endpoint', 'plain', dict(e, url='http://plain/'))
+    b.create('endpoint', 'off', dict(e, url='http://off/', enabled=False,
+                                     interface='internal'))
+    b.create('endpoint', 'tenant', dict(
+        e, url='http://t/$(tenant_id)s/%(project_id)s', interface='admin'))
+    b.create('endpoint', 'user', dict(e, url='http://u/%(user_id)s'))
+    b.create('endpoint', 'noregion', dict(e, url='http://nr/',
+                                          region_id=None))
+    b.create('endpoint', 'extra', dict(e, url='http://x/', colour='red',
+                                       name='n', description='d'))
+    b.create('endpoint', 'ofoff', dict(e, url='http://oo/',
+                                       service_id='<id:service:off>'))
+    b.create('endpoint', 'oftext', dict(e, url='http://ot/',
+                                        service_id='<id:service:text>'))
+    b('grant on domain', 'PUT', '/v3/domains/<id:domain:own>/users/'
+      '<id:user:own>/roles/<id:role:reader>')
+    b('grant on system', 'PUT', '/v3/system/users/<id:user:own>/roles/'
+      '<id:role:reader>')
+    own = '<id:user:own>'
+    b.auth('token project', own, {'project': {'id': '<id:project:own>'}},
+           save='p')
+    b.auth('token domain', own, {'domain': {'id': '<id:domain:own>'}},
+           save='d')
+    b.auth('token system', own, {'system': {'all': True}}, save='s')
+    b.auth('token unscoped', own, save='un')
+    for t in ('p', 'd', 's', 'un'):
+        b(f'GET catalog {t}', 'GET', '/v3/auth/catalog', token=t)
+        b(f'validate {t}', 'GET', '/v3/auth/tokens',
+          headers={'X-Subject-Token': f'<token:{t}>'})
+    b('disable service', 'PATCH', '/v3/services/<id:service:text>',
+      {'service': {'enabled': False}})
+    b('GET catalog without service', 'GET', '/v3/auth/catalog', token='p')
+    for s in ('on', 'off', 'bare', 'text'):
+        b(f'DELETE service {s}', 'DELETE', f'/v3/services/<id:service:{s}>')
+    b('GET catalog after', 'GET', '/v3/auth/catalog', token='p')
+
+
+@section
+def domains(b):
+    b.prelude()
+    P = '/v3/domains'
+    b.create('domain', 'a', {'name': 'dm-a'})
+    b.create('domain', 'full', {
+        'name': 'dm-full', 'description': 'd', 'enabled': False,
+        'colour': 'red', 'tags': ['t2', 't1'],
+        'options': {'immutable': False}})
+    b('create name conflict', 'POST', P, {'domain': {'name': 'dm-a'}})
+    b('create name other case', 'POST', P, {'domain': {'name': 'DM-A'}})
+    b('create explicit id', 'POST', P, {'domain': {
+        'name': 'dm-explicit', 'explicit_domain_id':
+        '11112222333344445555666677778888'}})
+    b('create explicit id again', 'POST', P, {'domain': {
+        'name': 'dm-explicit2', 'explicit_domain_id':
+        '11112222333344445555666677778888'}})
+    b('create explicit id bad', 'POST', P, {'domain': {
+        'name': 'dm-explicit3', 'explicit_domain_id': 'x_y'}})
+    b('create explicit id short', 'POST', P, {'domain': {
+        'name': 'dm-explicit4', 'explicit_domain_id': 'xy'}})
+    b('create with id', 'POST', P, {'domain': {'name': 'dm-id', 'id': 'xx'}})
+    b('create with parent', 'POST', P, {'domain': {
+        'name': 'dm-parent', 'parent_id': '<id:domain:a>'}})
+    b('create with is_domain', 'POST', P, {'domain': {
+        'name': 'dm-isd', 'is_domain': False}})
+    b('create with domain_id', 'POST', P, {'domain': {
+        'name': 'dm-did', 'domain_id': '<id:domain:a>'}})
+    A = P + '/<id:domain:a>'
+    b.gethead('one', A)
+    b.gethead('default', P + '/default')
+    b('GET full', 'GET', P + '/<id:domain:full>')
+    b('GET domain as project', 'GET', '/v3/projects/<id:domain:a>')
+    b('GET project as domain', 'GET', P + '/<id:project:own>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    b.gethead('all', P, glob=True)
+    for q in ('name=dm-a', 'name=DM-A', 'name=nope', 'name=',
+              'name=dm-full&enabled=false', 'name=dm-full&enabled=true',
+              'name=dm-full&enabled=0', 'name=dm-full&enabled=False',
+              'name=dm-a&enabled', 'name=dm-a&enabled=', 'name=dm-a&enabled=1',
+              'name=dm-full&enabled=no', 'name=dm-full&enabled=maybe',
+              'name__contains=m-ful', 'name__startswith=dm-fu',
+              'name__endswith=m-full', 'name__icontains=M-FUL',
+              'name__equals=dm-full', 'name__nope=dm-full', 'name=dm-a&x=1',
+              'name=dm-a&limit=1', 'name__startswith=dm-&limit=1',
+              'name__startswith=dm-&limit=x', 'name=dm-a&marker=x',
+              'name__startswith=dm-&sort_key=name', 'id=default',
+              'name=dm-full&tags=t1', 'name=dm-a&name=dm-full'):
+        b(f'GET by {q}', 'GET', f'{P}?{q}')
+    b('PATCH name', 'PATCH', A, {'domain': {'name': 'dm-b'}})
+    b('PATCH same name', 'PATCH', A, {'domain': {'name': 'dm-b'}})
+    b('PATCH name conflict', 'PATCH', A, {'domain': {'name': 'dm-full'}})
+    b('PATCH description', 'PATCH', A, {'domain': {'description': 'x'}})
+    b('PATCH description null', 'PATCH', A,
+      {'domain': {'description': None}})
+    b('PATCH extra', 'PATCH', A, {'domain': {'size': 1}})
+    b('GET with extra', 'GET', A)
+    b('PATCH extra null', 'PATCH', A, {'domain': {'size': None}})
+    b('PATCH same id', 'PATCH', A,
+      {'domain': {'id': '<id:domain:a>', 'description': 'y'}})
+    b('PATCH other id', 'PATCH', A, {'domain': {'id': GONE}})
+    b('PATCH tags', 'PATCH', A, {'domain': {'tags': ['a', 'b']}})
+    b('PATCH immutable', 'PATCH', A,
+      {'domain': {'options': {'immutable': True}}})
+    b('PATCH while immutable', 'PATCH', A, {'domain': {'description': 'z'}})
+    b('DELETE while immutable', 'DELETE', A)
+    b('PATCH mutable and more', 'PATCH', A,
+      {'domain': {'options': {'immutable': False}, 'description': 'z'}})
+    b('PATCH mutable', 'PATCH', A,
+      {'domain': {'options': {'immutable': None}}})
+    b('PATCH option unknown', 'PATCH', A,
+      {'domain': {'options': {'nope': True}}})
+    b('PATCH option wrong type', 'PATCH', A,
+      {'domain': {'options': {'immutable': 'yes'}}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'domain': {'name': 'x'}})
+    b('PATCH project', 'PATCH', P + '/<id:project:own>',
+      {'domain': {'name': 'x'}})
+    b('PATCH domain_id', 'PATCH', A, {'domain': {'domain_id': GONE}})
+    b('PATCH parent_id', 'PATCH', A, {'domain': {'parent_id': GONE}})
+    b('PATCH is_domain', 'PATCH', A, {'domain': {'is_domain': False}})
+    b('PATCH domain as project', 'PATCH', '/v3/projects/<id:domain:a>',
+      {'project': {'description': 'via project'}})
+    b('DELETE enabled', 'DELETE', A)
+    b('DELETE enabled as project', 'DELETE', '/v3/projects/<id:domain:a>')
+    b('DELETE default', 'DELETE', P + '/default')
+    b('PATCH disable default', 'PATCH', P + '/default',
+      {'domain': {'description': 'The default domain'}})
+    b('DELETE unknown', 'DELETE', f'{P}/{GONE}')
+    b('DELETE project', 'DELETE', P + '/<id:project:own>')
+    # what goes with a domain
+    b.create('domain', 'del', {'name': 'dm-del'})
+    b.create('project', 'del', {'name': 'p', 'domain_id': '<id:domain:del>'})
+    b.create('project', 'sub', {'name': 's', 'parent_id': '<id:project:del>',
+                                'domain_id': '<id:domain:del>'})
+    b.create('user', 'del', {'name': 'u', 'domain_id': '<id:domain:del>',
+                             'password': 'pw-1234'})
+    b.create('group', 'del', {'name': 'g', 'domain_id': '<id:domain:del>'})
+    b.create('role', 'del', {'name': 'r', 'domain_id': '<id:domain:del>'})
+    b('grant own on del', 'PUT', '/v3/domains/<id:domain:del>/users/'
+      '<id:user:own>/roles/<id:role:member>')
+    b('grant del on own', 'PUT', '/v3/projects/<id:project:own>/users/'
+      '<id:user:del>/roles/<id:role:member>')
+    b.auth('login del', '<id:user:del>',
+           {'project': {'id': '<id:project:own>'}}, save='del')
+    b.auth('login own on del', '<id:user:own>',
+           {'domain': {'id': '<id:domain:del>'}}, save='ondel')
+    b('PATCH disable', 'PATCH', P + '/<id:domain:del>',
+      {'domain': {'enabled': False}})
+    for t in ('del', 'ondel', 'member'):
+        b(f'token {t} after disable', 'GET', '/v3/auth/tokens?nocatalog',
+          headers={'X-Subject-Token': f'<token:{t}>'})
+    b('GET user in disabled domain', 'GET', '/v3/users/<id:user:del>')
+    b('create user in disabled domain', 'POST', '/v3/users', {'user': {
+        'name': 'late', 'domain_id': '<id:domain:del>'}})
+    b('create project in disabled domain', 'POST', '/v3/projects', {
+        'project': {'name': 'late', 'domain_id': '<id:domain:del>'}})
+    b('DELETE', 'DELETE', P + '/<id:domain:del>')
+    b('GET after DELETE', 'GET', P + '/<id:domain:del>')
+    for k in ('project', 'user', 'group', 'role'):
+        b(f'GET {k} after DELETE', 'GET', f'/v3/{k}s/<id:{k}:del>')
+    b('GET sub after DELETE', 'GET', '/v3/projects/<id:project:sub>')
+    b('assignments after DELETE', 'GET',
+      '/v3/role_assignments?user.id=<id:user:own>')
+    b('assignments on project after DELETE', 'GET',
+      '/v3/role_assignments?scope.project.id=<id:project:own>')
+    b('DELETE again', 'DELETE', P + '/<id:domain:del>')
+    b.bad_bodies('domain', P)
+    b.bad_bodies('domain', A, 'PATCH')
+    f = {'name': WRONG + [LONG[64], LONG[65], 'a/b', 'tab\tx'],
+         'description': WRONG + [LONG[255], LONG[256]],
+         'enabled': WRONG_BOOL, 'options': [None, 5, [], {'nope': 1}],
+         'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
+                  [LONG[255]], [LONG[256]],
+                  [f't{i}' for i in range(81)]],
+         'explicit_domain_id': WRONG, 'links': ['x'], 'extra': [None, 5]}
+    b.bad_fields('domain', P, f, {'name': 'dm-bad-#'})
+    f.pop('explicit_domain_id')
+    b.bad_fields('domain', A, f, method='PATCH', verb='update')
+    for m, p, d in (('GET', P, None), ('GET', P + '/<id:domain:own>', None),
+                    ('GET', A, None), ('GET', f'{P}/{GONE}', None),
+                    ('POST', P, {'domain': {'name': 'dm-z'}}),
+                    ('POST', P, {'domain': {}}),
+                    ('PATCH', A, {'domain': {'description': 'x'}}),
+                    ('PATCH', f'{P}/{GONE}', {'domain': {'name': 'x'}}),
+                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+        b.denied(m, p, d)
+
+
+@section
+def projects(b):
+    b.prelude()
+    P = '/v3/projects'
+    b.create('domain', 'd', {'name': 'pj-d'})
+    D = {'domain_id': '<id:domain:d>'}
+    b.create('project', 'plain', {'name': 'pj-plain'})
+    b.create('project', 'a', dict(D, name='a'))
+    b.create('project', 'full', dict(
+        D, name='full', description='d', enabled=False, colour='red',
+        tags=['t2', 't1'], options={'immutable': False}, id='mine'))
+    b('create child without domain', 'POST', P, {'project': {
+        'name': 'b', 'parent_id': '<id:project:a>'}})
+    b.create('project', 'b', dict(D, name='b', parent_id='<id:project:a>'))
+    b.create('project', 'c', dict(D, name='c', parent_id='<id:project:b>'))
+    b.create('project', 'd', dict(D, name='d',
+                                 parent_id='<id:project:c>'))
+    b.create('project', 'e', dict(D, name='e',
+                                 parent_id='<id:project:d>'))
+    b.create('project', 'too-deep', dict(D, name='f',
+                                 parent_id='<id:project:e>'))
+    b.create('project', 'b2', dict(D, name='b2',
+                                 parent_id='<id:project:a>'))
+    b.create('project', 'top', dict(D, name='top',
+                                    parent_id='<id:domain:d>'))
+    b.create('project', 'isd', {'name': 'pj-isd', 'is_domain': True})
+    b('create name conflict', 'POST', P, {'project': dict(D, name='a')})
+    b('create name conflict in tree', 'POST', P, {'project': {
+        'name': 'a', 'parent_id': '<id:project:b>'}})
+    b('create name other case', 'POST', P, {'project': dict(D, name='A')})
+    b('create name of domain', 'POST', P, {'project': dict(D, name='pj-d')})
+    b('create unknown domain', 'POST', P, {'project': {
+        'name': 'x', 'domain_id': GONE}})
+    b('create domain is project', 'POST', P, {'project': {
+        'name': 'x', 'domain_id': '<id:project:a>'}})
+    b('create unknown parent', 'POST', P, {'project': dict(
+        D, name='x', parent_id=GONE)})
+    b('create parent in other domain', 'POST', P, {'project': {
+        'name': 'x', 'domain_id': 'default', 'parent_id': '<id:project:a>'}})
+    b('create disabled parent', 'POST', P, {'project': dict(
+        D, name='x', parent_id='<id:project:full>')})
+    b('create is_domain with domain', 'POST', P, {'project': dict(
+        D, name='pj-x', is_domain=True)})
+    b('create is_domain with parent', 'POST', P, {'project': {
+        'name': 'pj-x', 'is_domain': True, 'parent_id': '<id:project:a>'}})
+    b('create is_domain conflict', 'POST', P, {'project': {
+        'name': 'pj-d', 'is_domain': True}})
+    b('create domain_id null', 'POST', P, {'project': {
+        'name': 'pj-null', 'domain_id': None}})
+    b('create by domain token', 'POST', P, {'project': {'name': 'x'}},
+      token='system')
+    A = P + '/<id:project:a>'
+    b.gethead('one', A)
+    b('GET full', 'GET', P + '/<id:project:full>')
+    b('GET isd', 'GET', P + '/<id:project:isd>')
+    b('GET isd as domain', 'GET', '/v3/domains/<id:project:isd>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    C = P + '/<id:project:c>'
+    for q in ('parents_as_list', 'parents_as_ids', 'subtree_as_list',
+              'subtree_as_ids', 'parents_as_list&subtree_as_list',
+              'parents_as_ids&subtree_as_ids',
+              'parents_as_list&parents_as_ids',
+              'subtree_as_list&subtree_as_ids', 'parents_as_list=1',
+              'parents_as_list=0', 'parents_as_ids=false', 'other'):
+        b(f'GET c {q}', 'GET', f'{C}?{q}')
+        b(f'GET a {q}', 'GET', f'{A}?{q}')
+    b.gethead('parents as member', P + '/<id:project:own>?parents_as_list'
+              '&subtree_as_ids', token='member')
+    b('grant on a', 'PUT', A + '/users/<id:user:own>/roles/<id:role:member>')
+    b('grant on c', 'PUT', C + '/users/<id:user:own>/roles/<id:role:member>')
+    b.auth('login c', '<id:user:own>', {'project': {'id': '<id:project:c>'}},
+           save='c')
+    b('GET c parents_as_list as its member', 'GET', C + '?parents_as_list',
+      token='c')
+    b('GET c parents_as_ids as its member', 'GET', C + '?parents_as_ids',
+      token='c')
+    b('GET c subtree_as_list as its member', 'GET', C + '?subtree_as_list',
+      token='c')
+    b.gethead('all', P, glob=True)
+    for q in ('', '&name=a', '&name=A', '&name=nope', '&enabled=false',
+              '&enabled=true', '&enabled', '&enabled=0', '&enabled=maybe',
+              '&is_domain=false', '&is_domain=true', '&is_domain',
+              '&parent_id=<id:project:a>', '&parent_id=' + GONE,
+              '&parent_id=<id:domain:d>',
+              '&name__contains=ul', '&name__startswith=b', '&name__nope=a',
+              '&name__icontains=UL', '&limit=2', '&limit=0', '&limit=-1',
+              '&limit=x', '&marker=<id:project:a>', '&x=1',
+              '&tags=t1', '&tags=t1,t2', '&tags-any=t1,t9', '&not-tags=t1',
+              '&not-tags-any=t1', '&description=d', '&colour=red',
+              '&sort_key=name'):
+        b(f'GET by domain {q}', 'GET', f'{P}?domain_id=<id:domain:d>{q}')
+    b('GET by unknown domain', 'GET', f'{P}?domain_id={GONE}')
+    b('GET by is_domain', 'GET', P + '?is_domain=true&name=pj-isd')
+    b('GET is_domain without name', 'GET', P + '?is_domain=1', glob=True)
+    b('GET by parent_id bad', 'GET', P + '?parent_id=x')
+    b('GET by name bad', 'GET', P + '?name=')
+    b('PATCH name', 'PATCH', A, {'project': {'name': 'a1'}})
+    b('PATCH name back', 'PATCH', A, {'project': {'name': 'a'}})
+    b('PATCH name conflict', 'PATCH', A, {'project': {'name': 'b'}})
+    b('PATCH description', 'PATCH', A, {'project': {'description': 'x'}})
+    b('PATCH description null', 'PATCH', A,
+      {'project': {'description': None}})
+    b('PATCH extra', 'PATCH', A, {'project': {'size': 1}})
+    b('GET with extra', 'GET', A)
+    b('PATCH extra null', 'PATCH', A, {'project': {'size': None}})
+    b('PATCH same id', 'PATCH', A, {'project': {
+        'id': '<id:project:a>', 'description': 'y'}})
+    b('PATCH other id', 'PATCH', A, {'project': {'id': GONE}})
+    b('PATCH same domain_id', 'PATCH', A, {'project': dict(
+        D, description='z')})
+    b('PATCH other domain_id', 'PATCH', A,
+      {'project': {'domain_id': 'default'}})
+    b('PATCH unknown domain_id', 'PATCH', A, {'project': {'domain_id': GONE}})
+    b('PATCH domain_id null', 'PATCH', A, {'project': {'domain_id': None}})
+    b('PATCH same parent', 'PATCH', P + '/<id:project:b>',
+      {'project': {'parent_id': '<id:project:a>'}})
+    b('PATCH other parent', 'PATCH', P + '/<id:project:b>',
+      {'project': {'parent_id': '<id:project:top>'}})
+    b('PATCH is_domain', 'PATCH', A, {'project': {'is_domain': True}})
+    b('PATCH is_domain same', 'PATCH', A, {'project': {'is_domain': False}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'project': {'name': 'x'}})
+    b('PATCH immutable', 'PATCH', A,
+      {'project': {'options': {'immutable': True}}})
+    b('PATCH while immutable', 'PATCH', A, {'project': {'description': 'i'}})
+    b('DELETE while immutable', 'DELETE', P + '/<id:project:a>')
+    b('PATCH mutable', 'PATCH', A,
+      {'project': {'options': {'immutable': False}}})
+    b('PATCH disable with children', 'PATCH', A,
+      {'project': {'enabled': False}})
+    b('PATCH disable leaf', 'PATCH', P + '/<id:project:e>',
+      {'project': {'enabled': False}})
+    b('PATCH disable above disabled', 'PATCH', P + '/<id:project:d>',
+      {'project': {'enabled': False}})
+    b('PATCH enable below disabled', 'PATCH', P + '/<id:project:e>',
+      {'project': {'enabled': True}})
+    b('token of c before disable', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:c>'})
+    b('PATCH disable c', 'PATCH', C, {'project': {'enabled': False}})
+    b('token of c after disable', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:c>'})
+    b('use token of c after disable', 'GET', '/v3/auth/projects', token='c')
+    b('PATCH enable c', 'PATCH', C, {'project': {'enabled': True}})
+    b('token of c after enable', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:c>'})
+    # tags
+    T = A + '/tags'
+    b.gethead('tags none', T)
+    b('PUT tag', 'PUT', T + '/one')
+    b('PUT tag again', 'PUT', T + '/one')
+    b('PUT tag with body', 'PUT', T + '/two', {'x': 1})
+    b('PUT tag bad', 'PUT', T + '/a,b')
+    b('PUT tag long', 'PUT', T + '/' + LONG[256])
+    b('PUT tag space', 'PUT', T + '/a%20b')
+    b('PUT tag case', 'PUT', T + '/ONE')
+    b.gethead('tag', T + '/one')
+    b.gethead('tag unknown', T + '/nope')
+    b.gethead('tags', T)
+    b('PUT tags', 'PUT', T, {'tags': ['x', 'y']})
+    b('PUT tags duplicate', 'PUT', T, {'tags': ['x', 'x']})
+    b('PUT tags empty', 'PUT', T, {'tags': []})
+    b('PUT tags wrong', 'PUT', T, {'tags': 'x'})
+    b('PUT tags number', 'PUT', T, {'tags': [5]})
+    b('PUT tags no body', 'PUT', T)
+    b('PUT tags other key', 'PUT', T, {'other': []})
+    b('PUT tags bad', 'PUT', T, {'tags': ['a/b']})
+    b('PUT tags too many', 'PUT', T, {'tags': [f't{i}' for i in range(81)]})
+    b('DELETE tag', 'DELETE', T + '/x')
+    b('DELETE tag again', 'DELETE', T + '/x')
+    b('PUT 80 tags', 'PUT', T, {'tags': [f't{i:02}' for i in range(80)]})
+    b('PUT 81st tag', 'PUT', T + '/more')
+    b('DELETE tags', 'DELETE', T)
+    b('DELETE tags again', 'DELETE', T)
+    for m, p, d in (('GET', '', None), ('GET', '/x', None),
+                    ('PUT', '/x', None), ('PUT', '', {'tags': []}),
+                    ('DELETE', '/x', None), ('DELETE', '', None)):
+        b(f'{m} tags{p} unknown project', m, f'{P}/{GONE}/tags{p}', d)
+        b.denied(m, A + '/tags' + p, d, name=f'{m} tags{p}')
+    b('PUT own tag as member', 'PUT', P + '/<id:project:own>/tags/x',
+      token='member')
+    b('GET own tags as member', 'GET', P + '/<id:project:own>/tags',
+      token='member')
+    # delete
+    b('DELETE with children', 'DELETE', A)
+    b('DELETE unknown', 'DELETE', f'{P}/{GONE}')
+    b('DELETE enabled domain as project', 'DELETE',
+      P + '/<id:project:isd>')
+    b('DELETE disabled leaf', 'DELETE', P + '/<id:project:e>')
+    b('DELETE leaf again', 'DELETE', P + '/<id:project:e>')
+    b.create('project', 'gone', dict(D, name='gone'))
+    b('grant on gone', 'PUT', P + '/<id:project:gone>/users/<id:user:own>/'
+      'roles/<id:role:member>')
+    b('set default project', 'PATCH', '/v3/users/<id:user:own>',
+      {'user': {'default_project_id': '<id:project:gone>'}})
+    b.auth('login gone', '<id:user:own>',
+           {'project': {'id': '<id:project:gone>'}}, save='gone', pause=1.2)
+    b('DELETE gone', 'DELETE', P + '/<id:project:gone>')
+    b('token after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:gone>'})
+    b('use token after DELETE', 'GET', '/v3/auth/projects', token='gone')
+    b('user after DELETE', 'GET', '/v3/users/<id:user:own>')
+    b('assignments after DELETE', 'GET',
+      '/v3/role_assignments?user.id=<id:user:own>')
+    b('project of user after DELETE', 'GET',
+      '/v3/users/<id:user:own>/projects')
+    b.bad_bodies('project', P)
+    b.bad_bodies('project', A, 'PATCH')
+    f = {'name': WRONG + [LONG[64], LONG[65], 'a/b'],
+         'description': WRONG + [LONG[255], LONG[256]],
+         'domain_id': WRONG + ['a_b'], 'parent_id': WRONG + ['a_b'],
+         'enabled': WRONG_BOOL, 'is_domain': WRONG_BOOL,
+         'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
+         'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
+                  [LONG[256]], [f't{i}' for i in range(81)]],
+         'links': ['x'], 'extra': [None, 5, {'a': 1}], 'id': ['x', 5],
+         'parents': [[]]}
+    b.bad_fields('project', P, f, dict(D, name='bad-#'))
+    b.bad_fields('project', P + '/<id:project:top>', f, method='PATCH',
+                 verb='update')
+    b.auth('login member again', '<id:user:own>', save='member', pause=1.2,
+           scope={'project': {'id': '<id:project:own>'}})
+    for m, p, d in (('GET', P, None), ('GET', A, None),
+                    ('GET', P + '/<id:project:own>', None),
+                    ('GET', f'{P}/{GONE}', None),
+                    ('POST', P, {'project': {'name': 'x'}}),
+                    ('POST', P, {'project': {}}),
+                    ('POST', P, {'project': dict(D, name='x')}),
+                    ('PATCH', A, {'project': {'description': 'x'}}),
+                    ('PATCH', A, {'project': {'name': 5}}),
+                    ('PATCH', f'{P}/{GONE}', {'project': {'name': 'x'}}),
+                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+        b.denied(m, p, d)
 
 
 # --------------------------------------------------------------------------
