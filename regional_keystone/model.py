@@ -165,6 +165,7 @@ class RevocationEvent(Record, frozen=True, kw_only=True):
 class Site(Record, frozen=True, kw_only=True):
     """A region's site as the controllers know it. `id` is its region's name.
 
+    `join_instance` is the instance that used the join token: only it may use it again, after a lost answer.
     States: `invited` (a join token is out), `active`, `quarantined` (rotation no longer waits for it), `removed`.
     """
 
@@ -172,6 +173,7 @@ class Site(Record, frozen=True, kw_only=True):
     state: str
     join_digest: Annotated[str | None, SECRET] = None
     join_expires_at: int | None = None
+    join_instance: str | None = None
     instance: str | None = None
     box_key: bytes | None = None
     since: int = 0

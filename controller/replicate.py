@@ -1,0 +1,340 @@
+"""Streams the log to sites; records what each has acknowledged; takes over what they revoked themselves.
+
+One session per connected site, known by its certificate. Source: docs/feeds.md, "The stream".
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import WSCloseCode, WSMsgType, web
+
+from controller.authority import identity
+from controller.commit import Sequencer
+from regional_keystone.errors import Unavailable
+from regional_keystone.log import LOG, Change, Entry, Put, put
+from regional_keystone.messages import (
+    VERSION,
+    Acknowledge,
+    Answer,
+    Echo,
+    Entries,
+    Forward,
+    Hello,
+    Own,
+    Probe,
+    Refused,
+    Request,
+    Response,
+    Rows,
+    ToSite,
+    Welcome,
+    at_controller,
+    encode,
+)
+from regional_keystone.model import RevocationEvent, Site, Taken
+from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.ports import Clock, Writer
+from regional_keystone.record import decode
+
+log = structlog.get_logger("replicate")
+
+SILENCE_S = 5.0
+BATCH = 256
+ROWS = 500
+RECENT = 4096
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+FORWARDS = 64  # forwarded requests of one site under way at once
+SKEW_US = 2_000_000
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """What a site has said it holds durably; positions and epochs only grow."""
+
+    position: int = 0
+    rings: dict[str, tuple[int, str]] = {}
+    at: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One site's open stream."""
+
+    site: str
+    instance: str
+    socket: web.WebSocketResponse
+    since: int
+    sent: int
+    heard_ticks: float
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    forwards: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Replicator:
+    """Every entry down every open stream, at once; says how far each site is."""
+
+    def __init__(
+        self, *, cluster: str, store: Writer, overlay: Overlay, sequencer: Sequencer, clock: Clock, keep_s: float
+    ) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.acknowledged: dict[str, Acknowledged] = {}
+        self.answer: Callable[[Request], Awaitable[Response]] = _nobody
+        self.heard: Callable[[str], None] = _unheard  # is told when a site acknowledged something
+        self._cluster = cluster
+        self._store = store
+        self._overlay = overlay
+        self._sequencer = sequencer
+        self._clock = clock
+        self._keep_us = int(keep_s * 1_000_000)
+        self._recent: deque[Entry] = deque(maxlen=RECENT)
+        sequencer.publish = self.publish
+
+    def publish(self, entries: Sequence[Entry]) -> None:
+        """These are the log's newest; every session sends them at its next turn."""
+        self._recent.extend(entries)
+        for session in self.sessions.values():
+            session.more.set()
+
+    def holdouts(self, sites: Sequence[Site], ring: str, epoch: int, fingerprint: str) -> list[str]:
+        """Which of these sites have not acknowledged holding this ring durably."""
+        wanted = (epoch, fingerprint)
+        return [site.id for site in sites if self._acknowledged(site.id).rings.get(ring) != wanted]
+
+    async def drop(self, site: str, reason: str) -> None:
+        """Close a site's stream, telling it why."""
+        session = self.sessions.get(site)
+        if session is not None:
+            await self._refuse(session.socket, reason, final=True)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """The handler of /stream/v1."""
+        socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, compress=False)
+        await socket.prepare(request)
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                hello = at_controller(await socket.receive_bytes())
+        except (TypeError, ValueError, TimeoutError):
+            await socket.close(code=WSCloseCode.PROTOCOL_ERROR)
+            return socket
+        reason = await self._why_not(hello, certified(request))
+        if reason is not None or not isinstance(hello, Hello):
+            await self._refuse(socket, reason or "the first word is a Hello", final=True)
+            return socket
+        await self._serve(socket, hello)
+        return socket
+
+    async def _why_not(self, hello: object, certificate: str | None) -> str | None:
+        """Why this site may not have a stream; None when it may."""
+        if certificate is None:
+            return "a client certificate of this federation is required"
+        if not isinstance(hello, Hello):
+            return "the first word is a Hello"
+        if hello.cluster != self._cluster:
+            return "this is another federation"
+        if certificate != identity(hello.cluster, hello.site, hello.instance):
+            return "the certificate is of another site"
+        if abs(hello.version - VERSION) > 1:
+            return f"protocol version {hello.version} is more than one away from {VERSION}; upgrade the older side"
+        record = await self._overlay.get(Site, hello.site)
+        if record is None or record.state == "removed":
+            return "this site was removed"
+        if record.instance != hello.instance:
+            return "another instance of this site has joined since"
+        if hello.position > self._sequencer.head:
+            return "this site is ahead of the log: the controller was restored from an older state, see docs/operate.md"
+        return None
+
+    async def _serve(self, socket: web.WebSocketResponse, hello: Hello) -> None:
+        await self.drop(hello.site, "a newer stream of this site has opened")
+        session = Session(hello.site, hello.instance, socket, self._clock.now(), hello.position, self._clock.ticks())
+        self.sessions[hello.site] = session
+        log.info("site_connected", site=session.site, position=hello.position)
+        sender = asyncio.create_task(self._send_all(session))
+        watch = asyncio.create_task(self._watch(session))
+        try:
+            await self._listen(session)
+        finally:
+            for task in (sender, watch, *session.forwards):
+                task.cancel()
+            await asyncio.gather(sender, watch, *session.forwards, return_exceptions=True)
+            if self.sessions.get(session.site) is session:
+                del self.sessions[session.site]
+            log.info("site_disconnected", site=session.site)
+
+    async def _listen(self, session: Session) -> None:
+        async for raw in session.socket:
+            session.heard_ticks = self._clock.ticks()
+            if raw.type is not WSMsgType.BINARY:
+                break
+            try:
+                message = at_controller(raw.data)
+            except ValueError:
+                await self._refuse(session.socket, "that is no message", final=True)
+                return
+            await self._hear(session, message)
+
+    async def _hear(self, session: Session, message: object) -> None:
+        match message:
+            case Probe(ticks=ticks):
+                await self._say(session, Echo(ticks, self._sequencer.head, self._clock.now()))
+            case Acknowledge():
+                self._note(session.site, message)
+            case Own(feed=feed, entries=entries):
+                await self._take_over(session, feed, entries)
+            case Forward(request=request) if len(session.forwards) < FORWARDS:
+                task = asyncio.create_task(self._answer(session, request))
+                session.forwards.add(task)
+                task.add_done_callback(session.forwards.discard)
+            case Forward(request=request):
+                busy = Response(status=503, headers={"Retry-After": "1"})
+                await self._say(session, Answer(request.id, busy))
+            case _:
+                return
+
+    def _note(self, site: str, message: Acknowledge) -> None:
+        before = self._acknowledged(site)
+        if message.position > self._sequencer.head:
+            log.error("impossible_acknowledgement", site=site, position=message.position)
+            return
+        rings = {
+            name: max(held, before.rings.get(name, held), key=lambda one: one[0])
+            for name, held in message.rings.items()
+        }
+        position = max(before.position, message.position)
+        self.acknowledged[site] = Acknowledged(position, before.rings | rings, self._clock.now())
+        self.heard(site)
+
+    async def _answer(self, session: Session, request: Request) -> None:
+        # a site's requests live in a name space of their own, so none can find or take another's outcome
+        response = await self.answer(msgspec.structs.replace(request, id=f"{session.site}/{request.id}"))
+        await self._say(session, Answer(request.id, response))
+
+    async def _take_over(self, session: Session, feed: str, entries: Sequence[Entry]) -> None:
+        """Bring a site's own revocations into the log, each exactly once, in order."""
+        if not feed.startswith(f"{session.site}/") or not entries:
+            await self._refuse(session.socket, "that feed is not this site's", final=True)
+            return
+        now = self._clock.now()
+
+        async def decide(reader: Recording) -> tuple[list[Change], int]:
+            taken = await reader.get(Taken, feed)
+            number = taken.number if taken else 0
+            changes: list[Change] = []
+            for entry in entries:
+                if entry.number == number + 1:
+                    number += 1
+                    changes += await self._revocations(reader, feed, entry, now)
+            if taken is not None and taken.number == number:
+                return [], number
+            return [*changes, put(Taken(feed=feed, number=number), taken)], number
+
+        try:
+            number, position = await transact(self._overlay, self._sequencer, f"{feed}/{entries[-1].number}", decide)
+        except Unavailable as error:
+            log.error("own_feed_not_taken", feed=feed, why=str(error))
+            await session.socket.close()  # it comes again with the same entries
+            return
+        if position is not None:
+            log.info("own_feed_taken", feed=feed, number=number, position=position)
+
+    async def _revocations(self, reader: Recording, feed: str, entry: Entry, now: int) -> list[Change]:
+        """A site's entry as changes of the log: revocations only, under ids of its own, bounded in time."""
+        found: list[Change] = []
+        for place, change in enumerate(entry.changes):
+            if not isinstance(change, Put) or change.table != "revocations":
+                log.error("own_feed_oversteps", feed=feed, number=entry.number, table=change.table)
+                continue
+            event = decode(RevocationEvent, change.row)
+            late = "late/" if event.id.startswith("late/") else ""
+            bounded = msgspec.structs.replace(
+                event,
+                id=f"{late}{feed}/{entry.number}/{place}"[:255],
+                issued_before=min(event.issued_before, now + SKEW_US),
+                keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
+            )
+            found.append(put(bounded, await reader.get(RevocationEvent, bounded.id)))
+        return found
+
+    async def _send_all(self, session: Session) -> None:
+        """Welcome, a snapshot if the log no longer reaches back, then every entry as it comes."""
+        first = await self._store.tail(LOG, session.sent, 1)
+        behind = session.sent < self._sequencer.head and (not first or first[0].number != session.sent + 1)
+        head = self._sequencer.head
+        await self._say(session, Welcome(VERSION, self._cluster, head, snapshot=behind))
+        if behind:
+            await self._send_snapshot(session)
+        while True:
+            while session.sent < self._sequencer.head:
+                entries = await self._next(session.sent)
+                if not entries:
+                    await session.socket.close()  # pruned under its feet: it comes again and gets a snapshot
+                    return
+                await self._say(session, Entries(tuple(entries), self._sequencer.head))
+                session.sent = entries[-1].number
+            session.more.clear()
+            await session.more.wait()
+
+    async def _next(self, after: int) -> list[Entry]:
+        if self._recent and self._recent[0].number <= after + 1:
+            start = after + 1 - self._recent[0].number
+            return [self._recent[place] for place in range(start, min(start + BATCH, len(self._recent)))]
+        entries = await self._store.tail(LOG, after, BATCH)
+        return entries if entries and entries[0].number == after + 1 else []
+
+    async def _send_snapshot(self, session: Session) -> None:
+        async with self._store.snapshot() as snapshot:
+            part: list[tuple[str, tuple[Any, ...], bytes]] = []
+            async for row in snapshot.rows():
+                part.append(row)
+                if len(part) == ROWS:
+                    await self._say(session, Rows(snapshot.position, tuple(part)))
+                    part = []
+            await self._say(session, Rows(snapshot.position, tuple(part), last=True))
+            session.sent = snapshot.position
+        log.info("snapshot_sent", site=session.site, position=session.sent)
+
+    async def _watch(self, session: Session) -> None:
+        """Close the stream of a site that has fallen silent: it is stopped, or cut off."""
+        while self._clock.ticks() - session.heard_ticks <= SILENCE_S:
+            await self._clock.sleep(SILENCE_S / 5)
+        log.warning("site_silent", site=session.site)
+        if self.sessions.get(session.site) is session:
+            del self.sessions[session.site]
+        await session.socket.close(code=WSCloseCode.GOING_AWAY)
+
+    async def _say(self, session: Session, message: ToSite) -> None:
+        try:
+            await session.socket.send_bytes(encode(message))
+        except (ConnectionError, RuntimeError) as error:
+            log.info("stream_breaks", site=session.site, why=type(error).__name__)
+
+    async def _refuse(self, socket: web.WebSocketResponse, reason: str, *, final: bool) -> None:
+        log.warning("stream_refused", why=reason)
+        try:
+            await socket.send_bytes(encode(Refused(reason, final)))
+            await socket.close(code=WSCloseCode.POLICY_VIOLATION)
+        except (ConnectionError, RuntimeError):
+            return
+
+    def _acknowledged(self, site: str) -> Acknowledged:
+        return self.acknowledged.get(site, Acknowledged())
+
+
+def certified(request: web.Request) -> str | None:
+    """The identity that the peer's certificate, verified by TLS, carries; None without one."""
+    certificate = request.transport.get_extra_info("peercert") if request.transport else None
+    names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
+    return names[0] if len(names) == 1 else None
+
+
+async def _nobody(request: Request) -> Response:
+    del request
+    return Response(status=503, headers={"Retry-After": "1"})
+
+
+def _unheard(site: str) -> None:
+    del site

@@ -1,0 +1,33 @@
+"""Small files that are there whole or not at all, also after a power cut, and readable by the owner alone."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Replace the file at `path`; whoever reads finds the old content or the new. Raises OSError, changing nothing."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
+    sync_directory(path.parent)
+
+
+def keep(path: Path, make: Callable[[], bytes], mode: int = 0o600) -> bytes:
+    """What the file holds; when there is none, what `make` gives, written first."""
+    if not path.exists():
+        write(path, make(), mode)
+    return path.read_bytes()
+
+
+def sync_directory(path: Path) -> None:
+    """Make names that were added to or replaced in this directory survive a power cut."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

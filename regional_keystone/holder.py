@@ -1,0 +1,87 @@
+"""Who holds key rings here: opens bundles that the log brings, installs them on disk, swaps one reference.
+
+Separate from bundle, which is pure, and from follow, which knows nothing of keys.
+"""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from regional_keystone.bundle import BundleRefused, Seen, open_
+from regional_keystone.errors import Unavailable
+from regional_keystone.key_directory import KeyRepositoryError, read_directory, write_directory
+from regional_keystone.keys import KeyRing
+from regional_keystone.model import Ring
+
+log = structlog.get_logger("holder")
+TOKEN = "token"  # noqa: S105  the ring that seals tokens
+
+
+@dataclass(slots=True)
+class Holder:
+    """Holds the token ring of this process; only a newer epoch, duly sealed and signed, replaces it."""
+
+    name: str
+    cluster: str
+    box: X25519PrivateKey
+    signers: Collection[bytes]
+    directory: Path
+    _ring: KeyRing | None = None
+    _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def load(self) -> None:
+        """Take up the ring that the directory holds, if any. Raises KeyRepositoryError for one that cannot be used."""
+        if (self.directory / "0").exists():
+            self._ring = read_directory(self.directory)
+
+    @property
+    def ring(self) -> KeyRing:
+        """The ring in use. Raises Unavailable before the first has arrived."""
+        if self._ring is None:
+            raise Unavailable("This site has not received its keys yet.", retry_after_s=2)
+        return self._ring
+
+    @property
+    def seen(self) -> Seen:
+        """What is installed, as acknowledged; epoch 0 for none."""
+        return Seen(0, "") if self._ring is None else Seen(self._ring.epoch, self._ring.fingerprint)
+
+    async def install(self, record: Ring, now: int) -> bool:
+        """Install this ring durably, then use it; False, loudly, for one that must not be. The old one stays in use.
+
+        What is installed already is installed again only if the directory lost it.
+        """
+        async with self._installing:
+            if record.id != TOKEN or record.epoch < self.seen.epoch:
+                return False
+            try:
+                ring = self._open(record, now)
+                await asyncio.to_thread(write_directory, self.directory, ring)
+            except (BundleRefused, KeyRepositoryError, OSError) as error:
+                log.error("ring_refused", ring=record.id, epoch=record.epoch, installed=self.seen.epoch, why=str(error))
+                return False
+            self._ring = ring
+            log.info("ring_installed", ring=record.id, epoch=ring.epoch, fingerprint=ring.fingerprint)
+            return True
+
+    def _open(self, record: Ring, now: int) -> KeyRing:
+        sealed = record.sealed.get(self.name)
+        if sealed is None:
+            raise BundleRefused("it was not sealed for this holder")
+        ring = open_(
+            sealed,
+            cluster=self.cluster,
+            holder=self.name,
+            name=record.id,
+            seen=self.seen,
+            box=self.box,
+            signers=self.signers,
+            now=now,
+        )
+        if (ring.epoch, ring.fingerprint) != (record.epoch, record.fingerprint):
+            raise BundleRefused("the bundle is not of the turn that carries it")
+        return ring

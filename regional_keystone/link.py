@@ -1,0 +1,285 @@
+"""The site's one outbound stream: entries and echoes in; acknowledgements, own revocations and forwarded changes out.
+
+Opened by the site, through NAT and firewalls; several controllers are listed, the next is tried.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+
+from regional_keystone.enrol import Identity
+from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.follow import Follower
+from regional_keystone.messages import (
+    VERSION,
+    Acknowledge,
+    Answer,
+    Echo,
+    Entries,
+    Forward,
+    Hello,
+    Own,
+    Probe,
+    Refused,
+    Request,
+    Response,
+    Rows,
+    ToController,
+    Welcome,
+    at_site,
+    encode,
+)
+from regional_keystone.own_feed import OwnFeed
+from regional_keystone.ports import Clock, Writer
+
+log = structlog.get_logger("link")
+
+PROBE_S = 1.0
+SILENCE_S = 5.0  # a controller that says nothing for so long is taken for dead
+FORWARD_S = 8.0
+MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+_OWN_BATCH = 200
+_AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
+
+
+@dataclass(slots=True)
+class _Connection:
+    socket: aiohttp.ClientWebSocketResponse
+    heard_ticks: float
+    own_sent: int = 0
+
+
+class Link:
+    """Keeps the stream up, whatever happens; everything that waits for an answer is bounded in time."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        controllers: Sequence[str],
+        follower: Follower,
+        own: OwnFeed,
+        store: Writer,
+        clock: Clock,
+    ) -> None:
+        self.connected_since: int | None = None
+        self.reconnects = 0
+        self.refused: str | None = None
+        self._identity = identity
+        self._controllers = list(controllers)
+        self._follower = follower
+        self._own = own
+        self._store = store
+        self._clock = clock
+        self._connection: _Connection | None = None
+        self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
+        self._speak = asyncio.Event()
+        follower.progress = self._speak.set
+        own.sent = self._speak.set
+
+    async def forward(self, request: Request) -> Response:
+        """What the controller answers. The request's id makes it safe to send again when the stream breaks meanwhile.
+
+        Raises Unavailable at once when there is no stream, and after FORWARD_S when no answer has come.
+        """
+        if self._connection is None:
+            raise Unavailable(_AWAY, retry_after_s=5)
+        future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = (request, future)
+        try:
+            await self._say(Forward(request))
+            async with asyncio.timeout(FORWARD_S):
+                return await future
+        except TimeoutError:
+            raise Unavailable(
+                "The controller has not answered in time; the change may or may not have been made.", retry_after_s=5
+            ) from None
+        finally:
+            self._waiting.pop(request.id, None)
+
+    async def run(self) -> None:
+        """Connect, follow, and come back, for ever."""
+        pause_s = 0.1
+        while True:
+            for controller in list(self._controllers):
+                began = self._clock.ticks()
+                try:
+                    await self._session(controller)
+                except* (aiohttp.ClientError, OSError, TypeError, ValueError, Unavailable) as group:
+                    why = "; ".join(f"{type(one).__name__}: {one}" for one in leaves(group))
+                    log.warning("stream_lost", controller=controller, why=why[:200])
+                if self._clock.ticks() - began > 10 * PROBE_S:
+                    pause_s = 0.1
+            await self._clock.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+            pause_s = min(pause_s * 1.5, 2.0)
+
+    async def _session(self, controller: str) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=SILENCE_S)
+        tls = self._identity.tls()
+        url = f"{controller}/stream/v1"
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.ws_connect(url, ssl=tls, max_msg_size=MAX_MESSAGE_BYTES, compress=0) as socket,
+        ):
+            connection = _Connection(socket, self._clock.ticks())
+            try:
+                await self._greet(connection)
+                self._open(connection, controller)
+                await self._talk(connection)
+            finally:
+                self._close(connection)
+
+    async def _greet(self, connection: _Connection) -> None:
+        member = self._identity.membership()
+        seen = self._follower.holder.seen
+        hello = Hello(
+            version=VERSION,
+            cluster=member.cluster,
+            site=member.name,
+            instance=member.instance,
+            position=self._follower.position,
+            epochs={"token": seen.epoch},
+        )
+        await connection.socket.send_bytes(encode(hello))
+        async with asyncio.timeout(SILENCE_S):
+            message = at_site(await connection.socket.receive_bytes())
+        if isinstance(message, Refused):
+            self.refused = message.reason
+            log.error("stream_refused", why=message.reason, final=message.final)
+            if message.final:
+                await self._clock.sleep(5 * PROBE_S)
+            raise Unavailable(message.reason)
+        if not isinstance(message, Welcome) or message.cluster != member.cluster:
+            raise ValueError("the controller's first word is not a welcome of this federation")
+        if message.snapshot:
+            await self._store_snapshot(connection)
+
+    async def _store_snapshot(self, connection: _Connection) -> None:
+        first = await self._rows(connection)
+        log.info("snapshot_begins", position=first.position)
+
+        async def all_rows() -> AsyncIterator[tuple[str, tuple[object, ...], bytes]]:
+            part = first
+            while True:
+                for row in part.rows:
+                    yield row
+                if part.last:
+                    return
+                part = await self._rows(connection)
+
+        await self._store.restore(first.position, all_rows())
+        await self._follower.start()
+        log.info("snapshot_applied", position=first.position)
+
+    async def _rows(self, connection: _Connection) -> Rows:
+        async with asyncio.timeout(4 * SILENCE_S):
+            message = at_site(await connection.socket.receive_bytes())
+        if not isinstance(message, Rows):
+            raise ValueError("the snapshot breaks off")
+        return message
+
+    def _open(self, connection: _Connection, controller: str) -> None:
+        connection.heard_ticks = self._clock.ticks()
+        self._connection, self.connected_since, self.refused = connection, self._clock.now(), None
+        self.reconnects += 1
+        log.info("stream_open", controller=controller, position=self._follower.position)
+
+    def _close(self, connection: _Connection) -> None:
+        if self._connection is connection:
+            self._connection, self.connected_since = None, None
+
+    async def _talk(self, connection: _Connection) -> None:
+        for request, _ in list(self._waiting.values()):
+            await self._say(Forward(request))
+        async with asyncio.TaskGroup() as tasks:
+            talking = [
+                tasks.create_task(self._probe(connection)),
+                tasks.create_task(self._report(connection)),
+            ]
+            try:
+                await self._listen(connection)
+            finally:
+                for task in talking:
+                    task.cancel()
+
+    async def _listen(self, connection: _Connection) -> None:
+        async for raw in connection.socket:
+            if raw.type is not aiohttp.WSMsgType.BINARY:
+                raise ValueError("the controller speaks another protocol")
+            connection.heard_ticks = self._clock.ticks()
+            match at_site(raw.data):
+                case Entries(entries=entries, head=head):
+                    self._follower.note(entries)
+                    log.debug("entries", position=self._follower.position, head=head)
+                    await self._own.returned()
+                case Echo(ticks=ticks, head=head):
+                    self._follower.heard(ticks, head)
+                case Answer(id=request_id, response=response):
+                    self._answered(request_id, response)
+                case Refused(reason=reason):
+                    self.refused = reason
+                    raise ValueError(reason)
+                case _:
+                    continue
+
+    def _answered(self, request_id: str, response: Response) -> None:
+        waiting = self._waiting.get(request_id)
+        if waiting is not None and not waiting[1].done():
+            waiting[1].set_result(response)
+
+    async def _probe(self, connection: _Connection) -> None:
+        while True:
+            if self._clock.ticks() - connection.heard_ticks > SILENCE_S:
+                await connection.socket.close()
+                raise TimeoutError("the controller is silent")
+            await self._send(connection, Probe(self._clock.ticks(), self._clock.now()))
+            await self._clock.sleep(PROBE_S)
+
+    async def _report(self, connection: _Connection) -> None:
+        """Tell, whenever there is something to tell: how far we are, and what we revoked ourselves."""
+        self._speak.set()
+        while True:
+            await self._speak.wait()
+            self._speak.clear()
+            seen = self._follower.holder.seen
+            rings = {"token": (seen.epoch, seen.fingerprint)} if seen.epoch else {}
+            await self._send(connection, Acknowledge(self._follower.projected, rings))
+            entries = (await self._own.after(connection.own_sent))[:_OWN_BATCH]
+            if entries:
+                await self._send(connection, Own(self._own.name, tuple(entries)))
+                connection.own_sent = entries[-1].number
+                self._speak.set()
+
+    async def _say(self, message: ToController) -> None:
+        if self._connection is not None:
+            try:
+                await self._send(self._connection, message)
+            except (aiohttp.ClientError, OSError) as error:
+                log.warning("stream_breaks", why=type(error).__name__)
+
+    async def _send(self, connection: _Connection, message: ToController) -> None:
+        await connection.socket.send_bytes(encode(message))
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The exceptions themselves, out of however many groups around them."""
+    found: list[BaseException] = []
+    for one in group.exceptions:
+        found += leaves(one) if isinstance(one, BaseExceptionGroup) else [one]
+    return found
+
+
+async def renew(identity: Identity, controllers: Sequence[str], clock: Clock) -> None:
+    """Renew the site's certificate at half of its life, for ever; a failure is tried again soon and said loudly."""
+    while True:
+        if clock.now() >= identity.renewal_due_at():
+            try:
+                await identity.renew(controllers)
+                log.info("certificate_renewed")
+            except (Unavailable, StoreRefused) as error:
+                log.error("certificate_not_renewed", why=str(error))
+        await clock.sleep(min(60.0, max(1.0, (identity.renewal_due_at() - clock.now()) / 1_000_000)))
