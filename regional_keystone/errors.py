@@ -92,3 +92,7 @@ class Unavailable(IdentityError):
 
     def __init__(self, message: str = "", *, retry_after_s: int = 1) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
+
+
+class StoreRefused(Exception):
+    """A store must not be used as it is: an operator has to act first. The message names the file and the cure."""
