@@ -26,6 +26,8 @@ LEDGER = ".ring"
 """The file with the ring's epoch and numbers; holds no key. Upstream ignores it, as its name is no number."""
 
 
+_DAMAGED = b"damaged"
+
 Step: TypeAlias = Callable[[str], None]
 """Is told the name of what comes next; what it raises stops there."""
 
@@ -64,15 +66,16 @@ def read_directory(path: Path) -> KeyRing:
     files = _key_files(path)
     if 0 not in files:
         raise KeyRepositoryError(f"{path}: no staged key, file 0 is missing or empty")
-    return _ring_by_ledger(files, _read_ledger(path)) or _ring_by_names(files)
+    return _ring_by_ledger(files, _read_ledger(path)) or _ring_by_names(path, files)
 
 
 def write_directory(path: Path, ring: KeyRing, step: Step = _go_on) -> None:
     """Makes the directory hold the ring; whoever reads meanwhile, however slowly, finds the old or the new one.
 
     Everything is on disk before the first file changes, so that a full disk changes nothing. After a crash at any
-    point, doing it again finishes. `step` is told the name of each step before it is taken. The directory is made if
-    it is missing; its parent has to be on the same file system. Raises KeyRepositoryError, OSError.
+    point, doing it again finishes; damaged files are replaced. `step` is told the name of each step before it is taken.
+    The directory is made if it is missing; its parent has to be on the same file system. Raises KeyRepositoryError if
+    others can get at it or are replacing it too, and OSError.
     """
     step("make")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,14 +86,23 @@ def write_directory(path: Path, ring: KeyRing, step: Step = _go_on) -> None:
 
 def _contents(path: Path, ring: KeyRing) -> list[tuple[str, bytes]]:
     """Names and contents to be put in place, in this order; nothing if the directory holds the ring already."""
-    files, ledger = _key_files(path), _read_ledger(path)
+    files, ledger, coming = _key_files(path, mending=True), _read_ledger(path), _Ring.of(ring)
     plan = [(str(name), key) for name, key in _plan(files, ring)]
-    now, coming = _ring_by_ledger(files, ledger), _Ring.of(ring)
+    now = _present(path, files, ledger)
     if plan and now is not None:
         plan.insert(0, (LEDGER, msgspec.json.encode(_Ledger(_Ring.of(now), coming))))
     if ledger != _Ledger(coming) or plan:
         plan.append((LEDGER, msgspec.json.encode(_Ledger(coming))))
     return plan
+
+
+def _present(path: Path, files: Mapping[int, bytes], ledger: _Ledger | None) -> KeyRing | None:
+    """The ring that is there to be replaced, if one can be made out of what is not damaged."""
+    whole = {name: key for name, key in files.items() if key != _DAMAGED}
+    try:
+        return (_ring_by_ledger(whole, ledger) or _ring_by_names(path, whole)) if 0 in whole else None
+    except KeyRepositoryError:
+        return None
 
 
 def _replace(path: Path, directory: int, staging: Path, contents: list[tuple[str, bytes]], step: Step) -> None:
@@ -152,8 +164,11 @@ def _ring_by_ledger(files: Mapping[int, bytes], ledger: _Ledger | None) -> KeyRi
     return None
 
 
-def _ring_by_names(files: Mapping[int, bytes]) -> KeyRing:
+def _ring_by_names(path: Path, files: Mapping[int, bytes]) -> KeyRing:
     """The ring whose numbers are the names; of equal keys the staged one counts, then the highest."""
+    if files[max(files)] == files[0] and len(set(files.values())) > 1:
+        # A replacement stopped half-way and its ledger is lost: any other key might be one that nobody else has.
+        raise KeyRepositoryError(f"{path}: the highest key is the staged one, so that the primary is unknown")
     numbers, seen = {0: files[0]}, {files[0]}
     for name in sorted(files, reverse=True):
         if files[name] not in seen:
@@ -171,13 +186,13 @@ def _read_ledger(path: Path) -> _Ledger | None:
     return ledger if all(0 in ring.numbers for ring in (ledger.now, ledger.coming) if ring) else None
 
 
-def _key_files(path: Path) -> dict[int, bytes]:
-    """The well-formed keys by file name."""
+def _key_files(path: Path, *, mending: bool = False) -> dict[int, bytes]:
+    """The well-formed keys by file name; when mending, damaged ones are marked so that they get replaced."""
     try:
         directory = path.stat()
         _check_rights(path, directory, os.geteuid() or directory.st_uid, "700")
         names = [file for file in path.iterdir() if _is_number(file) and file.is_file()]
-        keys = {int(file.name): _key(file, directory.st_uid) for file in names}
+        keys = {int(file.name): _key(file, directory.st_uid, mending=mending) for file in names}
     except OSError as problem:
         raise KeyRepositoryError(f"{problem.filename or path}: {problem.strerror}") from problem
     return {name: key for name, key in keys.items() if key}
@@ -194,16 +209,25 @@ def _is_number(file: Path) -> bool:
     return True
 
 
-def _key(file: Path, owner: int) -> bytes:
+def _key(file: Path, owner: int, *, mending: bool) -> bytes:
     """The key in the file, or nothing if it is empty."""
-    _check_rights(file, file.stat(), owner, "600")
-    key = file.read_bytes()
+    try:
+        _check_rights(file, file.stat(), owner, "600")
+        key = file.read_bytes()
+        _check_content(file, key)
+    except (KeyRepositoryError, OSError):
+        if mending:
+            return _DAMAGED
+        raise
+    return key
+
+
+def _check_content(file: Path, key: bytes) -> None:
     try:
         if key:
             check_key(key)
     except ValueError as problem:
         raise KeyRepositoryError(f"{file}: {problem}; it has {len(key)} bytes") from None
-    return key
 
 
 def _check_rights(path: Path, found: os.stat_result, owner: int, mode: str) -> None:

@@ -151,6 +151,40 @@ def test_no_reader_however_slow_ever_misses_a_key_or_seals_with_a_wrong_one(tmp_
         ring = after
 
 
+LAYOUTS = [[0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 3, 4, 5, 6], [0, 9]]
+
+
+@pytest.mark.parametrize("start", LAYOUTS, ids=str)
+@pytest.mark.parametrize("turns", [0, 1])
+def test_at_every_instant_a_directory_of_upstream_has_all_keys_in_use_and_a_right_primary(tmp_path, start, turns):
+    old = ring_of(*start)
+    upstream_layout(tmp_path / "keys", old)
+    new = old.rotated(key(1), [number for number in start[1:2] if number != old.primary]) if turns else old
+    for files in snapshots(tmp_path / "keys", new):
+        assert set(old.numbers.values()) & set(new.numbers.values()) <= set(files.values())
+        assert files[max(files)] in (old.numbers[old.primary], new.numbers[new.primary])
+        assert files[0] in (old.staged, new.staged)
+    assert read_directory(tmp_path / "keys") == new
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    first=st.sets(st.integers(1, 12), min_size=1, max_size=6),
+    second=st.sets(st.integers(1, 12), min_size=1, max_size=6),
+    staged=st.integers(13, 15),
+)
+def test_a_leap_over_many_rotations_never_shows_a_primary_that_neither_ring_has(
+    tmp_path_factory, first, second, staged
+):
+    path = tmp_path_factory.mktemp("ring") / "keys"
+    old = ring_of(0, *first)
+    new = KeyRing({number: key(1000 + number) for number in second} | {0: key(1000 + staged)}, 9)
+    write_directory(path, old)
+    check_slow_reader(snapshots(path, new), old, new)
+    assert read_directory(path) == new
+    assert set(upstream_read(path).values()) == set(new.numbers.values())
+
+
 class Crash(Exception):
     pass
 
@@ -171,24 +205,24 @@ def steps_of(path, ring):
     return len(names)
 
 
-@pytest.mark.parametrize("retire", [[], [1], [1, 2]])
-@pytest.mark.parametrize("start", [[0, 1, 2, 3], [0, 1, 2, 3, 4]])
-def test_after_a_crash_at_any_step_all_keys_in_use_are_there_and_doing_it_again_finishes(tmp_path, retire, start):
+@pytest.mark.parametrize("retire", [[], [3], [3, 4]])
+@pytest.mark.parametrize("start", [[0, 3, 4, 5], [0, 3, 4, 5, 6]])
+@pytest.mark.parametrize("make", [write_directory, upstream_layout])
+def test_after_a_crash_at_any_step_all_keys_in_use_are_there_and_doing_it_again_finishes(tmp_path, make, retire, start):
     old = ring_of(*start, epoch=3)
     new = old.rotated(key(1), retire)
-    write_directory(tmp_path / "dry", old)
+    make(tmp_path / "dry", old)
     for place in range(steps_of(tmp_path / "dry", new)):
         path = tmp_path / str(place) / "keys"
-        write_directory(path, old)
+        path.parent.mkdir()
+        make(path, old)
         with pytest.raises(Crash):
             write_directory(path, new, crash_at(place))
         read = read_directory(path)
-        assert read.epoch in (3, 4)
-        assert read.primary in (old.primary, new.primary)
-        assert all(
-            read.numbers.get(number) == old.numbers[number] for number in old.numbers if number and number not in retire
-        )
-        assert old.staged in read.numbers.values()
+        assert read.epoch in ((3, 4) if make is write_directory else (0, 4))
+        assert read.numbers[read.primary] in (old.numbers[old.primary], new.numbers[new.primary])
+        kept = {old.numbers[number] for number in old.numbers if number not in retire}
+        assert kept <= set(read.numbers.values())
         sealed_ahead, sealed_behind = new.seal(b"ahead", 0), old.seal(b"behind", 0)
         assert read.open(sealed_ahead)[0] == b"ahead"
         assert read.open(sealed_behind)[0] == b"behind"
@@ -283,6 +317,21 @@ def test_a_damaged_key_is_named_and_not_shown(tmp_path, content):
         read_directory(path)
     assert str(path / "1") in str(caught.value)
     assert content[:12].decode() not in str(caught.value)
+    write_directory(path, ring_of(0, 1, 2))
+    assert read_directory(path) == ring_of(0, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["0", "1", "2", "3", "4", "5"])
+@pytest.mark.parametrize("damage", ["content", "mode"])
+def test_any_damaged_file_is_mended_by_writing_again_and_upstream_reads_it(tmp_path, name, damage):
+    path, ring = tmp_path / "keys", ring_of(0, 1, 2, 3, epoch=6)
+    write_directory(path, ring)
+    (path / name).chmod(0o644) if damage == "mode" else (path / name).write_bytes(b"x")
+    with pytest.raises(KeyRepositoryError, match=f"keys/{name}: "):
+        read_directory(path)
+    write_directory(path, ring)
+    assert read_directory(path) == ring
+    assert upstream_read(path)[5] == ring.numbers[3]
 
 
 @pytest.mark.parametrize("name", ["-1", "01", "1_0", "+7", "٣"])
@@ -341,3 +390,13 @@ def test_without_a_readable_ledger_the_names_are_the_numbers(tmp_path, ledger):
     read = read_directory(path)
     assert (read.epoch, read.staged, read.numbers[read.primary]) == (0, ring.staged, ring.numbers[2])
     assert set(read.numbers.values()) == set(ring.numbers.values())
+
+
+def test_a_primary_that_cannot_be_known_is_refused(tmp_path):
+    path = tmp_path / "keys"
+    upstream_layout(path, ring_of(0, 1, 2))
+    (path / "2").write_bytes((path / "0").read_bytes())
+    with pytest.raises(KeyRepositoryError, match="primary is unknown"):
+        read_directory(path)
+    write_directory(path, ring_of(0, 1, 2))
+    assert read_directory(path) == ring_of(0, 1, 2)

@@ -201,6 +201,14 @@ def test_an_earlier_revocation_that_comes_late_takes_nothing_back():
     assert index.voided(traits(user_id="u", issued_at=200 * SECOND))
 
 
+def test_the_latest_is_kept_as_long_as_the_longest():
+    index = RevocationIndex()
+    index.add(revoke(100 * SECOND, user_id="u"), 900 * SECOND)
+    index.add(revoke(200 * SECOND, user_id="u"), 300 * SECOND)
+    assert index.expire(800 * SECOND) == 0
+    assert list(index.live()) == [(revoke(200 * SECOND, user_id="u"), 900 * SECOND)]
+
+
 def test_expiry_forgets_all_that_is_past_and_nothing_else():
     index = RevocationIndex()
     for number in range(100):
