@@ -128,7 +128,7 @@ async def reachable(reader: Reader, user_id: str, group_ids: Iterable[str] | Non
 
 
 async def standing(reader: Reader, user_id: str, scope: Scope, group_ids: Iterable[str] | None = None) -> Standing:
-    """Who the user is and has in the scope. Raises Lacking if any of it is not there or disabled, or no role is left."""
+    """Who the user is and has in the scope. Raises Lacking if any of it is missing or disabled, or no role is left."""
     user = await reader.get(User, user_id)
     if user is None:
         raise Lacking(f"Could not find user: {user_id}.")

@@ -1,0 +1,311 @@
+"""The short road: remembered verdicts, re-asked for expiry, revocation and change on every hit.
+A shortcut of `validate`, not a second implementation: whatever is not plain here takes the long road. No I/O, no await.
+"""
+
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Protocol
+
+from regional_keystone.keys import KeyRing
+from regional_keystone.record import Touch
+from regional_keystone.revocation import RevocationIndex, Traits
+from regional_keystone.token import Named, Principal
+
+_WINDOW = 4096
+
+
+class Knowledge(Protocol):
+    """What this process knows of the federation, and how fresh that is; `ring` and `index` may be swapped any time."""
+
+    @property
+    def ring(self) -> KeyRing:
+        """The keys that seal and open tokens now."""
+        ...
+
+    @property
+    def index(self) -> RevocationIndex:
+        """Every revocation that this process has heard of."""
+        ...
+
+    @property
+    def position(self) -> int:
+        """The last entry of the log that ring, index and replica show."""
+        ...
+
+    def age_s(self) -> float:
+        """For how long at most something may have been true elsewhere without being known here."""
+        ...
+
+    def note_issue(self, user_id: str, at: int) -> None:
+        """A token was issued for this user: a revocation that comes late must reach it."""
+        ...
+
+
+class Derived:
+    """Something computed from the replica: true from `position` on, until a write disturbs one of `reads`."""
+
+    __slots__ = ("key", "position", "reads", "stale")
+
+    def __init__(self, key: object, reads: frozenset[Touch], position: int) -> None:
+        self.key = key
+        self.reads = reads
+        self.position = position
+        self.stale = False
+
+
+class Facts(Derived):
+    """Who a user is and has in one scope, for any number of tokens; `user`, `rest`, `catalog` are parts of a body."""
+
+    __slots__ = ("catalog", "domain", "home_id", "project", "rest", "roles", "user", "who")
+
+    def __init__(
+        self,
+        key: object,
+        reads: frozenset[Touch],
+        position: int,
+        *,
+        who: Named,
+        home_id: str,
+        project: Named | None,
+        domain: Named | None,
+        roles: tuple[Named, ...],
+        user: bytes,
+        rest: bytes,
+        catalog: bytes,
+    ) -> None:
+        """`home_id` is the user's domain; `who`, `project`, `domain` and `roles` are a Principal's."""
+        super().__init__(key, reads, position)
+        self.who, self.home_id, self.project, self.domain, self.roles = who, home_id, project, domain, roles
+        self.user, self.rest, self.catalog = user, rest, catalog
+
+
+class Verdict:
+    """What the long road decided about one token, and all that has to be asked again when it is presented again."""
+
+    __slots__ = (
+        "digest",
+        "era",
+        "expires_at",
+        "facts",
+        "head",
+        "key",
+        "max_age_s",
+        "may_check",
+        "may_check_own",
+        "may_validate",
+        "may_validate_own",
+        "not_before",
+        "principal",
+        "tail",
+        "token",
+        "traits",
+    )
+
+    def __init__(
+        self,
+        *,
+        digest: bytes,
+        key: bytes,
+        traits: Traits,
+        facts: Facts,
+        principal: Principal,
+        head: bytes,
+        tail: bytes,
+        not_before: int,
+        max_age_s: float | None = None,
+        may: tuple[bool, bool, bool, bool] = (False, False, False, False),
+    ) -> None:
+        """`key` is what opened it; `head` and `tail` its own parts of the body, before and after the user.
+
+        Refused before `not_before`, and with knowledge older than `max_age_s`. `may`: whether its holder may validate
+        anybody's token, its user's own, and the same two for HEAD.
+        """
+        self.digest, self.key, self.traits, self.facts = digest, key, traits, facts
+        self.principal, self.token, self.head, self.tail = principal, principal.token, head, tail
+        self.not_before, self.expires_at, self.max_age_s = not_before, principal.token.expires_at, max_age_s
+        self.may_validate, self.may_validate_own, self.may_check, self.may_check_own = may
+        self.era = -1
+
+    def body(self, *, catalog: bool = True) -> bytes:
+        """The whole JSON body of the answer to a validation."""
+        facts = self.facts
+        return b"".join(
+            (self.head, facts.user, self.tail, facts.rest, facts.catalog if catalog else b"", b"}}"),
+        )
+
+    def permits(self, subject: "Verdict", *, head: bool = False) -> bool:
+        """True if policy lets the holder of this token validate that one."""
+        if self.may_check if head else self.may_validate:
+            return True
+        own = self.may_check_own if head else self.may_validate_own
+        return own and self.token.user_id == subject.token.user_id
+
+
+class FastPath:
+    """Verdicts by the digest of their token's canonical text, at most `limit`; the least recently used go first."""
+
+    def __init__(self, knowledge: Knowledge, limit: int = 100_000) -> None:
+        self._knowledge = knowledge
+        self._limit = limit
+        self._young: dict[bytes, Verdict] = {}  # two generations: what is hit moves to the young one
+        self._old: dict[bytes, Verdict] = {}
+        self._derived: OrderedDict[object, Derived] = OrderedDict()
+        self._readers: defaultdict[Touch, set[Derived]] = defaultdict(set)
+        self._recent: deque[tuple[int, frozenset[Touch]]] = deque()
+        self._horizon = 0  # what was disturbed up to here is no longer known touch by touch
+        self._upto = 0
+        self._era = 0
+        self._ring: KeyRing | None = None
+        self._index: RevocationIndex | None = None
+        self._version: object = None
+
+    def __len__(self) -> int:
+        """How many verdicts are remembered at most; some may be twice in it."""
+        return len(self._young) + len(self._old)
+
+    def ask(self, caller: str, subject: str, catalog: bool, now: int, *, head: bool = False) -> bytes | None:  # noqa: FBT001
+        """The body of the 200 answer to a validation of `subject` by `caller`; None: take the long road.
+
+        `now` in microseconds since 1970 UTC. The body belongs to HEAD as well, which has a policy of its own.
+        """
+        try:
+            me = self.verdict(sha256(caller.encode("ascii")).digest(), now)
+            if me is None:
+                return None
+            it = me if subject == caller else self.verdict(sha256(subject.encode("ascii")).digest(), now)
+        except UnicodeEncodeError:
+            return None
+        if it is None or not ((me.may_validate and not head) or me.permits(it, head=head)):
+            return None
+        facts = it.facts
+        if catalog:
+            return b"".join((it.head, facts.user, it.tail, facts.rest, facts.catalog, b"}}"))
+        return b"".join((it.head, facts.user, it.tail, facts.rest, b"}}"))
+
+    def verdict(self, digest: bytes, now: int) -> Verdict | None:
+        """The verdict if it still holds: not expired, not revoked, nothing changed, knowledge fresh enough."""
+        found = self._young.get(digest) or self._promoted(digest)
+        if found is None:
+            return None
+        if found.facts.stale or not found.not_before <= now < found.expires_at:
+            self._forget(digest)
+            return None
+        knowledge = self._knowledge
+        index = knowledge.index
+        if index is not self._index or knowledge.ring is not self._ring or self._version != _version(index):
+            self._begin_era()
+        if found.era != self._era and not self._survives(found):
+            self._forget(digest)
+            return None
+        if found.max_age_s is not None and knowledge.age_s() > found.max_age_s:
+            return None
+        return found
+
+    def remember(self, verdict: Verdict) -> bool:
+        """Keep this verdict, unless what it was computed from has been disturbed since."""
+        if not self.keep(verdict.facts):
+            return False
+        verdict.era = -1
+        self._young[verdict.digest] = verdict
+        if len(self._young) * 2 > self._limit:
+            self._old, self._young = self._young, {}
+        return True
+
+    def keep(self, derived: Derived) -> bool:
+        """Keep this until it is disturbed; False if it already has been, or if that can no longer be known."""
+        if derived.stale or derived.position < self._horizon:
+            return False
+        if self._derived.get(derived.key) is derived:
+            return True
+        if self._was_disturbed(derived):
+            derived.stale = True
+            return False
+        self._drop(self._derived.get(derived.key))
+        self._derived[derived.key] = derived
+        for touch in derived.reads:
+            self._readers[touch].add(derived)
+        while len(self._derived) > self._limit:
+            self._drop(next(iter(self._derived.values())))
+        return True
+
+    def recall(self, key: object) -> Derived | None:
+        """What was kept under this key and still holds."""
+        found = self._derived.get(key)
+        if found is not None:
+            self._derived.move_to_end(key)
+        return found
+
+    def holds_at(self, derived: Derived) -> int:
+        """A position at which what was kept, and is not stale, is true: its own, or as far as changes are known."""
+        return max(derived.position, self._upto)
+
+    def disturb(self, position: int, touched: Iterable[Touch]) -> None:
+        """Entries up to `position` have changed this; call it for all of them, in order, without awaiting between."""
+        touches = frozenset(touched)
+        self._upto = max(self._upto, position)
+        self._recent.append((position, touches))
+        if len(self._recent) > _WINDOW:
+            self._horizon = max(self._horizon, self._recent.popleft()[0])
+        for touch in touches:
+            for derived in list(self._readers.get(touch, ())):
+                if derived.position < position:
+                    self._drop(derived)
+
+    def forget_all(self) -> None:
+        """Start anew: the replica was replaced, or policy has changed. What is being computed is not accepted."""
+        for derived in list(self._derived.values()):
+            self._drop(derived)
+        self._young, self._old = {}, {}
+        self._recent.clear()
+        self._horizon = max(self._horizon, self._upto, self._knowledge.position)
+
+    def _promoted(self, digest: bytes) -> Verdict | None:
+        found = self._old.pop(digest, None)
+        if found is not None:
+            self._young[digest] = found
+            if len(self._young) * 2 > self._limit:
+                self._old, self._young = self._young, {}
+        return found
+
+    def _forget(self, digest: bytes) -> None:
+        self._young.pop(digest, None)
+        self._old.pop(digest, None)
+
+    def _was_disturbed(self, derived: Derived) -> bool:
+        for at, touched in reversed(self._recent):
+            if at <= derived.position:
+                return False
+            if not touched.isdisjoint(derived.reads):
+                return True
+        return False
+
+    def _begin_era(self) -> None:
+        """Ring or revocations are not what they were: every verdict has to be asked again, once."""
+        self._era += 1
+        self._ring, self._index = self._knowledge.ring, self._knowledge.index
+        self._version = _version(self._index)
+
+    def _survives(self, verdict: Verdict) -> bool:
+        knowledge = self._knowledge
+        if knowledge.index.voided(verdict.traits) or verdict.key not in knowledge.ring.numbers.values():
+            return False
+        verdict.era = self._era
+        return True
+
+    def _drop(self, derived: Derived | None) -> None:
+        if derived is None or self._derived.get(derived.key) is not derived:
+            return
+        derived.stale = True
+        del self._derived[derived.key]
+        for touch in derived.reads:
+            readers = self._readers[touch]
+            readers.discard(derived)
+            if not readers:
+                del self._readers[touch]
+
+
+def _version(index: RevocationIndex) -> object:
+    """Equal only if nothing was added in between; an index that does not count is asked every time."""
+    version: int | None = getattr(index, "version", None)
+    return object() if version is None else version
