@@ -45,10 +45,19 @@ class Call:
         """The last value of this query key, None when absent."""
         return next((value for key, value in reversed(self.request.query) if key == name), None)
 
+    def flag(self, name: str) -> bool:
+        """Whether a query key is there and not `0`, which is how upstream reads a switch."""
+        value = self.query(name)
+        return value is not None and value != "0"
+
+    def url(self, path: str) -> str:
+        """The address of a path below /v3, as links show it."""
+        return f"{self.request.base_url}/v3{path}"
+
     def enforce(self, action: str, target: Mapping[str, Any] | None = None) -> None:
         """Raise Forbidden unless policy lets the caller do this to this target.
 
-        `target` is nested as upstream's: {"target": {"user": {...}}} plus path arguments; it never holds request bodies.
+        `target` is nested as upstream's: {"target": {"user": {...}}}; path arguments are added; it holds no raw body.
         """
         self.enforcer(self.caller, action, {**self.path, **(target or {})})
 
@@ -87,7 +96,14 @@ class Resource:
     verbs: str = "create list show update delete"
     filters: str = ""  # query keys of the list, beside name__contains and the like
     fixed: Mapping[str, Any] = field(default_factory=dict)  # field values that make a row one of this collection
-    prepare: Callable[[Call, Record | None, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
+    accepts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # JSON schema of attributes where the record does not say it
+    domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
+    kind: Callable[[Attributes], str] | None = (
+        None  # attributes -> the word in policy actions, where it is not `member`
+    )
+    prepare: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
     show: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # fields -> what clients see
     hook: Hook = nothing
 
@@ -102,7 +118,9 @@ class Edge:
     lists: str = ""  # the path argument whose records the collection lists; "" for no collection
     actions: Mapping[str, str] = field(default_factory=dict)  # make tell break list -> policy action
     fields: Callable[[Mapping[str, str]], Attributes] | None = None  # path arguments -> the link's fields
-    status: Mapping[str, int] = field(default_factory=dict)  # make tell break -> status, where not 204
+    missing: str = ""  # what is said of a link that is not there, with path arguments in braces
+    filters: str = ""  # query keys of the list
+    tell: Callable[[Call, Any], Awaitable[Any]] | None = None  # the body that GET and PUT answer, where there is one
     hook: Hook = nothing
 
 
@@ -118,6 +136,9 @@ class Route:
     handle: Handler
     changes: str = "no"
     open: bool = False  # answered without a caller
+    base: str = "/v3"  # what the path is below
+    body: Mapping[str, Any] | None = None  # JSON schema of the request's body
+    query: Mapping[str, Any] | None = None  # JSON schema of each query key that is checked
 
 
 Shape = Resource | Edge | Route

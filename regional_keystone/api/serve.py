@@ -1,0 +1,264 @@
+"""The engine: finds the route, proves the caller, runs the handler in a transaction, renders what comes of it.
+
+Names no resource. A handler may run several times; only what it says last is committed, and told after.
+"""
+
+import hashlib
+import traceback
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import structlog
+
+from regional_keystone.api.consequences import follow
+from regional_keystone.api.fields import check, parse
+from regional_keystone.api.shapes import Call, Result, Route, Shape
+from regional_keystone.api.verbs import routes
+from regional_keystone.errors import Conflict, IdentityError, MethodNotAllowed, NotFound, Unauthenticated
+from regional_keystone.log import Change, put
+from regional_keystone.messages import Request, Response
+from regional_keystone.model import Outcome
+from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.policy import Policy
+from regional_keystone.ports import Clock, Committer, Reader
+from regional_keystone.token import Principal
+
+Prove = Callable[[str], Awaitable[Principal]]
+Forward = Callable[[Request], Awaitable[Response]]
+
+_JSON = {"Content-Type": "application/json"}
+_NAMES = uuid.UUID("6e1d6a43-2f3e-5c0f-9a64-1f1c8b6c2a07")
+_log = structlog.get_logger("api")
+
+
+class Match(NamedTuple):
+    """Where a path leads: its routes by method, and the arguments in it."""
+
+    methods: Mapping[str, Route]
+    arguments: Mapping[str, str]
+
+    @property
+    def allow(self) -> tuple[str, ...]:
+        """The methods that this path answers."""
+        found = {*self.methods, "OPTIONS"} | ({"HEAD"} if "GET" in self.methods else set())
+        return tuple(sorted(found))
+
+
+class Router:
+    """Finds routes by path; a literal part wins over an argument."""
+
+    def __init__(self, found: Iterable[Route]) -> None:
+        self._root: dict[str, Any] = {}
+        for route in found:
+            self._add(route)
+
+    def match(self, path: str) -> Match | None:
+        """What answers this path, None if nothing does."""
+        return self._match(self._root, _parts(path), ())
+
+    def _add(self, route: Route) -> None:
+        node, names = self._root, []
+        for part in _parts(route.base + route.path):
+            if part.startswith("{"):
+                names.append(part[1:-1])
+            node = node.setdefault("{}" if part.startswith("{") else part, {})
+        methods = node.setdefault("", {})
+        if route.method in methods:
+            raise ValueError(f"{route.method} {route.base}{route.path} is declared twice")
+        methods[route.method] = (route, tuple(names))
+
+    def _match(self, node: dict[str, Any], parts: list[str], values: tuple[str, ...]) -> Match | None:
+        if not parts:
+            methods = node.get("")
+            if methods is None:
+                return None
+            names = next(iter(methods.values()))[1]
+            return Match({name: route for name, (route, _) in methods.items()}, dict(zip(names, values, strict=True)))
+        first, rest = parts[0], parts[1:]
+        if first and first != "{}" and first in node and (found := self._match(node[first], rest, values)):
+            return found
+        return self._match(node["{}"], rest, (*values, first)) if first and "{}" in node else None
+
+
+class Api:
+    """The Identity API behind any transport: every request gets an answer.
+
+    `forward`: a site's way to a controller; `own`: the feed into which a site may take some changes itself.
+    `keep_s`: for how long a revocation must be kept beside the longest life of a token.
+    """
+
+    def __init__(
+        self,
+        shapes: Iterable[Shape],
+        *,
+        reader: Overlay,
+        committer: Committer,
+        prove: Prove,
+        policy: Policy,
+        clock: Clock,
+        forward: Forward | None = None,
+        own: Committer | None = None,
+        keep_s: float = 3600 + 48 * 3600 + 600,
+    ) -> None:
+        self._router = Router(routes(shapes))
+        self._reader = reader
+        self._committers = {"log": committer, "own": own or committer}
+        self._prove = prove
+        self._policy = policy
+        self._clock = clock
+        self._forward = forward
+        self._keep_s = keep_s
+
+    async def answer(self, request: Request, *, keep: bool = False) -> Response:
+        """The answer to a request, whatever happens.
+
+        `keep`: the request was forwarded; the answer is stored with the change, so that its retry finds it.
+        """
+        try:
+            response = await self._answer(request, keep)
+        except IdentityError as refusal:
+            response = refused(refusal, request.base_url)
+        except Exception as error:  # noqa: BLE001  the one place where nothing may get through
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{at.filename.rpartition('/')[2]}:{at.lineno}"
+            _log.error("failed", request=request.id, method=request.method, error=type(error).__name__, at=place)
+            response = refused(IdentityError(), request.base_url)
+        return _finished(request, response)
+
+    async def _answer(self, request: Request, keep: bool) -> Response:  # noqa: FBT001
+        found = self._router.match(request.path)
+        if found is None:
+            raise NotFound
+        if request.method == "OPTIONS" and "OPTIONS" not in found.methods:
+            return Response(status=200, headers={"Allow": ", ".join(found.allow)})
+        route = found.methods.get(request.method)
+        if route is None and request.method == "HEAD":
+            route = found.methods.get("GET")
+        if route is None:
+            raise MethodNotAllowed(found.allow)
+        return await self._run(request, route, found.arguments, keep)
+
+    async def _run(self, request: Request, route: Route, path: Mapping[str, str], keep: bool) -> Response:  # noqa: FBT001
+        body = parse(request.body, request.headers.get("content-type", ""))
+        _check(route, request, body)
+        principal = None if route.open else await self._proven(request)
+        if route.changes == "log" and self._forward is not None and not keep:
+            return await self._forward(request)
+        once = _Once()
+
+        def call(reader: Reader) -> Call:
+            return Call(
+                request=request,
+                principal=principal,
+                path=path,
+                reader=reader,
+                now=now,
+                body=body,
+                enforcer=self._policy.check,
+                fresh=lambda purpose: uuid.uuid5(_NAMES, f"{request.id}/{purpose}").hex,
+                once=once,
+            )
+
+        now = self._clock.now()
+        if route.changes == "no":
+            return rendered(await route.handle(call(self._reader)))
+
+        async def decide(recording: Recording) -> tuple[tuple[Change, ...], Response]:
+            kept = await _kept(recording, request) if keep else None
+            if kept is not None:
+                return (), msgspec.structs.replace(kept, position=self._reader.position)
+            result = await route.handle(call(recording))
+            changes = await follow(recording, result.changes, now, self._keep_s)
+            response = rendered(result)
+            if keep and changes:
+                changes = (*changes, put(_outcome(request, response, now)))
+            return changes, response
+
+        response, position = await transact(self._reader, self._committers[route.changes], request.id, decide)
+        return response if position is None else msgspec.structs.replace(response, position=position)
+
+    async def _proven(self, request: Request) -> Principal:
+        token = request.headers.get("x-auth-token")
+        if not token:
+            raise Unauthenticated
+        return await self._prove(token)
+
+
+class _Once:
+    """Results of costly work of one request, by purpose."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, Any] = {}
+
+    async def __call__(self, purpose: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        if purpose not in self._done:
+            self._done[purpose] = await work()
+        return self._done[purpose]
+
+
+def rendered(result: Result) -> Response:
+    """A handler's result as it goes out."""
+    if result.body is None:
+        return Response(status=result.status, headers=dict(result.headers))
+    body = result.body if isinstance(result.body, bytes) else msgspec.json.encode(result.body)
+    return Response(status=result.status, headers=_JSON | dict(result.headers), body=body)
+
+
+def refused(refusal: IdentityError, base_url: str) -> Response:
+    """A refusal in Keystone's error body, with the headers that its status asks for."""
+    error = {"code": refusal.status, "title": refusal.title, "message": refusal.message}
+    headers = dict(_JSON)
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = f'Keystone uri="{base_url}/v3"'
+    if refusal.retry_after_s is not None:
+        headers["Retry-After"] = str(refusal.retry_after_s)
+    if isinstance(refusal, MethodNotAllowed):
+        headers["Allow"] = ", ".join(refusal.allow)
+    return Response(status=refusal.status, headers=headers, body=msgspec.json.encode({"error": error}))
+
+
+def request_digest(request: Request) -> bytes:
+    """What a request asks, and with whose token: a kept answer is for this and nothing else."""
+    token = hashlib.sha256(request.headers.get("x-auth-token", "").encode()).digest()
+    asked = (request.method, request.path, request.query, request.body, token)
+    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
+
+
+def _outcome(request: Request, response: Response, now: int) -> Outcome:
+    answer = msgspec.msgpack.encode(response)
+    return Outcome(id=request.id, request_digest=request_digest(request), answer=answer, at=now)
+
+
+async def _kept(reader: Reader, request: Request) -> Response | None:
+    outcome = await reader.get(Outcome, request.id)
+    if outcome is None:
+        return None
+    if outcome.request_digest != request_digest(request):
+        raise Conflict("This request id has been used for another request.")
+    return msgspec.msgpack.decode(outcome.answer, type=Response)
+
+
+def _check(route: Route, request: Request, body: Any) -> None:
+    if route.query:
+        check({"properties": route.query}, dict(request.query))
+    if route.body is not None:
+        check(route.body, body)
+
+
+def _finished(request: Request, response: Response) -> Response:
+    headers = {"Vary": "X-Auth-Token", "x-openstack-request-id": _request_id(request.id), **response.headers}
+    body = b"" if request.method == "HEAD" else response.body
+    return msgspec.structs.replace(response, headers=headers, body=body)
+
+
+def _request_id(text: str) -> str:
+    try:
+        return f"req-{uuid.UUID(text.removeprefix('req-'))}"
+    except ValueError:
+        return f"req-{uuid.uuid5(_NAMES, text)}"
+
+
+def _parts(path: str) -> list[str]:
+    return [] if path in {"", "/"} else path.removeprefix("/").split("/")

@@ -1,0 +1,335 @@
+"""Resource and Edge become Routes: one handler per verb, the same for every record.
+
+Checks of uniqueness and references read through the call, so that of several who race exactly one wins.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from regional_keystone.api.fields import attributes_of, built, filtered, page, schema_of, shown, split
+from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
+from regional_keystone.errors import Conflict, Invalid, NotFound
+from regional_keystone.log import Change, Put, put, remove
+from regional_keystone.record import TABLES, Record, facts
+
+
+def routes(shapes: Iterable[Shape]) -> list[Route]:
+    """Every method and path that these shapes answer."""
+    shapes = list(shapes)
+    far = {one.record: one for one in shapes if isinstance(one, Resource)}
+    found: list[Route] = []
+    for one in shapes:
+        match one:
+            case Resource():
+                found += _Verbs(one).routes()
+            case Edge():
+                found += _Links(one, far).routes()
+            case Route():
+                found.append(one)
+    return found
+
+
+async def seen(call: Call, resource: Resource, record: Record) -> Attributes:
+    """What a client sees of one record of a resource, with the link to itself."""
+    found = shown(record)
+    if resource.show:
+        found = await resource.show(call, record, found)
+    place = (resource.path or f"/{resource.collection}").format(**call.path)
+    return {**found, "links": {"self": call.url(f"{place}/{found['id']}")}}
+
+
+def listing(call: Call, collection: str, rows: list[Attributes], filters: str = "") -> Attributes:
+    """The body of a list: filtered, a page of it if the client asks for one, with the links of upstream."""
+    rows = filtered(rows, call.request.query, filters.split())
+    query = dict(call.request.query)
+    rows, more = page(rows, query) if filters else (rows, False)
+    links = {"next": None, "self": _address(call, query), "previous": None}
+    if not more:
+        return {collection: rows, "links": links}
+    links["next"] = _address(call, {**query, "marker": rows[-1]["id"]})
+    return {collection: rows, "links": links, "truncated": True}
+
+
+def named(table: str) -> str:
+    """What one row of a table is called in messages."""
+    return table.removesuffix("s")
+
+
+async def found_or_refused(call: Call, kind: type[Record], key: str, word: str = "") -> Record:
+    """The record with this id. Raises NotFound, naming it as upstream does."""
+    record = await call.reader.get(kind, key)
+    if record is None:
+        raise NotFound(f"Could not find {word or named(facts(kind).name)}: {key}.")
+    return record
+
+
+class _Verbs:
+    """The handlers of one Resource."""
+
+    def __init__(self, resource: Resource) -> None:
+        self.resource = resource
+        self.table = facts(resource.record)
+        self.argument = f"{resource.member}_id"
+        self.schema = schema_of(resource.record, resource.accepts)
+
+    def routes(self) -> list[Route]:
+        whole = self.resource.path or f"/{self.resource.collection}"
+        one = f"{whole}/{{{self.argument}}}"
+        created = self._body({"required": self._required()})
+        changed = self._body({"minProperties": 1})
+        query = {name: self.schema[name] for name in self.resource.filters.split() if name in self.schema}
+        every = {
+            "create": Route(method="POST", path=whole, handle=self.create, changes="log", body=created),
+            "list": Route(method="GET", path=whole, handle=self.every, query=query),
+            "show": Route(method="GET", path=one, handle=self.show),
+            "put": Route(method="PUT", path=one, handle=self.create, changes="log", body=created),
+            "update": Route(method="PATCH", path=one, handle=self.update, changes="log", body=changed),
+            "delete": Route(method="DELETE", path=one, handle=self.delete, changes="log"),
+        }
+        return [every[verb] for verb in self.resource.verbs.split()]
+
+    async def create(self, call: Call) -> Result:
+        sent = {name.replace(":", "_").replace("-", "_"): v for name, v in call.body[self.resource.member].items()}
+        fields, _ = split(self.resource.record, sent)
+        self._enforce(call, "create", fields)
+        sent |= self._named_by_client(call, sent)
+        attributes = {**(await self._prepared(call, None, sent)), **self.resource.fixed}
+        new = built(self.resource.record, {"id": call.fresh(self.resource.member), **attributes})
+        changes = await self._checked(call, None, new)
+        return Result(status=201, body=await self._member(call, new), changes=(*changes, put(new)))
+
+    async def every(self, call: Call) -> Result:
+        domain = call.caller.domain if self.resource.domain else None
+        about = {"id": domain.id, "domain_id": domain.id} if domain else {}
+        target = {**about, self.resource.member: about} if domain else {}
+        call.enforce(f"identity:list_{self._word(dict(call.request.query))}s", {"target": target})
+        records = {getattr(row, "id"): row for row in await self._rows(call)}  # noqa: B009
+        rows = [shown(row) for row in records.values()]
+        if domain:
+            rows = [row for row in rows if row[self.resource.domain] == domain.id]
+        body = listing(call, self.resource.collection, rows, self.resource.filters)
+        kept = [records[row["id"]] for row in body[self.resource.collection]]
+        body[self.resource.collection] = [await seen(call, self.resource, row) for row in kept]
+        return Result(body=body)
+
+    async def show(self, call: Call) -> Result:
+        old = await self._allowed(call, "get")
+        return Result(body=await self._member(call, old))
+
+    async def update(self, call: Call) -> Result:
+        old = await self._allowed(call, "update")
+        sent = call.body[self.resource.member]
+        if sent.get("id") is not None and sent["id"] != call.path[self.argument]:
+            raise Invalid("Cannot change ID")
+        attributes = await self._prepared(call, old, sent)
+        self._check_fixed(old, attributes)
+        new = built(self.resource.record, {**attributes_of(old), **attributes})
+        changes = await self._checked(call, old, new)
+        if new != old:
+            changes = (*changes, put(new, old))
+        return Result(body=await self._member(call, new), changes=changes)
+
+    async def delete(self, call: Call) -> Result:
+        old = await self._allowed(call, "delete")
+        changes = await self.resource.hook(call, old, None)
+        return Result(status=204, changes=(*changes, remove(old)))
+
+    def _body(self, rules: Mapping[str, Any]) -> dict[str, Any]:
+        inner = {"type": ("object",), "properties": self.schema, **rules}
+        member = self.resource.member
+        outer = {"properties": {member: inner}, "required": (member,), "additionalProperties": False}
+        return {"type": ("object",), **outer}
+
+    def _required(self) -> tuple[str, ...]:
+        kind = self.resource.record
+        defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False))
+        asked = [name for name in self.schema if name in self.table.fields and name not in {"id", *defaults}]
+        return tuple(name for name in asked if name != self.resource.domain)
+
+    def _named_by_client(self, call: Call, sent: Attributes) -> Attributes:
+        """The id in the path of a PUT, which one in the body must not contradict."""
+        wanted = call.path.get(self.argument)
+        if wanted is None:
+            return {}
+        if sent.get("id", wanted) != wanted:
+            member = self.resource.member
+            raise Invalid(f'Conflicting {member} IDs specified: "{wanted}" != "{sent["id"]}"')
+        return {"id": wanted}
+
+    async def _prepared(self, call: Call, old: Record | None, sent: Attributes) -> Attributes:
+        fields, extra = split(self.resource.record, sent)
+        attributes = {**fields, **extra}
+        return await self.resource.prepare(call, old, attributes) if self.resource.prepare else attributes
+
+    def _check_fixed(self, old: Record, attributes: Attributes) -> None:
+        for name, field in self.table.fields.items():
+            if "fixed" in field.marks and name in attributes and attributes[name] != getattr(old, name):
+                raise Invalid(f"Cannot change {name}")
+
+    async def _checked(self, call: Call, old: Record | None, new: Record) -> tuple[Change, ...]:
+        changes = tuple(await self.resource.hook(call, old, new))
+        await check_unique(call, self.resource.member, old, new)
+        await check_references(call, old, new, changes)
+        return changes
+
+    async def _member(self, call: Call, record: Record) -> Attributes:
+        return {self.resource.member: await seen(call, self.resource, record)}
+
+    async def _allowed(self, call: Call, verb: str) -> Record:
+        """The record that the path names, if the caller may do this to it; whether it is there is told last."""
+        key = call.path[self.argument]
+        found = await call.reader.get(self.resource.record, key)
+        mine = found is not None and self._is_here(found)
+        self._enforce(call, verb, shown(found) if found is not None and mine else {})
+        if found is None or not mine:
+            raise NotFound(f"Could not find {self.resource.member}: {key}.")
+        return found
+
+    def _is_here(self, record: Record) -> bool:
+        return all(getattr(record, name) == value for name, value in self.resource.fixed.items())
+
+    def _enforce(self, call: Call, verb: str, about: Attributes) -> None:
+        target = {"target": {self.resource.member: about}} if about else {}
+        call.enforce(f"identity:{verb}_{self._word(about)}", target)
+
+    def _word(self, about: Attributes) -> str:
+        return self.resource.kind(about) if self.resource.kind else self.resource.member
+
+    async def _rows(self, call: Call) -> list[Record]:
+        wanted = {**dict(call.request.query), **self.resource.fixed}
+        for group in self.table.groups:
+            if all(isinstance(wanted.get(name), str) for name in group):
+                rows = await call.reader.find(self.resource.record, **{name: wanted[name] for name in group})
+                return [row for row in rows if self._is_here(row)]
+        return [row async for row in call.reader.scan(self.resource.record) if self._is_here(row)]
+
+
+class _Links:
+    """The handlers of one Edge."""
+
+    def __init__(self, edge: Edge, far: Mapping[type[Record], Resource]) -> None:
+        self.edge = edge
+        self.far = far.get(edge.ends[edge.lists]) if edge.lists else None
+
+    def routes(self) -> list[Route]:
+        path, actions = self.edge.path, self.edge.actions
+        every = {
+            "make": Route(method="PUT", path=path, handle=self.make, changes="log"),
+            "tell": Route(method="GET", path=path, handle=self.tell),
+            "break": Route(method="DELETE", path=path, handle=self.unmake, changes="log"),
+        }
+        found = [route for verb, route in every.items() if verb in actions]
+        if "list" in actions:
+            whole = path.replace(f"/{{{self.edge.lists}}}", "")
+            found.append(Route(method="GET", path=whole, handle=self.every))
+        return found
+
+    async def make(self, call: Call) -> Result:
+        await self._allowed(call, "make")
+        old, new = await self._link(call), self._wanted(call)
+        further = await self.edge.hook(call, old, new)
+        changes = (*further, put(new)) if old is None else tuple(further)
+        if self.edge.tell is None:
+            return Result(status=204, changes=changes)
+        return Result(status=201, body=await self.edge.tell(call, new), changes=changes)
+
+    async def tell(self, call: Call) -> Result:
+        await self._allowed(call, "tell")
+        link = await self._there(call)
+        if self.edge.tell is None:
+            return Result(status=204)
+        return Result(body=await self.edge.tell(call, link))
+
+    async def unmake(self, call: Call) -> Result:
+        await self._allowed(call, "break", may_lack=True)
+        old = await self._there(call)
+        further = await self.edge.hook(call, old, None)
+        return Result(status=204, changes=(*further, remove(old)))
+
+    async def every(self, call: Call) -> Result:
+        await self._allowed(call, "list")
+        assert self.far is not None  # noqa: S101  an Edge that lists names a Resource's record
+        links = await self._found(call)
+        found = [await call.reader.get(self.edge.ends[self.edge.lists], self._far_id(link)) for link in links]
+        rows = [await seen(call, self.far, record) for record in found if record is not None]
+        return Result(body=listing(call, self.far.collection, rows, self.edge.filters))
+
+    def _wanted(self, call: Call) -> Record:
+        return built(self.edge.record, self._fields(call.path))
+
+    def _fields(self, path: Mapping[str, str]) -> Attributes:
+        return self.edge.fields(path) if self.edge.fields else dict(path)
+
+    async def _link(self, call: Call) -> Record | None:
+        return await call.reader.get(self.edge.record, *facts(self.edge.record).key_of(self._wanted(call)))
+
+    async def _there(self, call: Call) -> Record:
+        found = await self._link(call)
+        if found is None:
+            raise NotFound(self.edge.missing.format(**call.path))
+        return found
+
+    async def _found(self, call: Call) -> Sequence[Record]:
+        """The links of the near ends: found by the first group that these fill, then compared in full."""
+        given = self._fields({**call.path, self.edge.lists: ""})
+        far = next(name for name, value in given.items() if value == "")
+        given.pop(far)
+        for group in facts(self.edge.record).groups:
+            if all(name in given for name in group):
+                rows = await call.reader.find(self.edge.record, **{name: given[name] for name in group})
+                return [row for row in rows if all(getattr(row, name) == value for name, value in given.items())]
+        raise LookupError(f"no index lists {self.edge.path}")
+
+    def _far_id(self, link: Record) -> str:
+        marker = self._fields({**dict.fromkeys(self.edge.ends, "?"), self.edge.lists: ""})
+        return cast(str, getattr(link, next(name for name, value in marker.items() if value == "")))
+
+    async def _allowed(self, call: Call, verb: str, *, may_lack: bool = False) -> None:
+        """Raise unless the caller may do this and the ends are there; whether they are is told last."""
+        target: Attributes = {}
+        lacking = None
+        for argument, kind in self.edge.ends.items():
+            if argument in call.path:
+                word = argument.removesuffix("_id")
+                found = await call.reader.get(kind, call.path[argument])
+                if found is None or (word == "domain" and not getattr(found, "is_domain", True)):
+                    lacking = lacking or NotFound(f"Could not find {word}: {call.path[argument]}.")
+                else:
+                    target[word] = shown(found)
+        call.enforce(self.edge.actions[verb], {"target": target})
+        if lacking and not may_lack:
+            raise lacking
+
+
+async def check_unique(call: Call, member: str, old: Record | None, new: Record) -> None:
+    """Raise Conflict if another row has the id of a new one or the values of a group that is unique."""
+    table, kind = facts(type(new)), type(new)
+    if old is None and await call.reader.get(kind, *table.key_of(new)) is not None:
+        raise Conflict(f"Conflict occurred attempting to store {member} - Duplicate ID, {table.key_of(new)[0]}..")
+    for group in table.unique:
+        values = {name: getattr(new, name) for name in group}
+        rows = await call.reader.find(kind, **values)
+        if any(table.key_of(row) != table.key_of(new) for row in rows):
+            said = f"Duplicate entry found with name {values.get('name')}"
+            where = f" at domain ID {values['domain_id']}" if values.get("domain_id") else ""
+            raise Conflict(f"Conflict occurred attempting to store {member} - {said}{where}.")
+
+
+async def check_references(call: Call, old: Record | None, new: Record, changes: Iterable[Change]) -> None:
+    """Raise NotFound if a row that a new value refers to is neither there nor made by these changes."""
+    made = {(change.table, change.key) for change in changes if isinstance(change, Put)}
+    for name, field in facts(type(new)).fields.items():
+        value = getattr(new, name)
+        if field.ref is None or value is None or (old is not None and value == getattr(old, name)):
+            continue
+        tables = [TABLES[one] for one in field.ref.table.split()]
+        if any((one.name, (value,)) in made for one in tables):
+            continue
+        if not any([await call.reader.get(one.kind, value) for one in tables]):
+            word = "domain" if name == "domain_id" else named(tables[0].name)
+            raise NotFound(f"Could not find {word}: {value}.")
+
+
+def _address(call: Call, query: Mapping[str, str]) -> str:
+    text = "&".join(f"{name}={value}" if value else name for name, value in query.items())
+    return f"{call.request.base_url}{call.request.path}" + (f"?{text}" if text else "")
