@@ -28,7 +28,6 @@ from regional_keystone.ports import Clock
 
 log = structlog.get_logger("sites")
 
-INVITATION_S = 3600.0
 HOLDING = ("active", "quarantined")  # the states in which rings are sealed for a site
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -46,6 +45,7 @@ class Sites:
         holder: Holder,
         clock: Clock,
         certificate_s: float,
+        invitation_s: float,
         advertised: Sequence[str],
     ) -> None:
         self._authority = authority
@@ -55,10 +55,11 @@ class Sites:
         self._holder = holder
         self._clock = clock
         self._certificate_s = certificate_s
+        self._invitation_us = int(invitation_s * 1_000_000)
         self._advertised = tuple(advertised)
 
     async def invite(self, name: str) -> str:
-        """A one-time join token for this site, good for an hour; also for one that must join anew.
+        """A one-time join token for this site, good for some time; also for one that must join anew.
 
         Raises Invalid for a name that no region can have.
         """
@@ -72,7 +73,7 @@ class Sites:
             invited = msgspec.structs.replace(
                 fresh,
                 join_digest=_digest(secret),
-                join_expires_at=now + int(INVITATION_S * 1_000_000),
+                join_expires_at=now + self._invitation_us,
                 join_instance=None,
             )
             return [put(invited, old)], None

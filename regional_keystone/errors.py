@@ -96,3 +96,7 @@ class Unavailable(IdentityError):
 
 class StoreRefused(Exception):
     """A store must not be used as it is: an operator has to act first. The message names the file and the cure."""
+
+
+class StoreDamaged(StoreRefused):
+    """The file's content is not what was written. A replica can be rebuilt from a controller, a log cannot."""

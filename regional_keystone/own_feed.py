@@ -62,7 +62,7 @@ class OwnFeed:
         """What follows `number` and has not returned in the log yet."""
         return await self._store.tail(self.name, max(number, self._pruned))
 
-    async def pending(self) -> int:
+    def pending(self) -> int:
         """How many entries have not returned in the log yet."""
         return self.number - self._pruned
 

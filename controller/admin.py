@@ -1,0 +1,129 @@
+"""The operator's socket of a controller: enrolment, keys, status; a Unix socket that only its owner can open."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from controller.bootstrap import identity_endpoints
+from controller.commit import Sequencer
+from controller.rotate import Plan, Rotator
+from controller.sites import Sites
+from regional_keystone.errors import IdentityError, Invalid
+from regional_keystone.overlay import Overlay
+
+
+class Admin:
+    """What `rkctl` asks of a running controller."""
+
+    def __init__(
+        self,
+        *,
+        sites: Sites,
+        rotator: Rotator,
+        overlay: Overlay,
+        sequencer: Sequencer,
+        status: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._sites = sites
+        self._rotator = rotator
+        self._overlay = overlay
+        self._sequencer = sequencer
+        self._status = status
+
+    def app(self) -> web.Application:
+        """The handlers; every answer is JSON."""
+        app = web.Application(middlewares=[_render])
+        app.add_routes(
+            [
+                web.get("/status", self._show_status),
+                web.get("/region/list", self._list),
+                web.post("/region/add", self._add),
+                web.post("/region/remove", self._remove),
+                web.get("/keys/status", self._keys),
+                web.post("/keys/rotate", self._rotate),
+            ]
+        )
+        return app
+
+    async def _show_status(self, request: web.Request) -> web.Response:
+        del request
+        return _json(self._status())
+
+    async def _list(self, request: web.Request) -> web.Response:
+        del request
+        sites = await self._sites.all()
+        return _json([{"name": site.id, "state": site.state, "since": site.since} for site in sites])
+
+    async def _add(self, request: web.Request) -> web.Response:
+        """{name, url?}: a join token; with `url`, the region's identity endpoints are in the catalog as well."""
+        name, url = await _words(request, "name", "url")
+        token = await self._sites.invite(name)
+        if url:
+            await identity_endpoints(self._overlay, self._sequencer, name, url)
+        return _json({"name": name, "join_token": token})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        (name,) = await _words(request, "name")
+        await self._sites.remove(name)
+        return _json({"name": name, "state": "removed"})
+
+    async def _keys(self, request: web.Request) -> web.Response:
+        del request
+        return _json(_shown(await self._rotator.plan()))
+
+    async def _rotate(self, request: web.Request) -> web.Response:
+        """{dry_run?}: waits for acknowledgements up to the deadline, turns, answers with what stands then."""
+        body = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
+        before = await self._rotator.plan()
+        if body.get("dry_run"):
+            return _json({"turned": False, **_shown(before)})
+        ring = await asyncio.shield(self._rotator.turn())
+        after = await self._rotator.plan()
+        keys = {str(number): value for number, value in ring.checks.items()}
+        return _json({"turned": True, "keys": keys, "primary": max(ring.checks), **_shown(after)})
+
+
+async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:
+    """Open the socket, mode 0600 in a directory of mode 0700."""
+    path.unlink(missing_ok=True)
+    runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    await web.UnixSite(runner, str(path)).start()
+    path.chmod(0o600)
+    return runner
+
+
+@web.middleware
+async def _render(request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+    try:
+        answer: web.StreamResponse = await handler(request)
+    except IdentityError as error:
+        return web.Response(status=error.status, body=msgspec.json.encode({"error": error.message}))
+    except msgspec.MsgspecError as error:
+        return web.Response(status=400, body=msgspec.json.encode({"error": str(error)}))
+    return answer
+
+
+async def _words(request: web.Request, *names: str) -> list[str]:
+    body = msgspec.json.decode(await request.read(), type=dict[str, str])
+    if names[0] not in body:
+        raise Invalid(f"{names[0]} is missing.")
+    return [body.get(name, "") for name in names]
+
+
+def _shown(plan: Plan) -> dict[str, Any]:
+    return {
+        "epoch": plan.epoch,
+        "waits_for": list(plan.waits_for),
+        "retires": list(plan.retires),
+        "active": list(plan.active),
+        "quarantined": list(plan.quarantined),
+    }
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

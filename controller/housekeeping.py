@@ -1,0 +1,73 @@
+"""Takes away what nobody needs any more: revocations past their time, kept outcomes, entries all sites have.
+
+Removals are entries of the log like any other, so that all replicas stay equal.
+"""
+
+import secrets
+
+import structlog
+
+from controller.commit import Sequencer
+from controller.replicate import Replicator
+from regional_keystone.follow import Follower
+from regional_keystone.log import LOG, Change, remove
+from regional_keystone.model import Outcome, RevocationEvent, Site
+from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.ports import Clock, Writer
+
+log = structlog.get_logger("housekeeping")
+
+OUTCOME_US = 600_000_000  # a forwarded request is not retried later than this
+EVERY_S = 30.0
+_AT_ONCE = 500
+
+
+async def keep_house(
+    *,
+    store: Writer,
+    overlay: Overlay,
+    sequencer: Sequencer,
+    replicator: Replicator,
+    follower: Follower,
+    clock: Clock,
+    retention_s: float,
+) -> None:
+    """Every half minute, for ever."""
+    while True:
+        await clock.sleep(EVERY_S)
+        follower.index.expire(clock.now())
+        await expire(overlay, sequencer, clock.now())
+        await prune(store, overlay, replicator, clock.now() - int(retention_s * 1_000_000))
+
+
+async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:
+    """Remove what is past its time, some hundred rows a transaction; returns how many went."""
+
+    async def decide(reader: Recording) -> tuple[list[Change], int]:
+        # read without recording: a row that is past its time never comes back, and a new one is not looked for
+        del reader
+        gone: list[Change] = [remove(event) async for event in overlay.scan(RevocationEvent) if event.keep_until < now]
+        gone += [remove(kept) async for kept in overlay.scan(Outcome) if kept.at + OUTCOME_US < now]
+        return gone[:_AT_ONCE], len(gone[:_AT_ONCE])
+
+    count, _ = await transact(overlay, sequencer, f"expire/{secrets.token_hex(8)}", decide)
+    return count
+
+
+async def prune(store: Writer, overlay: Overlay, replicator: Replicator, before: int) -> int:
+    """Forget entries older than `before` that every site which is not quarantined holds; returns up to where."""
+    active = [site async for site in overlay.scan(Site) if site.state == "active"]
+    held = [replicator.acknowledged[site.id].position for site in active if site.id in replicator.acknowledged]
+    if len(held) < len(active):
+        return 0  # a site has not said yet how far it is
+    upto = 0
+    limit = min([*held, await store.applied(LOG)])
+    while entries := await store.tail(LOG, upto):
+        for entry in entries:
+            if entry.at >= before or entry.number > limit:
+                await store.prune(LOG, upto)
+                return upto
+            upto = entry.number
+    if upto:
+        await store.prune(LOG, upto)
+    return upto

@@ -1,0 +1,386 @@
+"""The only file that names concrete adapters: puts a site together and serves it.
+
+A controller is put together from the same parts (`controller.wiring`), so what both have is built here once.
+"""
+
+import asyncio
+import ssl
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from regional_keystone import front, logs
+from regional_keystone.adapters.local import LocalCache, LocalLock, SystemClock
+from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
+from regional_keystone.api.serve import Api
+from regional_keystone.digest import digest
+from regional_keystone.enrol import Identity, JoinToken, Membership
+from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
+from regional_keystone.fastpath import FastPath
+from regional_keystone.follow import Follower
+from regional_keystone.holder import Holder
+from regional_keystone.issue import Issuer
+from regional_keystone.link import Link, renew
+from regional_keystone.messages import Request, Response
+from regional_keystone.metrics import Metrics
+from regional_keystone.model import RevocationEvent
+from regional_keystone.overlay import Overlay
+from regional_keystone.own_feed import OwnFeed
+from regional_keystone.policy import Policy
+from regional_keystone.ports import Clock, Committer, Lock, Writer
+from regional_keystone.settings import ConfigurationError, Settings
+from regional_keystone.validate import Validator
+from regional_keystone.web import Limits, Web, admin_app
+
+log = structlog.get_logger("site")
+
+WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
+_JOIN_RETRY_S = 1.0
+
+
+@dataclass(slots=True)
+class Replica:
+    """Records, keys and revocations as one process knows them, and how fresh."""
+
+    clock: Clock
+    store: Writer
+    overlay: Overlay
+    holder: Holder
+    follower: Follower
+
+
+@dataclass(slots=True)
+class Door:
+    """What answers clients."""
+
+    api: Api
+    web: Web
+    fastpath: FastPath
+    metrics: Metrics
+
+
+def system_clock() -> Clock:
+    """The machine's clock."""
+    return SystemClock()
+
+
+def local_lock() -> Lock:
+    """A lock for one controller."""
+    return LocalLock()
+
+
+async def open_store(path: Path, *, rebuild: bool = False) -> Writer:
+    """The store in this file. With `rebuild`, a damaged one is moved aside, loudly, and begun anew."""
+    try:
+        return await Sqlite.open(path)
+    except StoreDamaged as error:
+        if not rebuild:
+            raise
+        aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+        log.error("replica_damaged", why=str(error), kept_as=str(aside), now="rebuilding it from the controller")
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        path.rename(aside)
+        return await Sqlite.open(path)
+
+
+def keep_s(settings: Settings) -> float:
+    """How long after its last use a key, and after its making a revocation, can still matter to some token."""
+    token, keys = settings.token, settings.keys
+    return token.expiration + token.allow_expired_window + keys.isolation_s + settings.freshness.skew_s
+
+
+async def replica(
+    settings: Settings,
+    clock: Clock,
+    store: Writer,
+    *,
+    name: str,
+    cluster: str,
+    box: X25519PrivateKey,
+    signers: Collection[bytes],
+    leads: bool = False,
+) -> Replica:
+    """Everything below the decisions, not started yet."""
+    directory = settings.keys.directory or settings.site.state_dir / "fernet-keys"
+    holder = Holder(name, cluster, box, signers, directory)
+    await asyncio.to_thread(holder.load)
+    overlay = Overlay(store)
+    follower = Follower(
+        store=store, overlay=overlay, holder=holder, clock=clock, lifetime_s=keep_s(settings), leads=leads
+    )
+    return Replica(clock, store, overlay, holder, follower)
+
+
+def door(
+    settings: Settings,
+    part: Replica,
+    *,
+    committer: Committer,
+    forward: Callable[[Request], Awaitable[Response]] | None = None,
+    own: Committer | None = None,
+) -> Door:
+    """The Identity API over one replica. With `forward` what changes goes to a controller."""
+    metrics = Metrics()
+    try:
+        policy = Policy(str(settings.policy.file) if settings.policy.file else None)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+    fastpath = FastPath(part.follower, settings.fastpath.entries)
+    part.follower.watchers.append(fastpath.disturb)
+    part.follower.forgetters.append(fastpath.forget_all)
+    validator = Validator(
+        part.overlay,
+        part.follower,
+        fastpath,
+        LocalCache(part.clock),
+        policy,
+        clock=part.clock,
+        settings=settings,
+    )
+    issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings)
+    shapes = [
+        *discovery.SHAPES,
+        *auth.shapes(issuer, validator),
+        *catalog.SHAPES,
+        *projects.SHAPES,
+        *identity.SHAPES,
+        *assignment.SHAPES,
+    ]
+    engine = Api(
+        shapes,
+        reader=part.overlay,
+        committer=committer,
+        prove=validator.prove,
+        policy=policy,
+        clock=part.clock,
+        forward=forward,
+        own=own,
+    )
+
+    async def wait(position: int) -> None:
+        if not await part.follower.reached(position, WAIT_S):
+            raise Unavailable(f"This region has not received change {position} yet.")
+
+    web = Web(engine, clock=part.clock, metrics=metrics, fastpath=fastpath, limits=limits(settings), wait=wait)
+    return Door(engine, web, fastpath, metrics)
+
+
+def limits(settings: Settings) -> Limits:
+    """What a request and its connection may cost."""
+    return Limits()
+
+
+async def open_doors(
+    stack: AsyncExitStack,
+    settings: Settings,
+    part: Replica,
+    opened: Door,
+    status: Callable[[], Mapping[str, Any]],
+    ready: Callable[[], str | None],
+) -> None:
+    """Open the public and the private port until the stack is left. Raises OSError for one that is taken."""
+
+    async def digest_now() -> tuple[int, str]:
+        async with part.store.snapshot() as snapshot:
+            return await digest(snapshot)
+
+    listen = settings.listen
+    private = admin_app(status=status, metrics=opened.metrics, ready=ready, digest=digest_now)
+    runner = await front.serve(opened.web, listen.host, listen.port, ssl_context=_tls(settings))
+    stack.push_async_callback(runner.cleanup)
+    private_runner = await front.serve_private(private, listen.admin_host, listen.admin_port)
+    stack.push_async_callback(private_runner.cleanup)
+
+
+def common_status(part: Replica, opened: Door) -> dict[str, Any]:
+    """The part of /status that sites and controllers share; no secret is in it."""
+    follower, seen = part.follower, part.holder.seen
+    rings: dict[str, Any] = {}
+    if seen.epoch:
+        ring = part.holder.ring
+        keys = {str(number): value for number, value in ring.check_values().items()}
+        rings["token"] = {
+            "epoch": ring.epoch,
+            "fingerprint": ring.fingerprint,
+            "primary": ring.primary,
+            "keys": keys,
+        }
+    age_s = follower.age_s()
+    return {
+        "name": part.holder.name,
+        "position": follower.position,
+        "projected": follower.projected,
+        "head": follower.head,
+        "lag_entries": follower.head - follower.position,
+        "age_s": None if age_s == float("inf") else round(age_s, 3),
+        "ring_epoch": seen.epoch,
+        "rings": rings,
+        "requests": opened.metrics.requests_served,
+        "revocations": len(follower.index),
+    }
+
+
+def export(part: Replica, opened: Door) -> None:
+    """Let metrics read what the replica knows, at each scrape."""
+    follower, metrics = part.follower, opened.metrics
+    metrics.log_position.set_function(lambda: follower.position)
+    metrics.log_head.set_function(lambda: follower.head)
+    metrics.lag_entries.set_function(lambda: follower.head - follower.position)
+    metrics.age.set_function(follower.age_s)
+    metrics.revocations_live.set_function(lambda: len(follower.index))
+    metrics.ring_epoch.labels("token").set_function(lambda: part.holder.seen.epoch)
+
+
+class Site:
+    """One region's site."""
+
+    def __init__(self, settings: Settings, clock: Clock, identity_: Identity) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.identity = identity_
+        self.part: Replica
+        self.link: Link
+        self.own: OwnFeed
+        self.door: Door
+        self._late: asyncio.Queue[list[RevocationEvent]] = asyncio.Queue()
+
+    async def build(self, stack: AsyncExitStack) -> None:
+        """Open what is on disk and put it together."""
+        state, member = self.settings.site.state_dir, self.identity.membership()
+        store = await open_store(state / "replica.db", rebuild=True)
+        stack.push_async_callback(store.close)
+        self.part = await replica(
+            self.settings,
+            self.clock,
+            store,
+            name=member.name,
+            cluster=member.cluster,
+            box=self.identity.box(),
+            signers=member.signers,
+        )
+        own_store, own_name = await _own_store(state / "own", member)
+        stack.push_async_callback(own_store.close)
+        self.own = OwnFeed(own_name, store=own_store, follower=self.part.follower, clock=self.clock)
+        await self.part.follower.start()
+        await self.own.start()
+        self.part.follower.late = self._late.put_nowait
+        self.link = Link(
+            identity=self.identity,
+            controllers=self.settings.site.controllers or member.controllers,
+            follower=self.part.follower,
+            own=self.own,
+            store=store,
+            clock=self.clock,
+        )
+        self.door = door(self.settings, self.part, committer=self.own, forward=self._forward, own=self.own)
+        export(self.part, self.door)
+
+    def status(self) -> dict[str, Any]:
+        """What /status tells."""
+        link = self.link
+        connected = link.connected_since is not None
+        return {
+            **common_status(self.part, self.door),
+            "state": "connected" if connected else "isolated",
+            "stream": {"connected": connected, "since": link.connected_since, "refused": link.refused},
+            "own_feed": {"name": self.own.name, "number": self.own.number, "pending": self.own.pending()},
+        }
+
+    def missing(self) -> str | None:
+        """What this site lacks to answer; None when it is ready."""
+        if not self.part.holder.seen.epoch:
+            return "no keys yet: waiting for the controller"
+        return None if self.part.follower.position else "no data yet: waiting for the controller"
+
+    def tasks(self) -> list[Awaitable[None]]:
+        """What runs for as long as the site does."""
+        return [
+            self.part.follower.run(),
+            self.link.run(),
+            renew(self.identity, self.settings.site.controllers or self.identity.membership().controllers, self.clock),
+            self._answer_late(),
+        ]
+
+    async def _forward(self, request: Request) -> Response:
+        response = await self.link.forward(request)
+        if response.position is not None:
+            await self.part.follower.reached(response.position, WAIT_S)
+        return response
+
+    async def _answer_late(self) -> None:
+        while True:
+            events = await self._late.get()
+            try:
+                await self.own.revoke(events)
+            except Unavailable as error:
+                log.error("late_revocation_not_written", why=str(error))
+                await self.clock.sleep(_JOIN_RETRY_S)
+                self._late.put_nowait(events)
+
+
+async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+    """A site, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
+    logs.configure(settings.default)
+    clock = system_clock()
+    identity_ = Identity(settings.site.state_dir / "identity")
+    if not identity_.joined:
+        await _join(settings, identity_, clock)
+    async with AsyncExitStack() as stack:
+        site = Site(settings, clock, identity_)
+        await site.build(stack)
+        async with background(site.tasks()):
+            await open_doors(stack, settings, site.part, site.door, site.status, site.missing)
+            ready()
+
+
+@asynccontextmanager
+async def background(tasks: Iterable[Awaitable[None]]) -> AsyncIterator[asyncio.TaskGroup]:
+    """Run all of these until the block is cancelled; if one dies, so does the block, and the process with it."""
+    async with asyncio.TaskGroup() as group:
+        for task in tasks:
+            group.create_task(task)  # type: ignore[arg-type]
+        yield group
+
+
+async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
+    path = settings.site.join_token_file
+    if path is None:
+        raise StoreRefused("this site has not joined a federation; set [site] join_token_file to a file with the token")
+    try:
+        token = JoinToken.read(path.read_text())
+    except OSError as error:
+        raise StoreRefused(f"{path}: {error.strerror}; write the join token of this site into it") from None
+    while True:
+        try:
+            await identity_.join(token)
+        except Unavailable as error:
+            log.warning("waiting_to_join", why=error.message)
+            await clock.sleep(_JOIN_RETRY_S)
+        else:
+            path.unlink(missing_ok=True)  # it is used
+            return
+
+
+async def _own_store(directory: Path, member: Membership) -> tuple[Writer, str]:
+    """The own feed's store, named by its incarnation; a new incarnation when there is none."""
+    known = sorted(directory.glob("*.db")) if directory.exists() else []
+    path = known[0] if known else directory / f"{uuid.uuid4().hex}.db"
+    return await open_store(path), f"{member.name}/{path.stem}"
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    listen = settings.listen
+    if listen.tls_cert is None or listen.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(listen.tls_cert, listen.tls_key)
+    return context
