@@ -1,0 +1,37 @@
+"""What every test gets: no network but the loopback, and property tests that do not depend on this machine's speed."""
+
+import socket
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "suite",
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+
+
+def _is_here(address):
+    return not isinstance(address, tuple) or address[0] in {"localhost", "::1", ""} or address[0].startswith("127.")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loopback_only():
+    """A test that reaches for the network fails where it does so."""
+    connect, connect_ex = socket.socket.connect, socket.socket.connect_ex
+
+    def checked(real):
+        def connect(self, address):
+            if not _is_here(address):
+                raise AssertionError(f"a test reached for {address}")
+            return real(self, address)
+
+        return connect
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", checked(connect))
+        patch.setattr(socket.socket, "connect_ex", checked(connect_ex))
+        yield
