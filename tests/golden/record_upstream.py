@@ -837,7 +837,7 @@ def regions(b):
         'description': WRONG + [LONG[255], LONG[256]],
         'parent_region_id': WRONG + [LONG[256]],
         'url': ['x', 5], 'extra': [None, 5, {'a': [1]}],
-        'links': [{}, 'x'], 'enabled': [True, 'x']})
+        'links': [{}, {'self': 'x'}], 'enabled': [True, 'x']})
     b.bad_fields('region', P + '/rg-a', {
         'description': WRONG, 'parent_region_id': WRONG},
         method='PATCH', verb='update')
@@ -889,7 +889,7 @@ def services(b):
     f = {'type': WRONG + [LONG[255], LONG[256]],
          'name': WRONG + [LONG[255], LONG[256]],
          'description': [None, '', 5, LONG[256]], 'enabled': WRONG_BOOL,
-         'links': ['x']}
+         'links': [{'self': 'x'}]}
     b.bad_fields('service', P, f, {'type': 'sv-bad'})
     b.bad_fields('service', A, f, method='PATCH', verb='update')
     b.create('endpoint', 'sv', {
@@ -1187,7 +1187,8 @@ def domains(b):
          'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
                   [LONG[255]], [LONG[256]],
                   [f't{i}' for i in range(81)]],
-         'explicit_domain_id': WRONG, 'links': ['x'], 'extra': [None, 5]}
+         'explicit_domain_id': WRONG, 'links': [{'self': 'x'}],
+         'extra': [None, 5]}
     b.bad_fields('domain', P, f, {'name': 'dm-bad-#'})
     f.pop('explicit_domain_id')
     b.bad_fields('domain', A, f, method='PATCH', verb='update')
@@ -1414,7 +1415,7 @@ def projects(b):
          'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
          'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
                   [LONG[256]], [f't{i}' for i in range(81)]],
-         'links': ['x'], 'extra': [None, 5, {'a': 1}], 'id': ['x', 5],
+         'links': [{'self': 'x'}], 'extra': [None, 5, {'a': 1}], 'id': ['x', 5],
          'parents': [[]]}
     b.bad_fields('project', P, f, dict(D, name='bad-#'))
     b.bad_fields('project', P + '/<id:project:top>', f, method='PATCH',
@@ -1432,6 +1433,767 @@ def projects(b):
                     ('PATCH', f'{P}/{GONE}', {'project': {'name': 'x'}}),
                     ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
         b.denied(m, p, d)
+
+
+@section
+def users(b):
+    b.prelude()
+    P = '/v3/users'
+    b.create('domain', 'd', {'name': 'us-d'})
+    b.create('project', 'd', {'name': 'p', 'domain_id': '<id:domain:d>'})
+    D = {'domain_id': '<id:domain:d>'}
+    b.create('user', 'nodomain', {'name': 'us-nodomain'})
+    b.create('user', 'nodomain by system', {'name': 'us-nodomain2'},
+             token='system')
+    b('grant admin on domain', 'PUT', '/v3/domains/<id:domain:d>/users/'
+      '<id:user:admin>/roles/<id:role:admin>')
+    b.auth('login domain admin', scope={'domain': {'id': '<id:domain:d>'}},
+           save='dadmin')
+    b.create('user', 'nodomain by domain', {'name': 'nodomain3'},
+             token='dadmin')
+    b.create('user', 'a', dict(D, name='a', password='pw-1234'))
+    b.create('user', 'full', dict(
+        D, name='full', password='pw-1234', enabled=False, description='d',
+        email='x@y', default_project_id='<id:project:d>', colour='red',
+        id='mine', options={'ignore_password_expiry': True,
+                            'lock_password': False}))
+    b.create('user', 'bare', dict(D, name='bare'))
+    b('create name conflict', 'POST', P, {'user': dict(D, name='a')})
+    b('create name other case', 'POST', P, {'user': dict(D, name='A')})
+    b('create name with spaces', 'POST', P, {'user': dict(D, name=' sp ')})
+    b('create unknown domain', 'POST', P, {'user': {
+        'name': 'x', 'domain_id': GONE}})
+    b('create domain is project', 'POST', P, {'user': {
+        'name': 'x', 'domain_id': '<id:project:d>'}})
+    b('create unknown default project', 'POST', P, {'user': dict(
+        D, name='udp', default_project_id=GONE)})
+    b('create default project is domain', 'POST', P, {'user': dict(
+        D, name='ddp', default_project_id='<id:domain:d>')})
+    b('create password long', 'POST', P, {'user': dict(
+        D, name='plong', password='x' * 5000)})
+    b('create password not ASCII', 'POST', P, {'user': dict(
+        D, name='pasc', password='\u00e4\u4e2d')})
+    b('create federated unknown', 'POST', P, {'user': dict(
+        D, name='fed', federated=[{'idp_id': 'nope', 'protocols': [
+            {'protocol_id': 'x', 'unique_id': 'y'}]}])})
+    A = P + '/<id:user:a>'
+    b.gethead('one', A)
+    b('GET full', 'GET', P + '/<id:user:full>')
+    b('GET bare', 'GET', P + '/<id:user:bare>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    b.gethead('all', P, glob=True)
+    for q in ('', '&name=a', '&name=A', '&name=nope', '&enabled=false',
+              '&enabled=true', '&enabled', '&enabled=0', '&enabled=1',
+              '&enabled=maybe', '&name__contains=ul',
+              '&name__startswith=b', '&name__endswith=re',
+              '&name__icontains=UL', '&name__nope=a', '&limit=2',
+              '&limit=0', '&limit=x', '&marker=x', '&x=1', '&email=x@y',
+              '&default_project_id=<id:project:d>', '&id=<id:user:a>',
+              '&password_expires_at=lt:2030-01-01T00:00:00Z',
+              '&password_expires_at=nope', '&password_expires_at=xx:2030',
+              '&idp_id=nope', '&protocol_id=nope', '&unique_id=nope',
+              '&sort_key=name&sort_dir=desc', '&sort_dir=up', '&name='):
+        b(f'GET by domain {q}', 'GET', f'{P}?domain_id=<id:domain:d>{q}')
+    b('GET by unknown domain', 'GET', f'{P}?domain_id={GONE}')
+    b('GET by bad domain', 'GET', f'{P}?domain_id=a_b')
+    b('GET by domain token', 'GET', P, token='dadmin')
+    b('GET other domain by domain token', 'GET',
+      P + '?domain_id=<id:domain:own>', token='dadmin')
+    b('GET a by domain token', 'GET', A, token='dadmin')
+    b('GET own by domain token', 'GET', P + '/<id:user:own>', token='dadmin')
+    b('PATCH own by domain token', 'PATCH', P + '/<id:user:own>',
+      {'user': {'description': 'x'}}, token='dadmin')
+    b('GET self', 'GET', P + '/<id:user:own>', token='member')
+    b('PATCH self', 'PATCH', P + '/<id:user:own>',
+      {'user': {'description': 'x'}}, token='member')
+    b('PATCH name', 'PATCH', A, {'user': {'name': 'a1'}})
+    b('PATCH name back', 'PATCH', A, {'user': {'name': 'a'}})
+    b('PATCH name conflict', 'PATCH', A, {'user': {'name': 'bare'}})
+    b('PATCH description', 'PATCH', A, {'user': {'description': 'x'}})
+    b('PATCH description null', 'PATCH', A, {'user': {'description': None}})
+    b('PATCH extra', 'PATCH', A, {'user': {'size': 1, 'email': 'e'}})
+    b('PATCH extra null', 'PATCH', A, {'user': {'size': None}})
+    b('GET after', 'GET', A)
+    b('PATCH same id', 'PATCH', A, {'user': {
+        'id': '<id:user:a>', 'description': 'y'}})
+    b('PATCH other id', 'PATCH', A, {'user': {'id': GONE}})
+    b('PATCH same domain_id', 'PATCH', A, {'user': dict(D, description='z')})
+    b('PATCH other domain_id', 'PATCH', A, {'user': {'domain_id': 'default'}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'user': {'name': 'x'}})
+    b('PATCH default project', 'PATCH', A,
+      {'user': {'default_project_id': '<id:project:d>'}})
+    b('PATCH default project is domain', 'PATCH', A,
+      {'user': {'default_project_id': '<id:domain:d>'}})
+    b('PATCH default project null', 'PATCH', A,
+      {'user': {'default_project_id': None}})
+    for o in ('ignore_change_password_upon_first_use',
+              'ignore_password_expiry', 'ignore_lockout_failure_attempts',
+              'lock_password', 'ignore_user_inactivity',
+              'multi_factor_auth_enabled'):
+        for v in (True, False, None, 'x', 5):
+            b(f'PATCH option {o}={v}', 'PATCH', A,
+              {'user': {'options': {o: v}}})
+    for i, v in enumerate((
+            [], [['password']], [['password', 'totp'], ['token']], None,
+            'x', ['password'], [[]], [[5]], [['a', 'a']], [['a'], ['a']],
+            [['nope']])):
+        b(f'PATCH option mfa rules {i}', 'PATCH', A,
+          {'user': {'options': {'multi_factor_auth_rules': v}}})
+    b('PATCH option mfa rules off', 'PATCH', A,
+      {'user': {'options': {'multi_factor_auth_rules': None,
+                            'multi_factor_auth_enabled': None}}})
+    b('PATCH option unknown', 'PATCH', A, {'user': {'options': {'no': 1}}})
+    b('GET after options', 'GET', A)
+    # password
+    b.auth('login a', '<id:user:a>', save='a', pause=1.2)
+    W = A + '/password'
+    b('password without token', 'POST', W, {'user': {
+        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
+    b('password back', 'POST', W, {'user': {
+        'original_password': 'pw-5678', 'password': 'pw-1234'}})
+    b('token after password change', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:a>'})
+    b.auth('login a again', '<id:user:a>', save='a', pause=1.2)
+    b('password wrong original', 'POST', W, {'user': {
+        'original_password': 'no', 'password': 'pw-5678'}}, token='a')
+    b('password same', 'POST', W, {'user': {
+        'original_password': 'pw-1234', 'password': 'pw-1234'}}, token='a')
+    b('password with garbage token', 'POST', W, {'user': {
+        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None,
+      headers={'X-Auth-Token': 'garbage'})
+    for name, body in (
+            ('no body', None), ('empty', {}), ('user null', {'user': None}),
+            ('user empty', {'user': {}}),
+            ('no original', {'user': {'password': 'x'}}),
+            ('no new', {'user': {'original_password': 'pw-1234'}}),
+            ('null', {'user': {'original_password': 'pw-1234',
+                               'password': None}}),
+            ('empty new', {'user': {'original_password': 'pw-1234',
+                                    'password': ''}}),
+            ('number', {'user': {'original_password': 'pw-1234',
+                                 'password': 5}}),
+            ('extra', {'user': {'original_password': 'pw-1234',
+                                'password': 'x', 'name': 'y'}})):
+        b('password ' + name, 'POST', W, body, token=None)
+    b('reset password', 'PATCH', A, {'user': {'password': 'pw-1234'}})
+    b('password unknown user', 'POST', f'{P}/{GONE}/password', {'user': {
+        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
+    b('password disabled user', 'POST', P + '/<id:user:full>/password', {
+        'user': {'original_password': 'pw-1234', 'password': 'pw-5678'}},
+      token=None)
+    b('password user without password', 'POST',
+      P + '/<id:user:bare>/password', {'user': {
+          'original_password': 'pw-1234', 'password': 'pw-5678'}},
+      token=None)
+    b('lock password', 'PATCH', A,
+      {'user': {'options': {'lock_password': True}}})
+    b('password locked', 'POST', W, {'user': {
+        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
+    b('unlock password', 'PATCH', A,
+      {'user': {'options': {'lock_password': None}}})
+    b('GET password', 'GET', W)
+    b.auth('login a 3', '<id:user:a>', save='a', pause=1.2)
+    b('PATCH password', 'PATCH', A, {'user': {'password': 'pw-new'}})
+    b('token after reset', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:a>'})
+    b('PATCH password null', 'PATCH', A, {'user': {'password': None}})
+    b.auth('login with password null', '<id:user:a>', password='pw-new')
+    b('PATCH password again', 'PATCH', A, {'user': {'password': 'pw-1234'}})
+    b.auth('login a 4', '<id:user:a>', save='a', pause=1.2)
+    b('PATCH name only', 'PATCH', A, {'user': {'name': 'a2'}})
+    b('token after name', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:a>'})
+    b('PATCH disable', 'PATCH', A, {'user': {'enabled': False}})
+    b('token after disable', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:a>'})
+    b('use token after disable', 'GET', '/v3/auth/projects', token='a')
+    b('PATCH enable', 'PATCH', A, {'user': {'enabled': True}})
+    b('token after enable', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:a>'})
+    b.auth('login a 5', '<id:user:a>', save='a', pause=1.2)
+    # groups and projects of a user
+    b.create('group', 'g', dict(D, name='g'))
+    b.create('group', 'g2', dict(D, name='g2'))
+    for u in ('own', 'a'):
+        b(f'add {u} to g', 'PUT',
+          f'/v3/groups/<id:group:g>/users/<id:user:{u}>')
+    b('add own to g2', 'PUT', '/v3/groups/<id:group:g2>/users/<id:user:own>')
+    b('grant to group', 'PUT', '/v3/projects/<id:project:d>/groups/'
+      '<id:group:g>/roles/<id:role:reader>')
+    O = P + '/<id:user:own>'
+    b.auth('login member again', '<id:user:own>', save='member', pause=1.2,
+           scope={'project': {'id': '<id:project:own>'}})
+    for what in ('groups', 'projects'):
+        b.gethead(f'{what} of own', f'{O}/{what}')
+        b(f'GET {what} of own by itself', 'GET', f'{O}/{what}',
+          token='member')
+        b(f'GET {what} of a by member', 'GET', f'{A}/{what}', token='member')
+        b(f'GET {what} of a', 'GET', f'{A}/{what}')
+        b(f'GET {what} of bare', 'GET', f'{P}/<id:user:bare>/{what}')
+        b(f'GET {what} of unknown', 'GET', f'{P}/{GONE}/{what}')
+        b(f'GET {what} of unknown by member', 'GET', f'{P}/{GONE}/{what}',
+          token='member')
+        b(f'GET {what} without token', 'GET', f'{O}/{what}', token=None)
+        for q in ('name=g', 'name=p', 'enabled=true', 'name__contains=own',
+                  'limit=1', 'domain_id=<id:domain:d>', 'x=1'):
+            b(f'GET {what} of own by {q}', 'GET', f'{O}/{what}?{q}')
+    b.bad_bodies('user', P)
+    b.bad_bodies('user', A, 'PATCH')
+    f = {'name': WRONG + [LONG[255], LONG[256]],
+         'description': WRONG + [LONG[256]], 'domain_id': WRONG + ['a_b'],
+         'enabled': WRONG_BOOL, 'password': WRONG,
+         'default_project_id': WRONG, 'email': WRONG,
+         'options': [None, 5, [], {'nope': 1}, {'lock_password': 'x'}],
+         'federated': [None, [], [{}], 'x'],
+         'links': [{'self': 'x'}], 'id': ['x', 5],
+         'password_expires_at': [None, '2030-01-01T00:00:00.000000', 5],
+         'extra': [None, 5, {'a': 1}]}
+    b.bad_fields('user', P, f, dict(D, name='bad-#'))
+    b.bad_fields('user', P + '/<id:user:bare>', f, method='PATCH',
+                 verb='update')
+    b.create('user', 'z', dict(D, name='z'))
+    Z = P + '/<id:user:z>'
+    for m, p, d in (('GET', P, None), ('GET', A, None),
+                    ('GET', f'{P}/{GONE}', None),
+                    ('POST', P, {'user': dict(D, name='x')}),
+                    ('POST', P, {'user': {}}),
+                    ('PATCH', Z, {'user': {'description': 'x'}}),
+                    ('PATCH', Z, {'user': {'name': 5}}),
+                    ('PATCH', f'{P}/{GONE}', {'user': {'name': 'x'}}),
+                    ('DELETE', Z, None), ('DELETE', f'{P}/{GONE}', None)):
+        b.denied(m, p, d)
+    # delete
+    b('grant to a', 'PUT', '/v3/projects/<id:project:d>/users/<id:user:a>/'
+      'roles/<id:role:member>')
+    b.auth('login a 6', '<id:user:a>',
+           {'project': {'id': '<id:project:d>'}}, save='a', pause=1.2)
+    b('DELETE', 'DELETE', A)
+    b('token after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:a>'})
+    b('use token after DELETE', 'GET', '/v3/auth/projects', token='a')
+    b('members of g after DELETE', 'GET', '/v3/groups/<id:group:g>/users')
+    b('assignments after DELETE', 'GET',
+      '/v3/role_assignments?scope.project.id=<id:project:d>')
+    b.auth('login after DELETE', '<id:user:a>')
+    b('GET after DELETE', 'GET', A)
+    b('DELETE again', 'DELETE', A)
+    b('create with the name again', 'POST', P, {'user': dict(D, name='a')})
+
+
+@section
+def groups(b):
+    b.prelude()
+    P = '/v3/groups'
+    b.create('domain', 'd', {'name': 'gr-d'})
+    D = {'domain_id': '<id:domain:d>'}
+    b.create('group', 'nodomain', {'name': 'gr-nodomain'})
+    b.create('group', 'a', dict(D, name='a'))
+    b.create('group', 'full', dict(D, name='full', description='d',
+                                   colour='red', id='mine', enabled=False))
+    b('create name conflict', 'POST', P, {'group': dict(D, name='a')})
+    b('create name other case', 'POST', P, {'group': dict(D, name='A')})
+    b('create unknown domain', 'POST', P, {'group': {
+        'name': 'x', 'domain_id': GONE}})
+    A = P + '/<id:group:a>'
+    b.gethead('one', A)
+    b('GET full', 'GET', P + '/<id:group:full>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    b.gethead('all', P, glob=True)
+    for q in ('', '&name=a', '&name=nope', '&name__contains=ul',
+              '&name__startswith=f', '&limit=1', '&limit=x', '&x=1',
+              '&description=d', '&enabled=false', '&name='):
+        b(f'GET by domain {q}', 'GET', f'{P}?domain_id=<id:domain:d>{q}')
+    b('GET by unknown domain', 'GET', f'{P}?domain_id={GONE}')
+    b('PATCH name', 'PATCH', A, {'group': {'name': 'a1'}})
+    b('PATCH name conflict', 'PATCH', A, {'group': {'name': 'full'}})
+    b('PATCH description', 'PATCH', A, {'group': {'description': 'x'}})
+    b('PATCH description null', 'PATCH', A, {'group': {'description': None}})
+    b('PATCH extra', 'PATCH', A, {'group': {'size': 1}})
+    b('PATCH extra null', 'PATCH', A, {'group': {'size': None}})
+    b('PATCH same id', 'PATCH', A, {'group': {
+        'id': '<id:group:a>', 'description': 'y'}})
+    b('PATCH other id', 'PATCH', A, {'group': {'id': GONE}})
+    b('PATCH same domain_id', 'PATCH', A,
+      {'group': dict(D, description='z')})
+    b('PATCH other domain_id', 'PATCH', A,
+      {'group': {'domain_id': 'default'}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'group': {'name': 'x'}})
+    # members
+    b.create('user', 'u', dict(D, name='u', password='pw-1234',
+                               email='e', description='d'))
+    U = A + '/users/<id:user:u>'
+    b.gethead('member before', U)
+    b('DELETE member before', 'DELETE', U)
+    b('PUT member', 'PUT', U)
+    b('PUT member again', 'PUT', U)
+    b('PUT member of other domain', 'PUT', A + '/users/<id:user:own>')
+    b.gethead('member', U)
+    b.gethead('members', A + '/users')
+    for q in ('name=u', 'enabled=true', 'name__contains=own', 'limit=1',
+              'x=1', 'password_expires_at=lt:2030-01-01T00:00:00Z',
+              'password_expires_at=nope'):
+        b(f'GET members by {q}', 'GET', f'{A}/users?{q}')
+    b.gethead('members of full', P + '/<id:group:full>/users')
+    b.gethead('members of unknown', f'{P}/{GONE}/users')
+    for m in ('PUT', 'HEAD', 'GET', 'DELETE'):
+        b(f'{m} unknown member', m, f'{A}/users/{GONE}')
+        b(f'{m} member of unknown group', m,
+          f'{P}/{GONE}/users/<id:user:u>')
+        b(f'{m} both unknown', m, f'{P}/{GONE}/users/{GONE}')
+    b('POST member', 'POST', U)
+    b('PUT member with body', 'PUT', U, {'x': 1})
+    for m, p, d in (('GET', P, None), ('GET', A, None),
+                    ('GET', f'{P}/{GONE}', None),
+                    ('POST', P, {'group': dict(D, name='x')}),
+                    ('POST', P, {'group': {}}),
+                    ('PATCH', A, {'group': {'description': 'x'}}),
+                    ('PATCH', f'{P}/{GONE}', {'group': {'name': 'x'}}),
+                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None),
+                    ('GET', A + '/users', None), ('GET', U, None),
+                    ('HEAD', U, None), ('PUT', U, None), ('DELETE', U, None),
+                    ('PUT', f'{A}/users/{GONE}', None),
+                    ('PUT', f'{P}/{GONE}/users/<id:user:u>', None)):
+        b.denied(m, p, d)
+    # what a membership gives, and what its end takes away
+    b.create('project', 'd', dict(D, name='p'))
+    b('grant to group', 'PUT', '/v3/projects/<id:project:d>/groups/'
+      '<id:group:a>/roles/<id:role:member>')
+    b.auth('login by group', '<id:user:u>',
+           {'project': {'id': '<id:project:d>'}}, save='u', pause=1.2)
+    b('DELETE member', 'DELETE', U)
+    b('token after DELETE of member', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:u>'})
+    b('DELETE member again', 'DELETE', U)
+    b('PUT member back', 'PUT', U)
+    b('token after PUT of member', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:u>'})
+    b.auth('login by group again', '<id:user:u>',
+           {'project': {'id': '<id:project:d>'}}, save='u', pause=1.2)
+    b.bad_bodies('group', P)
+    b.bad_bodies('group', A, 'PATCH')
+    f = {'name': WRONG + [LONG[64], LONG[65], LONG[255], LONG[256]],
+         'description': WRONG + [LONG[256]], 'domain_id': WRONG + ['a_b'],
+         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5, {'a': 1}]}
+    b.bad_fields('group', P, f, dict(D, name='bad-#'))
+    b.bad_fields('group', P + '/<id:group:full>', f, method='PATCH',
+                 verb='update')
+    b('DELETE', 'DELETE', A)
+    b('token after DELETE of group', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:u>'})
+    b('assignments after DELETE', 'GET',
+      '/v3/role_assignments?scope.project.id=<id:project:d>')
+    b('groups of u after DELETE', 'GET', '/v3/users/<id:user:u>/groups')
+    b('GET after DELETE', 'GET', A)
+    b('DELETE again', 'DELETE', A)
+
+
+@section
+def roles(b):
+    b.prelude()
+    P = '/v3/roles'
+    b.create('domain', 'd', {'name': 'ro-d'})
+    D = {'domain_id': '<id:domain:d>'}
+    b.create('role', 'a', {'name': 'ro-a'})
+    b.create('role', 'full', {
+        'name': 'ro-full', 'description': 'd', 'colour': 'red', 'id': 'mine',
+        'options': {'immutable': False}})
+    b.create('role', 'da', dict(D, name='ro-a'))
+    b.create('role', 'db', dict(D, name='ro-db'))
+    b.create('role', 'own', {'name': 'ro-own',
+                             'domain_id': '<id:domain:own>'})
+    b('create name conflict', 'POST', P, {'role': {'name': 'ro-a'}})
+    b('create name conflict in domain', 'POST', P,
+      {'role': dict(D, name='ro-a')})
+    b('create name other case', 'POST', P, {'role': {'name': 'RO-A'}})
+    b('create unknown domain', 'POST', P, {'role': {
+        'name': 'x', 'domain_id': GONE}})
+    A = P + '/<id:role:a>'
+    b.gethead('one', A)
+    b('GET full', 'GET', P + '/<id:role:full>')
+    b.gethead('domain role', P + '/<id:role:da>')
+    b.gethead('unknown', f'{P}/{GONE}')
+    b.gethead('all', P, glob=True)
+    for q in ('name=ro-a', 'name=nope', 'domain_id=<id:domain:d>',
+              'domain_id=<id:domain:d>&name=ro-db', 'domain_id=' + GONE,
+              'domain_id=a_b', 'name__contains=o-ful',
+              'name__startswith=ro-&limit=1', 'name=ro-a&x=1', 'name='):
+        b(f'GET by {q}', 'GET', f'{P}?{q}')
+    b('PATCH name', 'PATCH', A, {'role': {'name': 'ro-b'}})
+    b('PATCH name back', 'PATCH', A, {'role': {'name': 'ro-a'}})
+    b('PATCH name conflict', 'PATCH', A, {'role': {'name': 'ro-full'}})
+    b('PATCH description', 'PATCH', A, {'role': {'description': 'x'}})
+    b('PATCH description null', 'PATCH', A, {'role': {'description': None}})
+    b('PATCH extra', 'PATCH', A, {'role': {'size': 1}})
+    b('PATCH same id', 'PATCH', A, {'role': {
+        'id': '<id:role:a>', 'description': 'y'}})
+    b('PATCH other id', 'PATCH', A, {'role': {'id': GONE}})
+    b('PATCH domain_id', 'PATCH', A, {'role': D})
+    b('PATCH domain_id of domain role', 'PATCH', P + '/<id:role:da>',
+      {'role': {'domain_id': '<id:domain:own>'}})
+    b('PATCH domain role', 'PATCH', P + '/<id:role:da>',
+      {'role': {'description': 'x'}})
+    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'role': {'name': 'x'}})
+    b('PATCH immutable', 'PATCH', A, {'role': {'options': {
+        'immutable': True}}})
+    b('PATCH while immutable', 'PATCH', A, {'role': {'name': 'x'}})
+    b('DELETE while immutable', 'DELETE', A)
+    b('PATCH mutable', 'PATCH', A, {'role': {'options': {
+        'immutable': None}}})
+    b('PATCH admin', 'PATCH', P + '/<id:role:admin>',
+      {'role': {'description': 'x'}})
+    b('DELETE reader', 'DELETE', P + '/<id:role:reader>')
+    # implied roles
+    I = A + '/implies'
+    b.gethead('implies none', I)
+    b('PUT implies', 'PUT', I + '/<id:role:full>')
+    b('PUT implies again', 'PUT', I + '/<id:role:full>')
+    b('PUT implies itself', 'PUT', I + '/<id:role:a>')
+    b('PUT implies circle', 'PUT',
+      P + '/<id:role:full>/implies/<id:role:a>')
+    b('PUT implies admin', 'PUT', I + '/<id:role:admin>')
+    b('PUT implies unknown', 'PUT', f'{I}/{GONE}')
+    b('PUT unknown implies', 'PUT', f'{P}/{GONE}/implies/<id:role:a>')
+    b('PUT global implies domain', 'PUT', I + '/<id:role:da>')
+    b('PUT domain implies global', 'PUT',
+      P + '/<id:role:da>/implies/<id:role:a>')
+    b('PUT domain implies same domain', 'PUT',
+      P + '/<id:role:da>/implies/<id:role:db>')
+    b('PUT domain implies other domain', 'PUT',
+      P + '/<id:role:da>/implies/<id:role:own>')
+    b.gethead('implies', I)
+    b.gethead('implies of domain role', P + '/<id:role:da>/implies')
+    b.gethead('implies one', I + '/<id:role:full>')
+    b.gethead('implies one domain role',
+              P + '/<id:role:da>/implies/<id:role:a>')
+    b.gethead('implies not', I + '/<id:role:member>')
+    b.gethead('implies unknown', f'{I}/{GONE}')
+    b.gethead('unknown implies', f'{P}/{GONE}/implies')
+    b.gethead('unknown implies one', f'{P}/{GONE}/implies/<id:role:a>')
+    b.gethead('inferences', '/v3/role_inferences', glob=True)
+    b('DELETE implies not', 'DELETE', I + '/<id:role:member>')
+    b('DELETE implies unknown', 'DELETE', f'{I}/{GONE}')
+    for m, p, d in (('GET', P, None), ('GET', A, None),
+                    ('GET', P + '/<id:role:da>', None),
+                    ('GET', f'{P}/{GONE}', None),
+                    ('GET', P + '?domain_id=<id:domain:own>', None),
+                    ('POST', P, {'role': {'name': 'x'}}),
+                    ('POST', P, {'role': dict(D, name='x')}),
+                    ('POST', P, {'role': {}}),
+                    ('PATCH', A, {'role': {'description': 'x'}}),
+                    ('PATCH', f'{P}/{GONE}', {'role': {'name': 'x'}}),
+                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None),
+                    ('GET', I, None), ('GET', I + '/<id:role:full>', None),
+                    ('HEAD', I + '/<id:role:full>', None),
+                    ('PUT', I + '/<id:role:member>', None),
+                    ('DELETE', I + '/<id:role:full>', None),
+                    ('GET', '/v3/role_inferences', None)):
+        b.denied(m, p, d)
+    # effect on tokens
+    b('grant a', 'PUT', '/v3/projects/<id:project:own>/users/<id:user:own>/'
+      'roles/<id:role:a>')
+    own = {'project': {'id': '<id:project:own>'}}
+    b.auth('login with implied', '<id:user:own>', own, save='r', pause=1.2)
+    b('grant domain role', 'PUT', '/v3/projects/<id:project:own>/users/'
+      '<id:user:own>/roles/<id:role:own>')
+    b('grant role of other domain', 'PUT', '/v3/projects/<id:project:own>/'
+      'users/<id:user:own>/roles/<id:role:da>')
+    b('grant domain role on system', 'PUT', '/v3/system/users/<id:user:own>/'
+      'roles/<id:role:own>')
+    b('grant domain role on domain', 'PUT', '/v3/domains/<id:domain:own>/'
+      'users/<id:user:own>/roles/<id:role:own>')
+    b('own implies reader', 'PUT',
+      P + '/<id:role:own>/implies/<id:role:reader>')
+    b.auth('login with domain role', '<id:user:own>', own, save='r',
+           pause=1.2)
+    b('validate before DELETE implies', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:r>'})
+    b('DELETE implies', 'DELETE', I + '/<id:role:full>')
+    b('validate after DELETE implies', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:r>'})
+    b('DELETE implies again', 'DELETE', I + '/<id:role:full>')
+    b('PUT implies back', 'PUT', I + '/<id:role:full>')
+    b('PATCH name in use', 'PATCH', A, {'role': {'name': 'ro-c'}})
+    b('validate after PATCH name', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:r>'})
+    b('DELETE in use', 'DELETE', A)
+    b('validate after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:r>'})
+    b('assignments after DELETE', 'GET',
+      '/v3/role_assignments?user.id=<id:user:own>')
+    b('implies of da after DELETE', 'GET', P + '/<id:role:da>/implies')
+    b('DELETE again', 'DELETE', A)
+    b('DELETE domain role', 'DELETE', P + '/<id:role:db>')
+    b('implies of da after DELETE', 'GET', P + '/<id:role:da>/implies')
+    b.bad_bodies('role', P)
+    b.bad_bodies('role', P + '/<id:role:full>', 'PATCH')
+    f = {'name': WRONG + [LONG[255], LONG[256]],
+         'description': WRONG + [LONG[255], LONG[256]],
+         'domain_id': WRONG + ['a_b'],
+         'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
+         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5, {'a': 1}]}
+    b.bad_fields('role', P, f, {'name': 'ro-bad-#'})
+    b.bad_fields('role', P + '/<id:role:full>', f, method='PATCH',
+                 verb='update')
+    b.auth('login admin again', scope={'project': {
+        'name': 'admin', 'domain': {'id': 'default'}}}, save='admin')
+
+
+@section
+def grants(b):
+    b.prelude()
+    b.create('domain', 'd', {'name': 'gt-d'})
+    D = {'domain_id': '<id:domain:d>'}
+    b.create('project', 'p', dict(D, name='p'))
+    b.create('project', 'sub', dict(D, name='sub',
+                                    parent_id='<id:project:p>'))
+    b.create('user', 'u', dict(D, name='u', password='pw-1234'))
+    b.create('group', 'g', dict(D, name='g'))
+    b.create('role', 'r', {'name': 'gt-r'})
+    b.create('role', 'dr', dict(D, name='gt-dr'))
+    b.create('role', 'other', {'name': 'gt-or',
+                               'domain_id': '<id:domain:own>'})
+    targets = {'project': '/projects/<id:project:p>',
+               'domain': '/domains/<id:domain:d>', 'system': '/system'}
+    actors = {'user': '/users/<id:user:u>', 'group': '/groups/<id:group:g>'}
+    gone = {'project': f'/projects/{GONE}', 'domain': f'/domains/{GONE}'}
+    for inherit in (False, True):
+        for t, tp in targets.items():
+            if inherit and t == 'system':
+                continue
+            for a, ap in actors.items():
+                pre = '/v3/OS-INHERIT' if inherit else '/v3'
+                suf = '/inherited_to_projects' if inherit else ''
+                n = f'{t} {a}' + (' inherited' if inherit else '')
+                L = pre + tp + ap + '/roles'
+                R = L + '/<id:role:r>' + suf
+                b.gethead(f'{n} list empty', L + suf)
+                for m in ('GET', 'HEAD', 'DELETE'):
+                    b(f'{m} {n} before', m, R)
+                b(f'PUT {n}', 'PUT', R)
+                b(f'PUT {n} again', 'PUT', R)
+                b(f'PUT {n} with body', 'PUT', R, {'x': 1})
+                b(f'PUT {n} domain role', 'PUT',
+                  L + '/<id:role:dr>' + suf)
+                b(f'PUT {n} role of other domain', 'PUT',
+                  L + '/<id:role:other>' + suf)
+                b.gethead(n, R)
+                b.gethead(f'{n} list', L + suf)
+                for m in ('PUT', 'GET', 'HEAD', 'DELETE'):
+                    b(f'{m} {n} unknown role', m, f'{L}/{GONE}{suf}')
+                    b(f'{m} {n} unknown {a}', m,
+                      f'{pre}{tp}/{a}s/{GONE}/roles/<id:role:r>{suf}')
+                    if t != 'system':
+                        b(f'{m} {n} unknown {t}', m,
+                          f'{pre}{gone[t]}{ap}/roles/<id:role:r>{suf}')
+                b(f'GET {n} list unknown {a}', 'GET',
+                  f'{pre}{tp}/{a}s/{GONE}/roles{suf}')
+                if t != 'system':
+                    b(f'GET {n} list unknown {t}', 'GET',
+                      f'{pre}{gone[t]}{ap}/roles{suf}')
+                for m in ('PUT', 'GET', 'HEAD', 'DELETE'):
+                    b.denied(m, R, name=f'{m} {n}')
+                b.denied('GET', L + suf, name=f'GET {n} list')
+                b(f'DELETE {n} domain role', 'DELETE',
+                  L + '/<id:role:dr>' + suf)
+                b(f'DELETE {n}', 'DELETE', R)
+                b(f'DELETE {n} again', 'DELETE', R)
+                b.gethead(f'{n} list after', L + suf)
+    # a grant and its inherited twin; what DELETE does to tokens
+    U = '/users/<id:user:u>/roles/<id:role:r>'
+    b('PUT project', 'PUT', '/v3/projects/<id:project:p>' + U)
+    b('PUT inherited on project', 'PUT', '/v3/OS-INHERIT/projects/'
+      '<id:project:p>' + U + '/inherited_to_projects')
+    b('list both', 'GET', '/v3/projects/<id:project:p>/users/<id:user:u>/'
+      'roles')
+    for t, scope in (('p', {'project': {'id': '<id:project:p>'}}),
+                     ('sub', {'project': {'id': '<id:project:sub>'}})):
+        b.auth(f'login {t}', '<id:user:u>', scope, save=t)
+    b('DELETE direct', 'DELETE', '/v3/projects/<id:project:p>' + U)
+    for t in ('p', 'sub'):
+        b(f'token {t} after DELETE direct', 'GET',
+          '/v3/auth/tokens?nocatalog',
+          headers={'X-Subject-Token': f'<token:{t}>'})
+    b('PUT direct again', 'PUT', '/v3/projects/<id:project:p>' + U)
+    b('token p after PUT again', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:p>'})
+    b.auth('login sub again', '<id:user:u>', {'project': {
+        'id': '<id:project:sub>'}}, save='sub', pause=1.2)
+    b('DELETE inherited', 'DELETE', '/v3/OS-INHERIT/projects/'
+      '<id:project:p>' + U + '/inherited_to_projects')
+    b('token sub after DELETE inherited', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:sub>'})
+    b('PUT second role', 'PUT', '/v3/projects/<id:project:p>/users/'
+      '<id:user:u>/roles/<id:role:member>')
+    b.auth('login p', '<id:user:u>', {'project': {'id': '<id:project:p>'}},
+           save='p', pause=1.2)
+    b.auth('login unscoped', '<id:user:u>', save='un')
+    b('DELETE one of two', 'DELETE', '/v3/projects/<id:project:p>' + U)
+    for t in ('p', 'un'):
+        b(f'token {t} after DELETE one of two', 'GET',
+          '/v3/auth/tokens?nocatalog',
+          headers={'X-Subject-Token': f'<token:{t}>'})
+    b('PUT on system', 'PUT', '/v3/system/users/<id:user:u>/roles/'
+      '<id:role:r>')
+    b.auth('login system', '<id:user:u>', {'system': {'all': True}},
+           save='s', pause=1.2)
+    b('DELETE on system', 'DELETE', '/v3/system/users/<id:user:u>/roles/'
+      '<id:role:r>')
+    b('token system after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
+      headers={'X-Subject-Token': '<token:s>'})
+    # a domain manager
+    b('grant manager', 'PUT', '/v3/domains/<id:domain:d>/users/<id:user:u>/'
+      'roles/<id:role:manager>')
+    b.auth('login manager', '<id:user:u>',
+           {'domain': {'id': '<id:domain:d>'}}, save='dm', pause=1.2)
+    for role in ('member', 'reader', 'manager', 'admin', 'r', 'dr'):
+        b(f'manager grants {role}', 'PUT', '/v3/projects/<id:project:p>/'
+          f'groups/<id:group:g>/roles/<id:role:{role}>', token='dm')
+    b('manager grants to foreign user', 'PUT', '/v3/projects/<id:project:p>/'
+      'users/<id:user:own>/roles/<id:role:member>', token='dm')
+    b('manager grants on foreign project', 'PUT', '/v3/projects/'
+      '<id:project:own>/users/<id:user:u>/roles/<id:role:member>',
+      token='dm')
+    b('manager creates user', 'POST', '/v3/users', {'user': {'name': 'mu'}},
+      token='dm')
+    b('manager creates user elsewhere', 'POST', '/v3/users', {'user': {
+        'name': 'mu', 'domain_id': '<id:domain:own>'}}, token='dm')
+    b('manager creates project', 'POST', '/v3/projects',
+      {'project': dict(D, name='mp')}, token='dm')
+    b('manager creates project elsewhere', 'POST', '/v3/projects', {
+        'project': {'name': 'mp', 'domain_id': '<id:domain:own>'}},
+      token='dm')
+    for p in ('users', 'groups', 'projects', 'domains', 'roles', 'services',
+              'endpoints', 'regions', 'role_assignments', 'role_inferences',
+              'users/<id:user:own>', 'projects/<id:project:own>',
+              'domains/<id:domain:d>', 'domains/<id:domain:own>',
+              'roles/<id:role:dr>', 'roles/<id:role:other>',
+              'role_assignments?scope.domain.id=<id:domain:d>',
+              'role_assignments?scope.domain.id=<id:domain:own>',
+              'role_assignments?scope.project.id=<id:project:p>',
+              'role_assignments?scope.project.id=<id:project:own>',
+              'roles?domain_id=<id:domain:d>',
+              'roles?domain_id=<id:domain:own>'):
+        b(f'manager GET {p}', 'GET', '/v3/' + p, token='dm',
+          glob=p in ('roles', 'services', 'endpoints', 'regions',
+                     'role_inferences'))
+
+
+@section
+def role_assignments(b):
+    b.prelude()
+    P = '/v3/role_assignments'
+    b.create('domain', 'd', {'name': 'ra-d'})
+    D = {'domain_id': '<id:domain:d>'}
+    b.create('project', 'p', dict(D, name='p'))
+    b.create('project', 'sub', dict(D, name='sub',
+                                    parent_id='<id:project:p>'))
+    b.create('project', 'sub2', dict(D, name='sub2',
+                                     parent_id='<id:project:sub>'))
+    b.create('user', 'u', dict(D, name='u', password='pw-1234'))
+    b.create('user', 'v', dict(D, name='v', password='pw-1234'))
+    b.create('group', 'g', dict(D, name='g'))
+    b.create('role', 'r', {'name': 'ra-r'})
+    b.create('role', 'i', {'name': 'ra-i'})
+    b.create('role', 'dr', dict(D, name='ra-dr'))
+    b('r implies i', 'PUT', '/v3/roles/<id:role:r>/implies/<id:role:i>')
+    b('dr implies i', 'PUT', '/v3/roles/<id:role:dr>/implies/<id:role:i>')
+    for u in 'uv':
+        b(f'{u} in g', 'PUT', f'/v3/groups/<id:group:g>/users/<id:user:{u}>')
+    for n, p in enumerate((
+            '/projects/<id:project:p>/users/<id:user:u>/roles/<id:role:r>',
+            '/projects/<id:project:sub>/users/<id:user:u>/roles/'
+            '<id:role:dr>',
+            '/projects/<id:project:p>/groups/<id:group:g>/roles/'
+            '<id:role:member>',
+            '/domains/<id:domain:d>/users/<id:user:u>/roles/'
+            '<id:role:reader>',
+            '/domains/<id:domain:d>/groups/<id:group:g>/roles/<id:role:r>',
+            '/system/users/<id:user:u>/roles/<id:role:reader>',
+            '/system/groups/<id:group:g>/roles/<id:role:r>',
+            '/OS-INHERIT/domains/<id:domain:d>/users/<id:user:v>/roles/'
+            '<id:role:r>/inherited_to_projects',
+            '/OS-INHERIT/domains/<id:domain:d>/groups/<id:group:g>/roles/'
+            '<id:role:reader>/inherited_to_projects',
+            '/OS-INHERIT/projects/<id:project:p>/users/<id:user:v>/roles/'
+            '<id:role:member>/inherited_to_projects')):
+        b(f'grant {n}', 'PUT', '/v3' + p)
+    b('GET all', 'GET', P, glob=True)
+    b('HEAD all', 'HEAD', P, glob=True)
+    u, v, g, r = ('user.id=<id:user:u>', 'user.id=<id:user:v>',
+                  'group.id=<id:group:g>', 'role.id=<id:role:r>')
+    sp, ss, sd = ('scope.project.id=<id:project:p>',
+                  'scope.project.id=<id:project:sub>',
+                  'scope.domain.id=<id:domain:d>')
+    inh = 'scope.OS-INHERIT:inherited_to=projects'
+    for q in (u, v, g, r, sp, ss, sd, 'role.id=<id:role:i>',
+              f'{u}&{r}', f'{u}&{sp}', f'{u}&{sd}', f'{g}&{sp}',
+              f'{u}&scope.system=all', f'{g}&scope.system=all',
+              f'{u}&scope.system=x', f'{u}&scope.system',
+              f'{v}&{inh}', f'{sd}&{inh}', f'{sp}&{inh}', f'{g}&{inh}',
+              f'{v}&scope.OS-INHERIT:inherited_to=x', f'{u}&{inh}',
+              f'{u}&include_names', f'{g}&include_names',
+              f'{sd}&include_names', f'{sp}&include_names=1',
+              f'{u}&include_names=0', f'{v}&{inh}&include_names',
+              f'{u}&scope.system=all&include_names',
+              f'{u}&effective', f'{v}&effective', f'{u}&effective=0',
+              f'{u}&effective=1', f'{u}&effective=false',
+              f'{sp}&effective', f'{ss}&effective', f'{sd}&effective',
+              f'{u}&{sp}&effective', f'{v}&{ss}&effective',
+              f'{u}&role.id=<id:role:i>&effective', f'{r}&effective',
+              f'{u}&{sp}&effective&include_names',
+              f'{v}&{ss}&effective&include_names',
+              f'{u}&scope.system=all&effective',
+              f'{v}&scope.system=all&effective&include_names',
+              f'{v}&{inh}&effective', f'{ss}&{inh}&effective',
+              f'{sp}&include_subtree', f'{sp}&include_subtree=0',
+              f'{sp}&include_subtree&effective',
+              f'{sp}&include_subtree&include_names',
+              f'{ss}&include_subtree&{u}',
+              f'{u}&limit=1', f'{u}&x=1', f'{u}&user.name=u'):
+        b(f'GET by {q}', 'GET', f'{P}?{q}')
+    b('HEAD by user', 'HEAD', f'{P}?{u}')
+    for q in ('include_subtree', f'{sd}&include_subtree',
+              f'{u}&include_subtree', f'{u}&{g}', f'{sp}&{sd}',
+              f'{sp}&scope.system=all', f'{sd}&scope.system=all',
+              f'{g}&effective', f'{sd}&{inh}&effective',
+              'user.id=', 'user.id=' + GONE, 'group.id=' + GONE,
+              'role.id=' + GONE, 'scope.project.id=' + GONE,
+              'scope.domain.id=' + GONE, 'scope.project.id=a_b',
+              f'user.id={GONE}&effective', f'scope.project.id={GONE}'
+              '&effective', f'scope.project.id={GONE}&include_subtree',
+              f'user.id={GONE}&include_names'):
+        b(f'GET by odd {q}', 'GET', f'{P}?{q}', glob=q == 'user.id=')
+    for t, q in (('member', ''), ('member', '?' + u),
+                 ('member', '?user.id=<id:user:own>'),
+                 ('member', '?scope.project.id=<id:project:own>'),
+                 ('member', '?scope.project.id=<id:project:own>'
+                  '&include_subtree'), ('system', '?' + u)):
+        b(f'GET {q} as {t}', 'GET', P + q, token=t)
+    b('GET without token', 'GET', P, token=None)
+    b('GET garbage token', 'GET', P, token=None,
+      headers={'X-Auth-Token': 'garbage'})
+    b('grant admin on p', 'PUT', '/v3/projects/<id:project:p>/users/'
+      '<id:user:v>/roles/<id:role:admin>')
+    b.auth('login project admin', '<id:user:v>',
+           {'project': {'id': '<id:project:p>'}}, save='pa', pause=1.2)
+    b('GET subtree as project admin', 'GET', f'{P}?{sp}&include_subtree',
+      token='pa')
+    # what a user can use
+    b.auth('login u', '<id:user:u>', save='u')
+    b.auth('login v', '<id:user:v>', save='v')
+    for t in 'uv':
+        for what in ('projects', 'domains', 'system'):
+            b(f'auth/{what} of {t}', 'GET', f'/v3/auth/{what}', token=t)
+        b(f'projects of {t}', 'GET', f'/v3/users/<id:user:{t}>/projects')
+        for n, scope in (('p', {'project': {'id': '<id:project:p>'}}),
+                         ('sub', {'project': {'id': '<id:project:sub>'}}),
+                         ('sub2', {'project': {'id': '<id:project:sub2>'}}),
+                         ('d', {'domain': {'id': '<id:domain:d>'}}),
+                         ('s', {'system': {'all': True}})):
+            b.auth(f'login {t} {n}', f'<id:user:{t}>', scope,
+                   query='?nocatalog')
+    b('delete prior role', 'DELETE', '/v3/roles/<id:role:r>')
+    b('assignments after', 'GET', f'{P}?{u}')
 
 
 # --------------------------------------------------------------------------
