@@ -1,0 +1,486 @@
+"""The operators' command `rkctl`. Only what reads the command line is imported here; the rest when it is needed."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from controller.federation import Home
+    from controller.launch import Options
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 state refused (rights, damage, newer version),"
+    " 4 port taken, 5 a federation already runs there."
+)
+_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
+
+app = typer.Typer(
+    help=f"Controls a federation of identity services.\n\n{EXIT_CODES}", pretty_exceptions_enable=False, **_PLAIN
+)
+region = typer.Typer(help="Who belongs to the federation.", **_PLAIN)
+keys = typer.Typer(help="The ring that tokens are sealed with.", **_PLAIN)
+config = typer.Typer(help="Settings: what holds, and what there is.", **_PLAIN)
+app.add_typer(region, name="region")
+app.add_typer(keys, name="keys")
+app.add_typer(config, name="config")
+
+State = Annotated[Path, typer.Option("--state", help="Directory of the federation.", metavar="DIR")]
+STATE = Path("federation")
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="INI file of the controller.", metavar="FILE")]
+Sets = Annotated[list[str], typer.Option("--set", help="Overrides the file.", metavar="section.option=value")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+Fd = Annotated[int | None, typer.Option(hidden=True)]
+Port = Annotated[int | None, typer.Option(help="The controller's public port; the others follow.", min=1, max=65535)]
+Sites = Annotated[str, typer.Option(help="Names of the regions, by comma.", metavar="A,B,C")]
+Name = Annotated[str, typer.Argument(help="The region's name.")]
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", help="Return once all serve.")] = False,
+    state: State = STATE,
+    port: Port = None,
+    sites: Sites = "",
+    set_: Sets = [],
+    ready_fd: Fd = None,
+    parent_fd: Fd = None,
+) -> None:
+    """Start a controller and its sites on this machine, or go on with those in DIR.
+
+    Where a federation already runs, start again those of its processes that have ended.
+
+    Example: rkctl up --detach --state ./federation --sites RegionOne,RegionTwo
+    """
+    with _errors():
+        options = _options(state, port, sites, set_)
+        if ready_fd is not None:
+            _up_for_launcher(options, ready_fd, parent_fd)
+        elif options.home.holder():
+            _revive(options.home)
+        elif detach:
+            _up_detached(options)
+        else:
+            _up_here(options)
+
+
+@app.command()
+def down(state: State = STATE) -> None:
+    """End every process of the federation; its data stays.
+
+    Example: rkctl down --state ./federation
+    """
+    with _errors():
+        from controller import ask
+        from controller.federation import Home
+
+        home = Home.at(state)
+        if not home.holder():
+            print(f"nothing runs in {home.directory}")
+            return
+        with contextlib.suppress(ask.Unanswered):
+            ask.control(home.control, command="stop")
+        _await_end(home)
+        print(f"ended; `rkctl up --state {state}` goes on with the data")
+
+
+@app.command()
+def status(
+    state: State = STATE,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew each second.")] = False,
+) -> None:
+    """Tell how each process fares. Exit code 1 when none answers.
+
+    Example: rkctl status --json --state ./federation
+    """
+    with _errors():
+        from controller import federation
+
+        members = federation.Home.at(state).members()
+        while True:
+            found = federation.status(members)
+            print(json.dumps(found, indent=1)) if as_json else _show_status(found)
+            if not watch:
+                break
+            time.sleep(1)
+        everyone = [found["controller"], *found["sites"]]
+        raise SystemExit(int(all(one["state"] == "down" for one in everyone)))
+
+
+@app.command()
+def tour(
+    once: Annotated[bool, typer.Option("--once", help="End the federation after the tour.")] = False,
+    state: State = STATE,
+    port: Port = None,
+    sites: Sites = "",
+    set_: Sets = [],
+) -> None:
+    """Show on a real federation what it promises, with measured figures; exit code 1 when a promise is broken.
+
+    Starts the federation unless it runs already, and ends the one that it started.
+
+    Example: rkctl tour --once --state ./federation
+    """
+    with _errors():
+        options = _options(state, port, sites, set_)
+        if options.home.holder():
+            raise SystemExit(_tour(options.home))
+        raise SystemExit(_up_and_tour(options, once=once))
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    set_: Sets = [],
+    ready_fd: Fd = None,
+    parent_fd: Fd = None,
+) -> None:
+    """Be a controller until SIGTERM.
+
+    Example: rkctl serve --config /etc/regional-keystone/controller.conf
+    """
+    from regional_keystone import settings
+    from regional_keystone.__main__ import refusals, run
+
+    with refusals():
+        from controller.settings import Settings
+
+        found = settings.load(Settings, config, set_)
+        from controller import wiring
+
+        run(lambda ready: wiring.serve(found, ready), ready_fd, parent_fd)
+
+
+@app.command()
+def bootstrap(
+    password_file: Annotated[Path, typer.Option(help="File, mode 0600, with the first administrator's password.")],
+    username: Annotated[str, typer.Option(help="The first administrator.")] = "admin",
+    state: State = STATE,
+    config: ConfigFile = None,
+) -> None:
+    """Make the first domain, administrator, roles and catalog in a running controller. Safe to repeat.
+
+    Example: rkctl bootstrap --password-file /run/secrets/admin --config /etc/regional-keystone/controller.conf
+    """
+    with _errors():
+        body = {"username": username, "password": password_file.read_text().strip()}
+        _ask(state, config, "/bootstrap", body)
+        print(f"{username} is there")
+
+
+@region.command("add")
+def region_add(
+    name: Name,
+    url: Annotated[str, typer.Option(help="Its Identity API, ending in /v3, for the catalog.")] = "",
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Invite a site: prints a join token that is good once.
+
+    Example: rkctl region add Oslo --url https://identity.oslo.example/v3
+    """
+    with _errors():
+        answer = _ask(state, config, "/region/add", {"name": name, "url": url})
+        print(json.dumps(answer) if as_json else answer["join_token"])
+
+
+@region.command("list")
+def region_list(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the sites and their states.
+
+    Example: rkctl region list --json
+    """
+    with _errors():
+        found = _ask(state, config, "/region/list")
+        _show(found, ("name", "state"), as_json=as_json)
+
+
+@region.command("remove")
+def region_remove(
+    name: Name,
+    state: State = STATE,
+    config: ConfigFile = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take a site out of the federation: its stream ends, and keys are no longer sealed for it.
+
+    Example: rkctl region remove Oslo --yes
+    """
+    with _errors():
+        if not yes and not typer.confirm(f"Remove {name}? It will know no change and no key from now on."):
+            raise SystemExit(1)
+        _ask(state, config, "/region/remove", {"name": name})
+        print(f"{name} is removed; rotate the keys so that those it holds lose their worth: `rkctl keys rotate`")
+
+
+@keys.command("status")
+def keys_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the ring's epoch, and which sites a rotation would wait for.
+
+    Example: rkctl keys status
+    """
+    with _errors():
+        _show([_ask(state, config, "/keys/status")], (), as_json=as_json)
+
+
+@keys.command("rotate")
+def keys_rotate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done.")] = False,
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn the key ring once every site holds the key that will sign; who misses the deadline is quarantined.
+
+    Example: rkctl keys rotate --dry-run
+    """
+    with _errors():
+        _show([_ask(state, config, "/keys/rotate", {"dry_run": dry_run})], (), as_json=as_json)
+
+
+@config.command("check")
+def config_check(
+    file: Annotated[Path | None, typer.Argument(help="INI file.")] = None,
+    set_: Sets = [],
+    site: Annotated[bool, typer.Option("--site", help="It is a site's, not a controller's.")] = False,
+) -> None:
+    """Print the effective settings, or what is wrong with them.
+
+    Example: rkctl config check --site /etc/regional-keystone/region.conf
+    """
+    with _errors():
+        from regional_keystone import settings
+
+        print(settings.effective(settings.load(_kind(site=site), file, set_)))
+
+
+@config.command("sample")
+def config_sample(
+    site: Annotated[bool, typer.Option("--site", help="A site's, not a controller's.")] = False,
+) -> None:
+    """Print every option with its default.
+
+    Example: rkctl config sample --site > region.conf
+    """
+    from regional_keystone import settings
+
+    print(settings.sample(_kind(site=site), "A site" if site else "A controller"), end="")
+
+
+@app.command()
+def version() -> None:
+    """Print the version.
+
+    Example: rkctl version
+    """
+    from regional_keystone import __version__
+
+    print(__version__)
+
+
+def _options(state: Path, port: int | None, sites: str, sets: list[str]) -> "Options":
+    from controller.federation import Home, check_name
+    from controller.launch import Options
+    from controller.settings import Settings
+    from regional_keystone import settings
+
+    settings.load(Settings, None, sets)  # refuses what nobody knows before anything starts
+    names = tuple(dict.fromkeys(name.strip() for name in sites.split(",") if name.strip()))
+    for name in names:
+        check_name(name)
+    return Options(Home.at(state), port, names, tuple(sets))
+
+
+def _up_here(options: "Options") -> None:
+    from controller.display import Display, console
+    from controller.up import supervise
+
+    with Display(console()) as display:
+
+        def ready(first: bool) -> None:
+            _announce(options.home, first=first)
+            display.console.print("Ctrl-C ends all.")
+
+        asyncio.run(supervise(options, display.tell, ready))
+
+
+def _up_detached(options: "Options") -> None:
+    from controller.display import Display, console
+    from controller.launch import launch
+
+    with Display(console()) as display:
+        launched = launch(options, display.tell, detach=True)
+        _announce(options.home, first=launched.first)
+        display.console.print(f"`rkctl down --state {options.home.directory}` ends all.")
+
+
+def _up_for_launcher(options: "Options", ready_fd: int, parent_fd: int | None) -> None:
+    from controller.launch import PipeTell
+    from controller.up import supervise
+
+    pipe = PipeTell(ready_fd)
+    try:
+        asyncio.run(supervise(options, pipe.tell, pipe.ready, parent_fd))
+    except Exception as error:
+        pipe.failed(*_verdict(error))
+        raise
+
+
+def _revive(home: "Home") -> None:
+    from controller import ask
+    from controller.federation import FederationError
+
+    revived = ask.control(home.control, command="revive")["revived"]
+    if not revived:
+        cure = f"`rkctl status --state {home.directory}` shows it, `rkctl down` ends it"
+        raise FederationError(f"a federation already runs in {home.directory} (process {home.holder()}); {cure}", 5)
+    print(f"revived {', '.join(revived)}; all serve")
+
+
+def _tour(home: "Home") -> int:
+    from controller.display import console
+    from controller.tour import show
+
+    return show(home, console())
+
+
+def _up_and_tour(options: "Options", *, once: bool) -> int:
+    from controller.display import Display, console
+    from controller.launch import launch
+
+    with Display(console()) as display:
+        launched = launch(options, display.tell, detach=False)
+        try:
+            _announce(options.home, first=launched.first)
+            code = _tour(options.home)
+            if not once:
+                display.console.print("The federation stays up; Ctrl-C ends it.")
+                launched.process.wait()
+        except KeyboardInterrupt:
+            code = 0 if not once else 1
+        finally:
+            display.tell("wait", "Waiting until every process has ended")
+            launched.end()
+    return code
+
+
+def _announce(home: "Home", *, first: bool) -> None:
+    from controller.display import console, table
+
+    target, members = console(), home.members()
+    rows = [(one.name, one.region, one.url, f"http://127.0.0.1:{one.admin}/metrics") for one in members]
+    target.print(table(("process", "region", "Identity API", "metrics"), rows))
+    if first:
+        target.print(f"administrator: admin, password: {home.password()}   (shown once; kept in {home.openrc})")
+    target.print(f"next: . {home.openrc} && openstack token issue", soft_wrap=True)
+
+
+def _await_end(home: "Home") -> None:
+    """Until nobody holds the lock; a supervisor that does not end by itself within half a minute is killed."""
+    import os
+    import signal
+
+    patience = time.monotonic() + 30
+    while (holder := home.holder()) is not None:
+        if time.monotonic() > patience:
+            os.kill(holder, signal.SIGKILL)  # its children die with it
+            patience += 5
+        time.sleep(0.05)
+
+
+def _show_status(found: dict[str, Any]) -> None:
+    from controller.display import console, table
+
+    columns = ("name", "state", "url", "position", "lag_entries", "age_s", "ring_epoch")
+    rows = [[one.get(name) for name in columns] for one in (found["controller"], *found["sites"])]
+    console().print(table(columns, rows))
+
+
+def _show(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+    from controller.display import console, table
+
+    if as_json:
+        print(json.dumps(found if columns else found[0]))
+        return
+    shown = columns or tuple(found[0])
+    console().print(table(shown, [[_plain(one.get(name)) for name in shown] for one in found]))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case list():
+            return ", ".join(map(str, value)) or "-"
+        case dict():
+            return ", ".join(f"{name}: {one}" for name, one in value.items())
+        case _:
+            return value
+
+
+def _ask(state: Path, config: Path | None, target: str, body: dict[str, Any] | None = None) -> Any:
+    """Ask the controller that is configured, else the one of the federation in `state`."""
+    from controller import ask
+    from controller.federation import Home
+    from regional_keystone import settings
+
+    socket = Home.at(state).admin
+    if config:
+        from controller.settings import Settings
+
+        socket = settings.load(Settings, config).site.state_dir / "admin.sock"
+    return ask.admin(socket, target, body)
+
+
+def _kind(*, site: bool) -> Any:
+    from controller.settings import Settings
+    from regional_keystone import settings
+
+    return settings.Settings if site else Settings
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """What went wrong as one line, and the exit code that belongs to it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except Exception as error:
+        sentence, code = _verdict(error)
+        if not sentence:
+            raise
+        print(f"rkctl: {sentence}", file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+def _verdict(error: Exception) -> tuple[str, int]:
+    """The line and the code; an empty line for a fault of ours."""
+    from controller import ask
+    from controller.federation import FederationError
+    from regional_keystone.settings import ConfigurationError
+
+    match error:
+        case FederationError() | ConfigurationError():
+            return str(error), error.exit_code
+        case ask.Unanswered() | ask.Refusal():
+            return str(error), 1
+        case OSError():
+            return f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
+        case _:
+            return "", 1
+
+
+def main() -> None:
+    """Entry point of `rkctl`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What commands show: a moving line while something is waited for, plain lines without a terminal.
+
+`rich` honours NO_COLOR and knows what a terminal is; nothing else decides about either.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+Tone = Literal["wait", "done", "warn", "fail"]
+Tell = Callable[[Tone, str], None]
+"""Tells what is waited for, what is done, what went wrong."""
+
+_MARKS = {"done": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
+_PLAIN_WIDTH = 120
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The console of this process; as wide as a table needs where there is no terminal to fit into."""
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found = Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
+    return found
+
+
+class Display:
+    """Tells on a console. Use as a context, so that the moving line goes whatever happens."""
+
+    def __init__(self, target: Console) -> None:
+        self.console = target
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def tell(self, tone: Tone, text: str) -> None:
+        """Show one event."""
+        if tone == "wait":
+            self._wait(text)
+            return
+        self._stop()
+        self.console.print(f"{_MARKS[tone]} {text}", soft_wrap=True)
+
+    def _wait(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(f"  {text} ...", soft_wrap=True)
+        elif self._status:
+            self._status.update(text)
+        else:
+            self._status = self.console.status(text)
+            self._status.start()
+
+    def _stop(self) -> None:
+        if self._status:
+            self._status.stop()
+            self._status = None
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = "") -> Table:
+    """A table of plain values; None is shown as a dash."""
+    made = Table(title=title or None, title_justify="left", title_style="bold")
+    for name in columns:
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*("-" if value is None else str(value) for value in row))
+    return made

@@ -1,0 +1,311 @@
+"""A federation on one machine as a directory: who belongs to it, which ports, which credentials, how it fares.
+
+Separate from the supervisor, because status, tour and the other commands read the same directory.
+"""
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import json
+import os
+import re
+import secrets
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from controller import ask
+from regional_keystone import durable
+from regional_keystone.record import Json
+
+CONTROLLER, REGION = "controller", "Global"
+SITES = ("RegionOne", "RegionTwo", "RegionThree")
+PORT = 15000  # below the ports that the kernel gives to outgoing connections
+HOST = "127.0.0.1"
+_LAST_PORT = 65535
+_STATUS = ("position", "lag_entries", "age_s", "ring_epoch")
+
+
+class FederationError(Exception):
+    """A command cannot be done; `exit_code` is the command's, the sentence names the cure."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One process of the federation and its ports; `stream` is the controller's alone."""
+
+    name: str
+    public: int
+    admin: int
+    stream: int | None = None
+
+    @property
+    def is_controller(self) -> bool:
+        """Whether this is the one that may append."""
+        return self.name == CONTROLLER
+
+    @property
+    def region(self) -> str:
+        """The region's name in the catalog."""
+        return REGION if self.is_controller else self.name
+
+    @property
+    def url(self) -> str:
+        """The Identity API, as OS_AUTH_URL."""
+        return f"http://{HOST}:{self.public}/v3"
+
+    def page(self, path: str, timeout_s: float = 1.0) -> Json:
+        """A page of the admin port. Raises Unanswered."""
+        return ask.page(self.admin, path, timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The directory of a federation, mode 0700. An absolute path."""
+
+    directory: Path
+
+    @classmethod
+    def at(cls, directory: Path) -> "Home":
+        """The federation in this directory, whether there is one yet or not."""
+        return cls(directory.absolute())
+
+    @property
+    def control(self) -> Path:
+        """The supervisor's socket."""
+        return self.directory / "control.sock"
+
+    @property
+    def admin(self) -> Path:
+        """The controller's admin socket."""
+        return self.state(CONTROLLER) / "admin.sock"
+
+    @property
+    def openrc(self) -> Path:
+        """The administrator's credentials for a shell."""
+        return self.directory / "openrc"
+
+    @property
+    def password_file(self) -> Path:
+        """The administrator's password; there only until the controller has read it."""
+        return self.directory / "first-password"
+
+    def state(self, name: str) -> Path:
+        """A process's state directory."""
+        return self.directory / name
+
+    def log(self, name: str) -> Path:
+        """What a process wrote."""
+        return self.directory / "logs" / f"{name}.log"
+
+    def config(self, name: str) -> Path:
+        """A process's settings, written at each start."""
+        return self.directory / "config" / f"{name}.conf"
+
+    def prepare(self) -> None:
+        """Make the directory. Raises FederationError where it may not be made or used."""
+        try:
+            for path in (self.directory, self.directory / "logs", self.directory / "config"):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.directory.chmod(0o700)
+        except OSError as error:
+            cure = "name a directory of yours with --state"
+            raise FederationError(f"{error.filename}: {error.strerror}; {cure}", 3) from None
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only supervisor here; the kernel frees it however we end. Raises BlockingIOError."""
+        with (self.directory / "lock").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def holder(self) -> int | None:
+        """The process id of the running supervisor, None when there is none."""
+        try:
+            with (self.directory / "lock").open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return int((self.directory / "lock").read_text() or 0)
+        except OSError:
+            return None
+        return None
+
+    def members(self) -> list[Member]:
+        """The recorded processes, the controller first. Raises FederationError when there is no federation here."""
+        path = self.directory / "ports.json"
+        try:
+            return [Member(**one) for one in json.loads(path.read_text())]
+        except FileNotFoundError:
+            raise FederationError(f"{self.directory} holds no federation; make one with `rkctl up`") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise FederationError(f"{path} cannot be read ({error}); remove it to have new ports", 3) from None
+
+    def record(self, members: Sequence[Member]) -> None:
+        """Keep the ports, so that the next start has the same addresses."""
+        text = json.dumps([asdict(member) for member in members], indent=1)
+        durable.write(self.directory / "ports.json", text.encode())
+
+    def password(self) -> str:
+        """The administrator's, from openrc."""
+        for line in self.openrc.read_text().splitlines():
+            if line.startswith("export OS_PASSWORD="):
+                return line.partition("=")[2].strip("'")
+        raise FederationError(f"{self.openrc} has no OS_PASSWORD; restore it or bootstrap again", 3)
+
+
+def plan(home: Home, port: int | None, sites: Sequence[str]) -> list[Member]:
+    """The processes to run, and their ports: as recorded, new ones after them. Records what is new.
+
+    Raises FederationError, exit code 4, when a recorded or named port is taken.
+    """
+    if (home.directory / "ports.json").exists():
+        known = home.members()
+        _check_kept(home, known, port)
+    else:
+        known = []
+    missing = [name for name in sites or (() if known else SITES) if name not in {one.name for one in known}]
+    members = known + _added(missing, port, known)
+    home.record(members)
+    return [one for one in members if one.is_controller or not sites or one.name in sites]
+
+
+def _check_kept(home: Home, known: Sequence[Member], port: int | None) -> None:
+    if port not in (None, known[0].public):
+        cure = f"leave --port away, or remove {home.directory / 'ports.json'}"
+        raise FederationError(f"this federation's controller has port {known[0].public}; {cure}", 2)
+    for member in known:
+        for number in (member.public, member.admin, member.stream):
+            if number and not is_free(number):
+                _taken(number, f"it is recorded for {member.name} in {home.directory / 'ports.json'}")
+
+
+def _added(names: Sequence[str], port: int | None, known: Sequence[Member]) -> list[Member]:
+    """New members: public ports first, then the stream, then the admin ports, each the next free one."""
+    used = {number for one in known for number in (one.public, one.admin, one.stream)}
+    first = known[0].public if known else port or PORT
+    if port and not known and not is_free(port):
+        _taken(port, "name another one with --port")
+    free = (number for number in range(first, _LAST_PORT) if number not in used and is_free(number))
+    wanted = names if known else [CONTROLLER, *names]
+    try:
+        public = list(itertools.islice(free, len(wanted)))
+        stream = None if known else next(free)
+        return [
+            Member(name, number, next(free), stream if name == CONTROLLER else None)
+            for name, number in zip(wanted, public, strict=True)
+        ]
+    except (StopIteration, RuntimeError, ValueError):
+        raise FederationError(f"too few free ports after {first}; name a lower one with --port", 4) from None
+
+
+def _taken(port: int, cure: str) -> None:
+    raise FederationError(f"port {port} is taken: end the program that has it; {cure}", 4)
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could have the port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                return False
+            raise
+    return True
+
+
+def write_credentials(home: Home, members: Sequence[Member]) -> bool:
+    """Write openrc and clouds.yaml, 0600, with a random password at first; tells whether it was the first time."""
+    is_first = not home.openrc.exists()
+    password = secrets.token_urlsafe(18) if is_first else home.password()
+    if is_first:
+        durable.write(home.password_file, password.encode())
+    durable.write(home.openrc, _openrc(members[0], password).encode())
+    durable.write(home.directory / "clouds.yaml", _clouds(members, password).encode())
+    return is_first
+
+
+def _openrc(controller: Member, password: str) -> str:
+    values = {
+        "OS_AUTH_URL": controller.url,
+        "OS_USERNAME": "admin",
+        "OS_PASSWORD": password,
+        "OS_PROJECT_NAME": "admin",
+        "OS_USER_DOMAIN_NAME": "Default",
+        "OS_PROJECT_DOMAIN_NAME": "Default",
+        "OS_REGION_NAME": controller.region,
+        "OS_IDENTITY_API_VERSION": "3",
+    }
+    return "".join(f"export {name}='{value}'\n" for name, value in values.items())
+
+
+def _clouds(members: Sequence[Member], password: str) -> str:
+    """One cloud a member. JSON strings are YAML strings."""
+    text = "clouds:\n"
+    for member in members:
+        text += (
+            f"  {member.name}:\n"
+            f"    auth:\n"
+            f"      auth_url: {member.url}\n"
+            f"      username: admin\n"
+            f"      password: {json.dumps(password)}\n"
+            f"      project_name: admin\n"
+            f"      user_domain_name: Default\n"
+            f"      project_domain_name: Default\n"
+            f"    region_name: {member.region}\n"
+            f"    identity_api_version: 3\n"
+        )
+    return text
+
+
+def status(members: Sequence[Member]) -> Json:
+    """How everyone fares, asked at the same time: a process that does not answer within a second is `down`."""
+    with ThreadPoolExecutor(len(members)) as pool:
+        pages = list(pool.map(_page, members))
+    head = pages[0].get("position")
+    controller = {"name": CONTROLLER, "region": REGION, "url": members[0].url} | _facts(members[0], pages[0], head)
+    sites = [
+        {"name": member.name, "url": member.url} | _facts(member, found, head)
+        for member, found in zip(members[1:], pages[1:], strict=True)
+    ]
+    return {"controller": controller, "sites": sites}
+
+
+def _page(member: Member) -> Json:
+    try:
+        return member.page("/status")
+    except (ask.Unanswered, ask.Refusal) as error:
+        return {"state": "down", "detail": str(error)}
+
+
+def _facts(member: Member, found: Mapping[str, Any], head: int | None) -> Json:
+    facts: Json = {name: found.get(name) for name in _STATUS}
+    facts["state"] = _state(member, found)
+    if head is not None and facts["position"] is not None:
+        facts["lag_entries"] = max(facts["lag_entries"] or 0, head - facts["position"], 0)
+    return facts | ({"detail": found["detail"]} if "detail" in found else {})
+
+
+def _state(member: Member, found: Mapping[str, Any]) -> str:
+    """What the process says of itself; a site without its stream is `isolated` whatever else it says."""
+    state = str(found.get("state", "active"))
+    connected = found.get("stream", {}).get("connected", True)
+    return state if member.is_controller or connected or state == "down" else "isolated"
+
+
+def check_name(name: str) -> None:
+    """Refuse names that no region, or no file, can have. Raises FederationError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in (CONTROLLER, REGION, "logs", "config"):
+        raise FederationError(f"{name!r} cannot name a region: letters, digits, '.', '_', '-'; not {CONTROLLER}", 2)

@@ -1,0 +1,159 @@
+"""The command line of a site: read settings, wire, serve; and how any server process of ours begins and ends."""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regional_keystone import settings as configuration
+
+OK, FAILED, MISCONFIGURED, REFUSED, PORT_TAKEN = range(5)
+"""Exit codes of every server process."""
+
+Ready = Callable[[], None]
+Serve = Callable[[Ready], Coroutine[None, None, None]]
+
+app = typer.Typer(
+    help="A site of a federation: validates and issues tokens from its own replica.\n\n"
+    "Exit codes: 0 ended when asked, 1 failed, 2 configuration, 3 state refused, 4 port taken.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+)
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="INI file.", metavar="FILE")]
+Sets = Annotated[list[str], typer.Option("--set", help="Overrides the file.", metavar="section.option=value")]
+ReadyFd = Annotated[int | None, typer.Option(help="Descriptor to write one line to when serving.", hidden=True)]
+ParentFd = Annotated[int | None, typer.Option(help="Descriptor whose end is ours too.", hidden=True)]
+
+
+@app.callback()
+def common(context: typer.Context, config: ConfigFile = None, set_: Sets = []) -> None:
+    """Read where the settings are."""
+    context.obj = (config, set_)
+
+
+@app.command()
+def serve(
+    context: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Print the effective settings and end.")] = False,
+    ready_fd: ReadyFd = None,
+    parent_fd: ParentFd = None,
+) -> None:
+    """Serve until SIGTERM.
+
+    Example: regional-keystone --config /etc/regional-keystone/region.conf serve
+    """
+    config, sets = context.obj
+    with refusals():
+        settings = configuration.load(configuration.Settings, config, sets)
+        if check:
+            print(configuration.effective(settings))
+            return
+        from regional_keystone import wiring
+
+        run(lambda ready: wiring.serve(settings, ready), ready_fd, parent_fd)
+
+
+def run(serve: Serve, ready_fd: int | None, parent_fd: int | None) -> None:
+    """Serve until SIGTERM, SIGINT or the end of the parent; on uvloop where it is installed."""
+    if parent_fd is not None:
+        die_with_parent()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_until_ended(serve, ready_fd, parent_fd))
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """What an operator has to mend becomes one line and an exit code; all else stays a traceback."""
+    try:
+        yield
+    except Exception as error:  # rendering; what is not ours is raised again
+        code = _code(_first(error))
+        if code is None:
+            raise
+        print(_sentence(_first(error)), file=sys.stderr)
+        raise SystemExit(code) from None
+
+
+async def _until_ended(serve: Serve, ready_fd: int | None, parent_fd: int | None) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(serve(lambda: _tell_ready(ready_fd)))
+
+    def parent_ended() -> None:
+        loop.remove_reader(parent_fd or 0)
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    if parent_fd is not None:
+        loop.add_reader(parent_fd, parent_ended)
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _tell_ready(ready_fd: int | None) -> None:
+    if ready_fd is not None:
+        with os.fdopen(ready_fd, "w") as pipe:
+            pipe.write(json.dumps({"ready": True, "pid": os.getpid()}) + "\n")
+
+
+def die_with_parent() -> None:
+    """SIGKILL for us when the parent dies, also while we are stopped. Linux only; the pipe remains elsewhere."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error itself, out of the groups that tasks put around it."""
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _code(error: BaseException) -> int | None:
+    from regional_keystone.errors import StoreRefused
+    from regional_keystone.key_directory import KeyRepositoryError
+
+    match error:
+        case configuration.ConfigurationError():
+            return MISCONFIGURED
+        case StoreRefused() | KeyRepositoryError() | PermissionError():
+            return REFUSED
+        case OSError(errno=errno.EADDRINUSE):
+            return PORT_TAKEN
+        case _:
+            return None
+
+
+def _sentence(error: BaseException) -> str:
+    match error:
+        case PermissionError():
+            return f"{error.filename}: {error.strerror}; the user who runs this must own the state directory"
+        case OSError(errno=errno.EADDRINUSE):
+            return f"{error.strerror}; end the program that has the port, or name another one"
+        case _:
+            return " ".join(str(error).split())
+
+
+def main() -> None:
+    """Entry point of `regional-keystone`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
