@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import structlog
@@ -34,7 +35,7 @@ def configure(settings: Default) -> None:
     )
 
 
-def _masked(logger: object, method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _masked(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """The last guard: a field that is named like a secret never shows its value."""
     del logger, method
     return {name: "***" if name in _SECRET else value for name, value in event.items()}
