@@ -23,7 +23,9 @@ class Stream:
     host: str = option("127.0.0.1", "Address that sites connect to.")
     port: int = option(5002, "Port that sites connect to.", least=1, most=65535)
     advertise: str = option("", "https://host:port as sites reach it; empty: https://host:port of this section.")
-    certificate_lifetime_s: int = option(86400, "Life of a site's certificate; sites renew after half of it.", least=60)
+    certificate_lifetime_s: int = option(
+        604_800, "Life of a site's certificate, renewed at half; a site cut off for longer has to join anew.", least=60
+    )
     join_token_s: int = option(3600, "Seconds that a join token of `rkctl region add` can be used.", least=1)
 
 
