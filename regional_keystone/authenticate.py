@@ -140,7 +140,7 @@ async def by_password(evidence: Evidence) -> Proof:
     """
     said = evidence.data.get("user")
     if said is None:
-        raise Invalid(expected("user", "password"))
+        raise Invalid(expected("user", "None"))  # upstream's words
     user = await _user(evidence.reader, said)
     hashed = user.password_hash if user else None
     fits = await verify_password(said.get("password", ""), hashed, evidence.rounds)

@@ -1,0 +1,129 @@
+"""The service catalog that a token shows: every enabled endpoint of every region, in a fixed order.
+Read once for all tokens as a Catalog; one token's part of it is then text, the same bytes for all whose URLs are equal.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from regional_keystone.model import Endpoint, Service
+from regional_keystone.ports import Reader
+
+MAX_BYTES = 1 << 20
+"""The largest catalog that is rendered, enough for thousands of endpoints; services that do not fit are left out."""
+
+_PLACE = re.compile(r"[$%]\(([^()]*)\)(s?)")
+_PROJECT = frozenset(("project_id", "tenant_id"))
+_ALLOWED = _PROJECT | {"user_id"}
+_encode = msgspec.json.Encoder().encode
+
+
+class _Address(NamedTuple):
+    """One endpoint: `parts` are literal texts and names, in turn, beginning and ending with a text."""
+
+    shown: Mapping[str, Any]
+    parts: tuple[str, ...]
+
+    def url(self, values: Mapping[str, str]) -> str | None:
+        if not all(name in values for name in self.parts[1::2]):
+            return None
+        return "".join(values[part] if place % 2 else part for place, part in enumerate(self.parts))
+
+
+class _Listed(NamedTuple):
+    service: Service
+    addresses: tuple[_Address, ...]
+
+
+class Catalog:
+    """All that is enabled, ready to be rendered for anybody.
+
+    Services are in the order of type, name and id, endpoints in that of region, interface and id.
+    """
+
+    def __init__(self, services: Iterable[Service], endpoints: Iterable[Endpoint]) -> None:
+        found: defaultdict[str, list[Endpoint]] = defaultdict(list)
+        for endpoint in endpoints:
+            if endpoint.enabled:
+                found[endpoint.service_id].append(endpoint)
+        enabled = sorted((one for one in services if one.enabled), key=lambda one: (one.type, one.name, one.id))
+        self._listed = tuple(_Listed(one, tuple(_addresses(found[one.id]))) for one in enabled)
+        self._names = {name for one in self._listed for each in one.addresses for name in each.parts[1::2]}
+        self._rendered: dict[tuple[tuple[str, str], ...], bytes] = {}
+
+    def visible(self, user_id: str, project_id: str | None, names: Mapping[str, str] | None = None) -> list[Any]:
+        """The catalog as upstream's JSON has it; an endpoint whose URL asks for what there is not is left out.
+
+        `names` are further words that URLs may hold, `public_endpoint` and the like.
+        """
+        values = self._values(user_id, project_id, names)
+        shown: list[Any] = []
+        room = MAX_BYTES
+        for listed in self._listed:
+            service = _shown(listed, values)
+            room -= len(_encode(service)) + 1
+            if room > 0:
+                shown.append(service)
+        return shown
+
+    def rendered(self, user_id: str, project_id: str | None, names: Mapping[str, str] | None = None) -> bytes:
+        """The same as JSON; one object for all tokens for whom it is equal, if no URL names the user or the project."""
+        values = self._values(user_id, project_id, names)
+        key = tuple(sorted(values.items()))
+        if self._names & _ALLOWED:
+            return _encode(self.visible(user_id, project_id, names))
+        if key not in self._rendered:
+            self._rendered[key] = _encode(self.visible(user_id, project_id, names))
+        return self._rendered[key]
+
+    def _values(self, user_id: str, project_id: str | None, names: Mapping[str, str] | None) -> dict[str, str]:
+        values = {**(names or {}), "user_id": user_id}
+        if project_id is not None:
+            values |= dict.fromkeys(_PROJECT, project_id)
+        return {name: value for name, value in values.items() if name in self._names}
+
+
+async def visible(reader: Reader) -> Catalog:
+    """Reads what catalogs are made of: all services and endpoints."""
+    return Catalog([one async for one in reader.scan(Service)], [one async for one in reader.scan(Endpoint)])
+
+
+def _addresses(endpoints: Iterable[Endpoint]) -> Iterable[_Address]:
+    for one in sorted(endpoints, key=lambda one: (one.region_id or "", one.interface, one.id)):
+        parts = _parts(one.url)
+        if parts:
+            shown = {
+                "id": one.id,
+                "interface": one.interface,
+                "region_id": one.region_id,
+                "url": "",
+                "region": one.region_id,
+            }
+            yield _Address(shown | {name: value for name, value in one.extra.items() if name not in shown}, parts)
+
+
+def _parts(url: str) -> tuple[str, ...] | None:
+    """Texts and names in turn; None for a URL that no substitution can complete.
+
+    Upstream writes with `%`, so `%%` is one per cent; any other use of it is malformed there and here.
+    """
+    split = _PLACE.split(url)
+    texts, names, ends = split[::3], split[1::3], split[2::3]
+    if not all(ends) or any("%" in text.replace("%%", "") for text in texts):
+        return None
+    plain = [text.replace("%%", "%") for text in texts]
+    return tuple(part for pair in zip(plain, [*names, ""], strict=True) for part in pair)[:-1]
+
+
+def _shown(listed: _Listed, values: Mapping[str, str]) -> dict[str, Any]:
+    urls = ((address, address.url(values)) for address in listed.addresses)
+    endpoints = [{**address.shown, "url": url} for address, url in urls if url]
+    return {
+        "endpoints": endpoints,
+        "id": listed.service.id,
+        "type": listed.service.type,
+        "name": listed.service.name,
+    }

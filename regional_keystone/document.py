@@ -1,0 +1,116 @@
+"""The JSON body of a token, the same for who is issued one and who validates it; and the only place of ISO times.
+In parts: what depends on the token alone, and what all tokens of a user in a scope have in common, joined as bytes.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from regional_keystone.model import Project, Role, User
+from regional_keystone.token import Named, Scope, SystemScope, Token
+
+_encode = msgspec.json.Encoder().encode
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Shared(Protocol):
+    """The parts that all tokens of a user in a scope share; `catalog` is empty for one without scope."""
+
+    @property
+    def user(self) -> bytes:
+        """The user, an object."""
+        ...
+
+    @property
+    def rest(self) -> bytes:
+        """Scope and roles, members that follow others."""
+        ...
+
+    @property
+    def catalog(self) -> bytes:
+        """The catalog, a member that follows others."""
+        ...
+
+
+class Common(NamedTuple):
+    """The `Shared` parts as `common` makes them."""
+
+    user: bytes
+    rest: bytes
+    catalog: bytes
+
+
+class Own(NamedTuple):
+    """The parts that are a token's own, before and after the user."""
+
+    head: bytes
+    tail: bytes
+
+
+def time(at: int) -> str:
+    """An instant as tokens show it: ISO 8601 with microseconds."""
+    whole, micro = divmod(at, 1_000_000)
+    return f"{datetime.fromtimestamp(whole, UTC):%Y-%m-%dT%H:%M:%S}.{micro:06}Z"
+
+
+def instant(text: str) -> int:
+    """The instant that an ISO 8601 text says, UTC if it does not say. Raises ValueError."""
+    said = datetime.fromisoformat(text)
+    passed = (said if said.tzinfo else said.replace(tzinfo=UTC)) - _EPOCH
+    return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
+
+
+def common(
+    user: User,
+    home: Project,
+    scope: Scope,
+    project: Project | None,
+    domain: Project | None,
+    roles: Sequence[Role],
+    catalog: bytes | None,
+) -> Common:
+    """The shared parts, of records that were found to be there and enabled; `catalog` is its JSON, None for no scope.
+
+    `home` is the user's domain, `domain` the project's or the scope's own.
+    """
+    rest: dict[str, Any] = {}
+    if project is not None and domain is not None:
+        rest |= {"project": _inside(project, domain), "is_domain": project.is_domain}
+    elif domain is not None:
+        rest["domain"] = {"id": domain.id, "name": domain.name}
+    if catalog is not None:
+        rest["roles"] = [{"id": role.id, "name": role.name} for role in roles]
+    if isinstance(scope, SystemScope):
+        rest["system"] = {"all": True}
+    expires_at = user.password_expires_at
+    shown = _inside(user, home) | {"password_expires_at": None if expires_at is None else time(expires_at)}
+    return Common(_encode(shown), _inner(rest), b"" if catalog is None else b',"catalog":' + catalog)
+
+
+def own(token: Token) -> Own:
+    """The parts that are this token's alone."""
+    rest = {"audit_ids": token.audit_ids, "expires_at": time(token.expires_at), "issued_at": time(token.issued_at)}
+    return Own(b'{"token":{"methods":' + _encode(token.methods) + b',"user":', _inner(rest))
+
+
+def body(own: Own, common: Shared, *, catalog: bool = True) -> bytes:
+    """The whole body."""
+    return b"".join((own.head, common.user, own.tail, common.rest, common.catalog if catalog else b"", b"}}"))
+
+
+def named(record: Project | User | Role, domain: Project | None = None) -> Named:
+    """A record as a Principal names it."""
+    if domain is None:
+        return Named(record.id, record.name)
+    return Named(record.id, record.name, domain.id, domain.name)
+
+
+def _inside(record: Project | User, domain: Project) -> dict[str, Any]:
+    return {"domain": {"id": domain.id, "name": domain.name}, "id": record.id, "name": record.name}
+
+
+def _inner(members: dict[str, Any]) -> bytes:
+    """These members as they stand inside an object after others."""
+    return b"," + _encode(members)[1:-1] if members else b""

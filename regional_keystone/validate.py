@@ -1,0 +1,259 @@
+"""The long road: opens a token, looks up what its user has now, asks whether it was revoked, renders, remembers.
+The only place but `issue` where a Principal is made, so that a handler cannot meet an unchecked one.
+"""
+
+from regional_keystone.catalog import Catalog, visible
+from regional_keystone.document import common, named, own
+from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
+from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
+from regional_keystone.keys import digest, spelling
+from regional_keystone.overlay import Overlay, Recording
+from regional_keystone.payload import NotAToken
+from regional_keystone.policy import Policy
+from regional_keystone.ports import Cache, Clock
+from regional_keystone.record import Touch
+from regional_keystone.revocation import Traits
+from regional_keystone.roles import Lacking, Standing, standing
+from regional_keystone.settings import Settings
+from regional_keystone.token import DomainScope, Principal, ProjectScope, Scope, SystemScope, Token, Unscoped, unpack
+
+SKEW_S = 60.0
+"""How far ahead of this site's clock a token's issue may lie: two sites that are both a little off."""
+
+_SECOND = 1_000_000
+_ATTEMPTS = 3
+_NOBODY = "\x00"  # no user has this id
+_ACTIONS = ("identity:validate_token", "identity:check_token")
+_UNRECOGNIZED = "Could not recognize Fernet token"
+_FAILED = "Failed to validate token"
+
+
+class _Listing(Derived):
+    """The catalog of everybody, until a service or an endpoint changes."""
+
+    __slots__ = ("catalog",)
+
+    def __init__(self, reads: frozenset[Touch], position: int, catalog: Catalog) -> None:
+        super().__init__(_Listing, reads, position)
+        self.catalog = catalog
+
+
+class Validator:
+    """Says what a token is worth now. What it says is never older than the position of the replica when it is asked."""
+
+    def __init__(
+        self,
+        reader: Overlay,
+        knowledge: Knowledge,
+        fastpath: FastPath,
+        cache: Cache | None,
+        policy: Policy,
+        *,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        del cache  # what is remembered here is enough for one process; a shared cache would hold bodies for many
+        self._reader = reader
+        self._knowledge = knowledge
+        self._fastpath = fastpath
+        self._policy = policy
+        self._clock = clock
+        self._settings = settings
+
+    async def prove(self, text: str) -> Principal:
+        """The caller whom this token proves. Raises Unauthenticated, and Unavailable if it cannot be known now."""
+        try:
+            return (await self.check(text)).principal
+        except NotFound:
+            raise Unauthenticated from None
+
+    async def check(self, text: str, *, allow_expired: bool = False) -> Verdict:
+        """What a token says and is worth. Raises NotFound for one that is worth nothing; never repeats its text.
+
+        With `allow_expired` it is shown for a while after its end, unless it was revoked.
+        """
+        if not text:
+            raise NotFound("No token in the request")
+        try:
+            name, canonical = digest(text), spelling(text)
+        except NotAToken:
+            raise NotFound(_UNRECOGNIZED) from None
+        found = self._fastpath.verdict(name, self._clock.now())
+        return found or await self._examined(name, canonical, allow_expired=allow_expired)
+
+    async def facts(self, user_id: str, scope: Scope) -> Facts:
+        """Who the user is and has in the scope now, with the parts of the body that say so. Raises Lacking."""
+        key = (user_id, scope)
+        known = self._fastpath.recall(key)
+        if isinstance(known, Facts):
+            return known
+        for _ in range(_ATTEMPTS):
+            found = await self._looked_up(key, user_id, scope)
+            if self._fastpath.keep(found):
+                break
+        return found
+
+    async def catalog(self) -> Catalog:
+        """All that catalogs are made of."""
+        return (await self._listing()).catalog
+
+    async def _examined(self, name: bytes, text: str, *, allow_expired: bool) -> Verdict:
+        token, key = self._opened(text)
+        self._check_times(token, allow_expired=allow_expired)
+        _check_kind(token)
+        try:
+            facts = await self.facts(token.user_id, token.scope)
+        except Lacking as lacking:
+            raise NotFound(_told(lacking)) from None
+        traits = _traits(token, facts)
+        self._check_times(token, allow_expired=allow_expired)
+        if self._knowledge.index.voided(traits):
+            raise NotFound(_FAILED)
+        max_age_s = self._max_age_s(token.scope)
+        self._check_freshness(max_age_s)
+        verdict = self._verdict(name, key, token, traits, facts, max_age_s)
+        self._fastpath.remember(verdict)
+        return verdict
+
+    def _opened(self, text: str) -> tuple[Token, bytes]:
+        """The token, and the key that fitted."""
+        ring = self._knowledge.ring
+        try:
+            payload, issued_at, number = ring.open(text)
+            return unpack(payload, issued_at, self._settings.auth.methods), ring.numbers[number]
+        except NotAToken:
+            raise NotFound(_UNRECOGNIZED) from None
+
+    def _check_times(self, token: Token, *, allow_expired: bool) -> None:
+        now = self._clock.now()
+        window = self._settings.token.allow_expired_window * _SECOND if allow_expired else 0
+        if now >= token.expires_at + window or now < _not_before(token):
+            raise NotFound(_FAILED)
+
+    def _check_freshness(self, max_age_s: float | None) -> None:
+        if max_age_s is not None and self._knowledge.age_s() > max_age_s:
+            raise Unavailable("This region has not heard from the controller for too long to decide this; try again.")
+
+    def _max_age_s(self, scope: Scope) -> float | None:
+        limits = self._settings.freshness
+        match scope:
+            case SystemScope():
+                return limits.system or None
+            case DomainScope():
+                return limits.domain or None
+            case ProjectScope() | Unscoped():
+                return limits.project or None
+
+    async def _looked_up(self, key: object, user_id: str, scope: Scope) -> Facts:
+        recording = Recording(self._reader)
+        position = int(recording.position)
+        found = await standing(recording, user_id, scope)
+        reads, rendered = recording.reads, None
+        if not isinstance(scope, Unscoped):
+            listing = await self._listing()
+            project_id = scope.project_id if isinstance(scope, ProjectScope) else None
+            rendered = listing.catalog.rendered(user_id, project_id)
+            reads, position = reads | listing.reads, min(position, self._fastpath.holds_at(listing))
+        return _facts(key, reads, position, found, scope, rendered)
+
+    async def _listing(self) -> _Listing:
+        known = self._fastpath.recall(_Listing)
+        if isinstance(known, _Listing):
+            return known
+        recording = Recording(self._reader)
+        catalog = await visible(recording)
+        listing = _Listing(recording.reads, int(recording.position), catalog)
+        self._fastpath.keep(listing)
+        return listing
+
+    def _verdict(
+        self, name: bytes, key: bytes, token: Token, traits: Traits, facts: Facts, max_age_s: float | None
+    ) -> Verdict:
+        principal = Principal(
+            token=token, user=facts.who, project=facts.project, domain=facts.domain, roles=facts.roles
+        )
+        parts = own(token)
+        return Verdict(
+            digest=name,
+            key=key,
+            traits=traits,
+            facts=facts,
+            principal=principal,
+            head=parts.head,
+            tail=parts.tail,
+            not_before=_not_before(token),
+            max_age_s=max_age_s,
+            may=self._may(principal),
+        )
+
+    def _may(self, principal: Principal) -> tuple[bool, bool, bool, bool]:
+        """Whether policy lets this caller validate anybody's token and its user's own, by GET and by HEAD."""
+        whose = (_NOBODY, principal.user_id)
+        get, get_own, head, head_own = (
+            self._permits(principal, action, user_id) for action in _ACTIONS for user_id in whose
+        )
+        return get, get_own, head, head_own
+
+    def _permits(self, principal: Principal, action: str, user_id: str) -> bool:
+        try:
+            self._policy.check(principal, action, {"target": {"token": {"user_id": user_id}}})
+        except Forbidden:
+            return False
+        return True
+
+
+def _check_kind(token: Token) -> None:
+    """Refuse what acts for somebody through something that is not there: none of these can be made yet."""
+    if token.access_token_id:
+        raise NotFound(f"Could not find Access Token: {token.access_token_id}.")
+    if token.trust_id:
+        raise NotFound(f"Could not find trust: {token.trust_id}.")
+    if token.identity_provider_id or token.protocol_id or token.group_ids:
+        raise NotFound(f"Could not find Identity Provider: {token.identity_provider_id}.")
+    if token.application_credential_id:
+        raise NotFound(f"Could not find Application Credential: {token.application_credential_id}.")
+    if token.thumbprint:
+        raise NotFound(_FAILED)
+
+
+def _told(lacking: Lacking) -> str:
+    """What a client is told: upstream says what is not there or disabled, but not that a role is gone."""
+    return lacking.reason if lacking.reason.startswith(("Could not find", "Unable to")) else _FAILED
+
+
+def _not_before(token: Token) -> int:
+    return token.issued_at - int(SKEW_S * _SECOND)
+
+
+def _traits(token: Token, facts: Facts) -> Traits:
+    return Traits(
+        issued_at=token.issued_at,
+        expires_at=token.expires_at,
+        audit_id=token.audit_id,
+        audit_chain_id=token.chain_id if len(token.audit_ids) > 1 else None,
+        user_id=token.user_id,
+        user_domain_id=facts.home_id,
+        assignment_domain_id=token.domain_id,
+        project_id=token.project_id,
+        role_ids=tuple(role.id for role in facts.roles),
+    )
+
+
+def _facts(
+    key: object, reads: frozenset[Touch], position: int, found: Standing, scope: Scope, catalog: bytes | None
+) -> Facts:
+    parts = common(found.user, found.home, scope, found.project, found.domain, found.roles, catalog)
+    project = named(found.project, found.domain) if found.project else None
+    return Facts(
+        key,
+        reads,
+        position,
+        who=named(found.user, found.home),
+        home_id=found.home.id,
+        project=project,
+        domain=named(found.domain) if found.domain and project is None else None,
+        roles=tuple(named(role) for role in found.roles),
+        user=parts.user,
+        rest=parts.rest,
+        catalog=parts.catalog,
+    )
