@@ -1,0 +1,475 @@
+"""The guided proof: nine steps over HTTP against the running processes, each with a figure measured just then."""
+
+import http.client
+import json
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from controller import ask, federation, probe
+from controller.display import Display, table
+from controller.federation import CONTROLLER, Home, Member
+from controller.probe import Broken, Client, Load, everywhere, ms, until
+from regional_keystone.record import Json
+
+REVOKED, CHANGES, ROTATIONS = 60, 500, 3
+GOAL_S = 0.25
+_COMMANDS = ("token issue", "catalog list", "user list")
+_CLIENT_S = 30.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """What the steps share: the processes, the callers, and what was made on the way."""
+
+    home: Home
+    members: list[Member]
+    run: str = field(default_factory=lambda: secrets.token_hex(3))
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(12))
+    made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def admin(self) -> Client:
+        """The administrator at the controller; a connection of its own each time."""
+        return Client(self.members[0], self.made.get("admin", ""))
+
+    @property
+    def sites(self) -> list[Client]:
+        """The administrator at each site."""
+        return [self.admin.at(member) for member in self.members[1:]]
+
+    def site(self, number: int) -> Client:
+        """The administrator at one site."""
+        return self.admin.at(self.members[number])
+
+    def auth(self) -> Json:
+        """The tour's user by password, in its project."""
+        return probe.password(f"ada-{self.run}", self.secret, self.made["domain"], self.made["project"])
+
+    def log_in(self) -> None:
+        """A token for the administrator, at the controller."""
+        auth = probe.password("admin", self.home.password(), "default")
+        auth["scope"] = {"project": {"name": "admin", "domain": {"id": "default"}}}
+        self.made["admin"] = Client(self.members[0]).login(auth)
+
+    def fresh(self, number: int, count: int) -> list[str]:
+        """Tokens of the tour's user, issued at one site."""
+        client = Client(self.members[number])
+        return [client.login(probe.again(self.made["token"], self.made["project"])) for _ in range(count)]
+
+    def signal(self, name: str, number: str) -> None:
+        """Have the supervisor send a signal."""
+        ask.control(self.home.control, command="signal", name=name, signal=number)
+
+
+class Finding(NamedTuple):
+    """What a step measured: a line for the summary, and lines that show it."""
+
+    measured: str
+    details: Sequence[str] = ()
+
+
+class Step(NamedTuple):
+    """One promise and how it is put to the proof."""
+
+    title: str
+    promise: str
+    prove: Callable[[Stage], Finding]
+
+
+def create(stage: Stage) -> Finding:
+    """Step 1."""
+    stage.log_in()
+    admin, run = stage.admin, stage.run
+    slowest = 0.0
+
+    def made(member: str, path: str, **fields: Any) -> str:
+        nonlocal slowest
+        record = admin.make(member, path, **fields)
+        slowest = max(slowest, _visible(stage, f"{path}/{record['id']}"))
+        return str(record["id"])
+
+    domain = made("domain", "/v3/domains", name=f"tour-{run}")
+    projects = [made("project", "/v3/projects", name=f"{name}-{run}", domain_id=domain) for name in ("sky", "sea")]
+    user = made("user", "/v3/users", name=f"ada-{run}", domain_id=domain, password=stage.secret)
+    group = made("group", "/v3/groups", name=f"crew-{run}", domain_id=domain)
+    role = admin.expect(200, "GET", "/v3/roles?name=member")["roles"][0]["id"]
+    links = [
+        f"/v3/groups/{group}/users/{user}",
+        f"/v3/projects/{projects[0]}/users/{user}/roles/{role}",
+        f"/v3/projects/{projects[1]}/groups/{group}/roles/{role}",
+    ]
+    for link in links:
+        admin.expect(204, "PUT", link)
+        slowest = max(slowest, _visible(stage, link))
+    stage.made |= {"domain": domain, "project": projects[0], "user": user}
+    sites = len(stage.sites)
+    return Finding(f"at all {sites} sites {ms(slowest)} after the answer, at the latest", [f"{5 + len(links)} changes"])
+
+
+def _visible(stage: Stage, path: str) -> float:
+    """Seconds from now until all sites show this."""
+    begun = time.monotonic()
+
+    def seen(client: Client) -> bool:
+        return until(f"{path} at {client.member.name}", lambda: client.ask("GET", path).status in (200, 204))
+
+    everywhere(stage.sites, seen)
+    return time.monotonic() - begun
+
+
+def validate(stage: Stage) -> Finding:
+    """Step 2."""
+    before = stage.members[0].page("/status")["requests"]
+    stage.made["token"] = token = Client(stage.members[1]).login(stage.auth())
+    times = []
+    for member in stage.members[2:]:
+        with Client(member) as client:
+            for _ in range(20):
+                begun = time.monotonic()
+                _same(200, client.validate(token), f"validation at {member.name}")
+                times.append(time.monotonic() - begun)
+    after = stage.members[0].page("/status")["requests"]
+    _same(before, after, "the controller's request counter")
+    places = " and ".join(member.name for member in stage.members[2:])
+    details = [f"issued at {stage.members[1].name}, valid at {places}"]
+    return Finding(f"controller's requests {before} -> {after}; median {ms(statistics.median(times))}", details)
+
+
+def clients(stage: Stage) -> Finding:
+    """Step 3."""
+    begun = time.monotonic()
+    with ThreadPoolExecutor(len(_COMMANDS) + 2) as pool:
+        said = [pool.submit(_openstack, stage, command) for command in _COMMANDS]
+        session, service = pool.submit(_session, stage), pool.submit(_service, stage)
+        details = [one.result() for one in (*said, session, service)]
+    return Finding(f"5 stock clients content in {ms(time.monotonic() - begun)}", details)
+
+
+def _openstack(stage: Stage, command: str) -> str:
+    """`openstack` against the first site."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    environment |= {"OS_CLIENT_CONFIG_FILE": str(stage.home.directory / "clouds.yaml")}
+    cloud = stage.members[1].name
+    program = [str(Path(sys.executable).with_name("openstack")), "--os-cloud", cloud, *command.split(), "-f", "json"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=_CLIENT_S, check=False)
+    if done.returncode:
+        raise Broken(f"openstack {command}: expected success, got {done.stderr.strip()[-300:]}")
+    found = json.loads(done.stdout)
+    return f"openstack {command} at {cloud}: " + (f"{len(found)} rows" if isinstance(found, list) else "a token")
+
+
+def _session(stage: Stage) -> str:
+    """`keystoneauth1` against the second site."""
+    from keystoneauth1 import session
+    from keystoneauth1.identity import v3
+
+    member, made = stage.members[2], stage.made
+    plugin = v3.Password(auth_url=member.url, user_id=made["user"], password=stage.secret, project_id=made["project"])
+    opened = session.Session(auth=plugin)
+    endpoint = opened.get_endpoint(service_type="identity", region_name=member.region)
+    _same(member.url, endpoint, f"the catalog's identity endpoint in {member.region}")
+    return f"keystoneauth1 at {member.name}: endpoint of its region is {endpoint}"
+
+
+def _service(stage: Stage) -> str:
+    """A service under stock keystonemiddleware in the second site, asked with the token of the first."""
+    member = stage.members[2]
+    program = [sys.executable, "-P", "-W", "ignore", "-m", "controller.sample_service"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        if process.stdin is None or process.stdout is None:
+            raise Broken("expected pipes to the sample service")
+        process.stdin.write(json.dumps(_authtoken(stage, member)) + "\n")
+        process.stdin.flush()
+        port = int(process.stdout.readline() or 0)
+        answers = [_call_service(port, token) for token in (stage.made["token"], "gAAAAA-no-token")]
+        process.stdin.close()
+    _same((200, 401), tuple(answers), f"the service in {member.name} for a good token and a bad one")
+    return f"keystonemiddleware in {member.name}: {stage.members[1].name}'s token accepted, a bad one refused"
+
+
+def _authtoken(stage: Stage, member: Member) -> Json:
+    return {
+        "www_authenticate_uri": member.url,
+        "auth_url": member.url,
+        "auth_type": "password",
+        "username": "admin",
+        "password": stage.home.password(),
+        "project_name": "admin",
+        "user_domain_id": "default",
+        "project_domain_id": "default",
+        "region_name": member.region,
+        "delay_auth_decision": False,
+    }
+
+
+def _call_service(port: int, token: str) -> int:
+    connection = http.client.HTTPConnection(federation.HOST, port, timeout=_CLIENT_S)
+    try:
+        connection.request("GET", "/", headers={"X-Auth-Token": token})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def revoke(stage: Stage) -> Finding:
+    """Step 4."""
+    tokens = stage.fresh(1, REVOKED)
+    watchers = [Client(member, stage.made["admin"]) for member in stage.members[1:]]
+    late: dict[str, list[float]] = {client.member.name: [] for client in watchers}
+    with stage.admin as admin, ThreadPoolExecutor(len(watchers)) as pool:
+        for token in tokens:
+            for client in watchers:
+                _same(200, client.validate(token), f"a fresh token at {client.member.name}")
+            refusals = [pool.submit(_refused_at, client, token) for client in watchers]
+            admin.expect(204, "DELETE", "/v3/auth/tokens", X_Subject_Token=token)
+            answered = time.monotonic()
+            for client, refusal in zip(watchers, refusals, strict=True):
+                late[client.member.name].append(max(0.0, refusal.result() - answered))
+    every = sorted(one for times in late.values() for one in times)
+    p99 = every[int(len(every) * 0.99)]
+    if p99 > GOAL_S:
+        raise Broken(f"expected 99 of 100 refusals within {ms(GOAL_S)}, got {ms(p99)}")
+    details = [f"{name}: median {ms(statistics.median(one))}, maximum {ms(max(one))}" for name, one in late.items()]
+    return Finding(f"{REVOKED} tokens: median {ms(statistics.median(every))}, maximum {ms(every[-1])}", details)
+
+
+def _refused_at(client: Client, token: str) -> float:
+    until(f"a refusal at {client.member.name}", partial(_refuses, client, token))
+    return time.monotonic()
+
+
+def _refuses(client: Client, token: str) -> bool:
+    return client.validate(token) == 404
+
+
+def rotate(stage: Stage) -> Finding:
+    """Step 5."""
+    begun, details = time.monotonic(), []
+    with Load(_loads(stage), 0.002) as load:
+        for _ in range(ROTATIONS):
+            held = {member.name: _ring(member)["keys"] for member in stage.members[1:]}
+            turned = ask.admin(stage.home.admin, "/keys/rotate", {})
+            signs = turned["keys"][str(turned["primary"])]
+            for name, keys in held.items():
+                if signs not in keys.values():
+                    raise Broken(f"expected {name} to hold key {signs} before it signs, got {sorted(keys.values())}")
+            until("every site at the new epoch", partial(_all_at, stage, turned["epoch"]))
+        time.sleep(0.2)
+    if load.wrong:
+        raise Broken(f"expected no refusal under load, got {len(load.wrong)} of {load.done}: {load.wrong[0]}")
+    for member in stage.members[1:]:
+        ring = _ring(member)
+        keys = ", ".join(f"{number}: {value}" for number, value in sorted(ring["keys"].items(), key=_number))
+        details.append(f"{member.name}: epoch {ring['epoch']}, primary {ring['primary']}, check values {keys}")
+    took = time.monotonic() - begun
+    return Finding(f"{ROTATIONS} turns in {ms(took)}, {load.done} validations and logins, 0 refused", details)
+
+
+def _loads(stage: Stage) -> list[Callable[[], str]]:
+    """At each site: validate the tour's token, and now and then issue a fresh one and validate that elsewhere."""
+    sites = stage.members[1:]
+    return [partial(_load, stage, [Client(member) for member in sites], number) for number in range(len(sites))]
+
+
+def _load(stage: Stage, clients: list[Client], number: int) -> str:
+    here, there = clients[number], clients[(number + 1) % len(clients)]
+    token = stage.made["token"]
+    if (got := here.validate(token)) != 200:
+        return f"validation at {here.member.name}: {got}"
+    fresh = here.login(probe.again(token, stage.made["project"]))
+    if (got := there.validate(fresh)) != 200:
+        return f"{here.member.name}'s fresh token at {there.member.name}: {got}"
+    return ""
+
+
+def _ring(member: Member) -> Json:
+    ring: Json = member.page("/status", probe.PATIENCE_S)["rings"]["token"]
+    return ring
+
+
+def _all_at(stage: Stage, epoch: int) -> bool:
+    return all(_ring(member)["epoch"] >= epoch for member in stage.members)
+
+
+def _number(pair: tuple[str, Any]) -> int:
+    return int(pair[0])
+
+
+def isolate(stage: Stage) -> Finding:
+    """Step 6."""
+    stage.made["doomed"] = stage.fresh(len(stage.members) - 1, 1)[0]
+    stage.made["position"] = stage.members[0].page("/status")["position"]
+    stage.signal(CONTROLLER, "KILL")
+    killed = time.monotonic()
+    project, token = stage.made["project"], stage.made["token"]
+    for client in stage.sites:
+        name = client.member.name
+        _same(200, client.validate(token), f"validation at {name}")
+        Client(client.member).login(stage.auth())
+        client.expect(200, "GET", f"/v3/projects/{project}")
+    refusal = stage.site(1).ask("POST", "/v3/projects", {"project": {"name": f"never-{stage.run}"}})
+    if refusal.status != 503 or "retry-after" not in refusal.headers:
+        raise Broken(f"expected 503 with Retry-After for a change, got {refusal.status} {dict(refusal.headers)}")
+    took = _revoke_own(stage)
+    time.sleep(max(0.0, 2.5 - (time.monotonic() - killed)))
+    status = federation.status(stage.members)
+    _same("down", status["controller"]["state"], "the controller's state by `rkctl status`")
+    ages = _ages(status, time.monotonic() - killed)
+    why = refusal.body["error"]["message"]
+    details = [f"a change: 503, Retry-After {refusal.headers['retry-after']}, {why!r}", f"`rkctl status`: age {ages}"]
+    last = stage.members[-1].name
+    return Finding(f"validate, log in, read at every site; revoked at {last} in {ms(took)}", details)
+
+
+def _revoke_own(stage: Stage) -> float:
+    """Revoke a token at the last site by itself; seconds until it was refused there."""
+    token, begun = stage.made["doomed"], time.monotonic()
+    last = Client(stage.members[-1], token)
+    last.expect(204, "DELETE", "/v3/auth/tokens", X_Subject_Token=token)
+    answered = time.monotonic()
+    _same(404, stage.site(len(stage.members) - 1).validate(token), "a token revoked there, at once")
+    del answered
+    return time.monotonic() - begun
+
+
+def _ages(status: Json, gone_s: float) -> str:
+    """What each site says of its age, which must not be less than the time without the controller."""
+    told = []
+    for site in status["sites"]:
+        _same("isolated", site["state"], f"the state of {site['name']} by `rkctl status`")
+        if site["age_s"] is None or site["age_s"] < gone_s - 0.5:
+            raise Broken(f"expected an age of at least {gone_s:.1f} s at {site['name']}, got {site['age_s']}")
+        told.append(f"{site['name']} {site['age_s']:.1f} s")
+    return ", ".join(told)
+
+
+def heal(stage: Stage) -> Finding:
+    """Step 7."""
+    ask.control(stage.home.control, command="revive")
+    back = time.monotonic()
+    doomed = stage.made["doomed"]
+    for client in (stage.admin, *stage.sites):
+        until(f"a refusal at {client.member.name}", partial(_refuses, client, doomed))
+    took = time.monotonic() - back
+    last = stage.members[-1]
+    until("nothing left to take over", lambda: last.page("/status")["own_feed"]["pending"] == 0)
+    before, after = stage.made["position"], stage.members[0].page("/status")["position"]
+    _same(before + 1, after, "the log's position: one entry for one revocation")
+    if took > 1:
+        raise Broken(f"expected it to hold everywhere within a second, got {ms(took)}")
+    return Finding(
+        f"everywhere {ms(took)} after the controller's return", [f"log {before} -> {after}: exactly one entry"]
+    )
+
+
+def catch_up(stage: Stage) -> Finding:
+    """Step 8."""
+    slow = stage.members[2]
+    before = stage.members[0].page("/status")["rings"]["token"]["epoch"]
+    stage.signal(slow.name, "STOP")
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            turn = pool.submit(ask.admin, stage.home.admin, "/keys/rotate", {})
+            took = _change(stage)
+            waited = not turn.done()
+            stage.signal(slow.name, "CONT")
+            woken = time.monotonic()
+            turned = turn.result()
+    finally:
+        stage.signal(slow.name, "CONT")
+    until("every site at the new epoch", partial(_all_at, stage, turned["epoch"]))
+    digests = until("equal digests", partial(_digests, stage), 30)
+    caught = time.monotonic() - woken
+    if not waited and slow.name not in turned["quarantined"]:
+        raise Broken(f"expected the rotation to wait for {slow.name} or to quarantine it, got epoch {turned['epoch']}")
+    how = f"waited for {slow.name}" if waited else f"quarantined {slow.name}"
+    details = [
+        f"{CHANGES} changes in {ms(took)} while {slow.name} was stopped",
+        f"the rotation in between {how}: epoch {before} -> {turned['epoch']}",
+        f"position {digests[0]}, digest {digests[1][:16]} at the controller and every site",
+    ]
+    return Finding(f"caught up {ms(caught)} after SIGCONT, digests equal", details)
+
+
+def _change(stage: Stage) -> float:
+    """Seconds for many changes, from several callers at once."""
+    begun, domain = time.monotonic(), stage.made["domain"]
+    local = threading.local()
+
+    def change(number: int) -> None:
+        if not hasattr(local, "client"):
+            local.client = stage.admin
+        local.client.make("group", "/v3/groups", name=f"group-{stage.run}-{number}", domain_id=domain)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(CHANGES)))
+    return time.monotonic() - begun
+
+
+def _digests(stage: Stage) -> tuple[int, str] | None:
+    """(position, digest) when all replicas have the same, else None."""
+    pages = [member.page("/digest", probe.PATIENCE_S) for member in stage.members]
+    found = {(page["position"], page["digest"]) for page in pages}
+    return found.pop() if len(found) == 1 else None
+
+
+def _same(expected: object, got: object, what: str) -> None:
+    if expected != got:
+        raise Broken(f"{what}: expected {expected}, got {got}")
+
+
+STEPS = (
+    Step("One place to manage", "a change at the controller is at every site at once", create),
+    Step("Local validation", "a token of one region is valid in the others without the controller", validate),
+    Step("Stock clients", "unmodified clients and middleware work against any site", clients),
+    Step("Revocation everywhere", f"99 of 100 refused everywhere within {ms(GOAL_S)}", revoke),
+    Step("Acknowledged rotation", "no key signs before every site holds it; no token is refused", rotate),
+    Step("Life without the controller", "sites validate, log in, read and revoke; changes get 503", isolate),
+    Step("The controller returns", "what was revoked meanwhile is in the log once and holds everywhere", heal),
+    Step("A region sleeps", "it catches up exactly; a rotation waits for it", catch_up),
+)
+
+
+def show(home: Home, console: Console) -> int:
+    """Take the tour; the exit code: 0 when every promise was kept, 1 at the first that was not."""
+    stage, rows, begun = Stage(home, home.members()), [], time.monotonic()
+    if len(stage.members) < 4:
+        console.print("the tour needs three sites")
+        return 1
+    with Display(console) as display:
+        for number, step in enumerate(STEPS, 1):
+            display.tell("wait", f"{number}. {step.title}: {step.promise}")
+            try:
+                finding = step.prove(stage)
+            except (Broken, ask.Unanswered, ask.Refusal, OSError, http.client.HTTPException, KeyError) as error:
+                display.tell("fail", f"{number}. {step.title}: {error if str(error) else type(error).__name__}")
+                return 1
+            display.tell("done", f"[bold]{number}. {step.title}[/]: {finding.measured}")
+            for line in finding.details:
+                console.print(f"     {line}", style="dim", soft_wrap=True, markup=False)
+            rows.append((number, step.title, step.promise, finding.measured))
+    _summary(home, console, rows, time.monotonic() - begun)
+    return 0
+
+
+def _summary(home: Home, console: Console, rows: Sequence[Sequence[object]], took_s: float) -> None:
+    """Step 9."""
+    console.print(
+        table(("", "step", "promise", "measured"), rows, title=f"Tour: every promise kept, in {took_s:.0f} s")
+    )
+    console.print(f"go on: . {home.openrc} && openstack token issue", soft_wrap=True)
+    console.print("read:  README.md, docs/architecture.md, docs/operate.md", soft_wrap=True)
