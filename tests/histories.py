@@ -12,7 +12,7 @@ RECORDS = st.one_of(
     st.builds(
         Project, id=IDS, name=st.sampled_from(["x", "y"]), domain_id=SOME, parent_id=SOME, description=st.sampled_from(["", "new"])
     ),
-    st.builds(Endpoint, id=IDS, service_id=IDS, interface=st.just("public"), url=st.sampled_from(["u", "v"]), region_id=SOME),
+    st.builds(Endpoint, id=IDS, service_id=IDS, interface=st.just("public"), url=st.sampled_from(["https://u", "https://v"]), region_id=SOME),
     st.builds(
         Grant,
         actor_id=st.sampled_from(["a", "b"]),

@@ -1,0 +1,229 @@
+"""What every store promises of its tables."""
+
+import asyncio
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regional_keystone.digest import digest
+from regional_keystone.errors import Unavailable
+from regional_keystone.log import LOG, Entry, Put, Remove, put, remove
+from regional_keystone.model import Grant, Project, Region
+from regional_keystone.record import encode, facts
+from tests.histories import HISTORIES, KINDS, found_in, questions, states
+
+
+async def check_equal(store, state):
+    for kind in KINDS:
+        assert [row async for row in store.scan(kind)] == found_in(state, kind, {})
+        for equals in questions(kind):
+            assert sorted(await store.find(kind, **equals), key=facts(kind).key_of) == found_in(state, kind, equals), (
+                equals
+            )
+    for (kind, key), row in state.items():
+        assert await store.get(kind, *key) == row
+    assert await store.get(Project, "nobody") is None
+
+
+async def all_rows(store):
+    async with store.snapshot() as snapshot:
+        return snapshot.position, [row async for row in snapshot.rows()]
+
+
+async def stream(rows):
+    for row in rows:
+        await asyncio.sleep(0)
+        yield row
+
+
+def region(number, name="a"):
+    return Entry(number, f"t{number}", 0, (put(Region(id=name, description=str(number))),))
+
+
+@settings(max_examples=25)
+@given(HISTORIES, st.lists(st.integers(0, 8), max_size=4))
+def test_any_history_amounts_to_a_dictionary(stores, entries, cuts):
+    async def run():
+        async with stores.fresh() as store:
+            start = 0
+            for cut in [*sorted(cuts), len(entries)]:
+                await store.apply(entries[start:cut])
+                await store.apply(entries[:cut])
+                start = max(start, cut)
+            await check_equal(store, states(entries)[-1])
+        async with stores.again() as store:
+            await check_equal(store, states(entries)[-1])
+            assert await store.applied(LOG) == len(entries)
+
+    asyncio.run(run())
+
+
+@settings(max_examples=15)
+@given(HISTORIES, HISTORIES)
+def test_a_restored_replica_equals_the_one_it_came_from(stores, entries, others):
+    async def run():
+        async with stores.fresh() as source:
+            await source.apply(entries)
+            position, rows = await all_rows(source)
+            async with source.snapshot() as snapshot:
+                expected = await digest(snapshot)
+        async with stores.fresh() as store:
+            await store.append("own/1", 0, [region(1)])
+            await store.append(LOG, 0, others)
+            await store.apply(others)
+            await store.restore(position + 100, stream(rows))
+            await check_equal(store, states(entries)[-1])
+            async with store.snapshot() as snapshot:
+                assert await digest(snapshot) == (expected[0] + 100, expected[1])
+            assert await store.applied(LOG) == await store.head(LOG) == position + 100
+            assert await store.tail(LOG, position + 100) == []
+            assert await store.tail("own/1", 0) == [region(1)]
+            await store.apply([region(position + 101)])
+            assert await store.get(Region, "a") is not None
+
+    asyncio.run(run())
+
+
+async def test_a_gap_is_refused_and_nothing_of_the_batch_stays(stores):
+    async with stores.fresh() as store:
+        await store.apply([region(1)])
+        with pytest.raises(ValueError, match="entry 4"):
+            await store.apply([region(2), region(4)])
+        assert await store.applied(LOG) == 1
+        assert (await store.get(Region, "a")).description == "1"
+        await store.apply([region(2)])
+        assert (await store.get(Region, "a")).description == "2"
+
+
+async def test_only_declared_groups_can_be_found_by(stores):
+    async with stores.fresh() as store:
+        for equals in ({"description": "x"}, {"name": "x"}, {"name": "x", "domain_id": None, "enabled": True}, {}):
+            with pytest.raises(LookupError):
+                await store.find(Project, **equals)
+        with pytest.raises(LookupError):
+            await store.find(Grant, actor="user")
+        assert await store.find(Project, id="p") == []
+        assert await store.find(Project, id="\udc80") == []
+        assert await store.get(Project, "\udc80") is None
+
+
+async def test_a_long_table_is_read_whole_and_in_order(stores):
+    async with stores.fresh() as store:
+        ids = [f"{number:05}" for number in range(1203)]
+        grants = [Grant(actor_id=one, actor="user", target="project", target_id="p", role_id="r") for one in ids]
+        await store.apply([Entry(1, "t", 0, tuple(put(one) for one in reversed(grants)))])
+        assert [row.actor_id async for row in store.scan(Grant)] == ids
+        _, rows = await all_rows(store)
+        assert [key for _, key, _ in rows] == [facts(Grant).key_of(one) for one in grants]
+
+
+async def test_rows_of_tables_and_fields_of_a_newer_version_stay_as_they_are(stores):
+    async with stores.fresh() as store:
+        keys = [("b", 1), ("aa", 2), ("a", 10), ("a", 9)]
+        unknown = tuple(Put("hereafter", key, b"\x81\xa1x\x01", {}) for key in keys)
+        row = msgspec.msgpack.encode({**msgspec.to_builtins(Region(id="r")), "colour": "red"})
+        newer = Put("regions", ("r",), row, {"id": "r", "parent_region_id": None, "colour": "red"})
+        await store.apply([Entry(1, "t", 0, (*unknown, newer))])
+        _, rows = await all_rows(store)
+        assert rows == [*(("hereafter", key, b"\x81\xa1x\x01") for key in sorted(keys)), ("regions", ("r",), row)]
+        assert await store.get(Region, "r") == Region(id="r")
+        await store.restore(5, stream(rows))
+        assert (await all_rows(store)) == (5, rows)
+        await store.apply([Entry(6, "u", 0, (Remove("hereafter", ("b", 1), {}),))])
+        assert len((await all_rows(store))[1]) == 4
+
+
+async def test_an_entry_of_an_older_version_is_found_by_what_that_did_not_know_of(stores):
+    async with stores.fresh() as store:
+        new = Region(id="r", parent_region_id="p")
+        await store.apply([Entry(1, "t", 0, (Put("regions", ("r",), encode(new), {"id": "r"}),))])
+        assert await store.find(Region, parent_region_id="p") == [new]
+
+
+async def test_a_snapshot_stands_still_while_writes_go_on(stores):
+    async with stores.fresh() as store:
+        for number in range(1, 4):
+            await store.apply([region(number, f"r{number}")])
+        before = await all_rows(store)
+        async with store.snapshot() as snapshot:
+            seen = []
+            async for row in snapshot.rows():
+                seen.append(row)
+                position = await store.applied(LOG)
+                old = await store.get(Region, "r2")
+                changes = (put(Region(id=f"s{position}")), *([remove(old)] if old else []))
+                await store.apply([Entry(position + 1, "t", 0, changes)])
+            assert (snapshot.position, seen) == before
+        async with store.snapshot() as snapshot:
+            assert snapshot.position == 6
+
+
+async def broken_off(rows):
+    for row in rows:
+        yield row
+    raise ConnectionError
+
+
+async def rubbish(rows):
+    for row in rows:
+        yield row
+    yield "regions", ("z",), b"\xc1"
+
+
+@pytest.mark.parametrize("breaks", [broken_off, rubbish])
+async def test_a_restore_that_fails_leaves_everything_as_it_was(stores, breaks):
+    async with stores.fresh() as store:
+        await store.append(LOG, 0, [region(1)])
+        await store.apply([region(1)])
+        before = await all_rows(store)
+        rows = [("regions", (f"{one:05}",), encode(Region(id=f"{one:05}"))) for one in range(1100)]
+        with pytest.raises((ConnectionError, msgspec.DecodeError)):
+            await store.restore(50, breaks(rows))
+        assert await all_rows(store) == before
+        assert (await store.applied(LOG), await store.head(LOG)) == (1, 1)
+        assert await store.append(LOG, 1, [region(2)])
+        await store.apply([region(2)])
+        await store.restore(50, stream(rows))
+        assert await all_rows(store) == (50, rows)
+
+
+async def test_writes_go_on_while_rows_of_a_restore_arrive(stores):
+    async with stores.fresh() as store:
+
+        async def slowly():
+            for number in range(1, 4):
+                await asyncio.wait_for(store.apply([region(number)]), 2)
+                assert (await store.get(Region, "a")).description == str(number)
+                yield "regions", (f"b{number}",), encode(Region(id=f"b{number}"))
+
+        await store.restore(9, slowly())
+        assert [row.id async for row in store.scan(Region)] == ["b1", "b2", "b3"]
+
+
+async def test_a_closed_store_is_unavailable_and_closes_twice(stores):
+    async with stores.fresh() as store:
+        await store.close()
+        with pytest.raises(Unavailable):
+            await store.get(Region, "a")
+        with pytest.raises(Unavailable):
+            await store.append(LOG, 0, [region(1)])
+
+
+async def test_a_reader_sees_an_entry_whole_or_not_at_all(stores):
+    async with stores.fresh() as store:
+        done = False
+
+        async def write():
+            nonlocal done
+            for number in range(1, 40):
+                new = [Region(id=f"r{number}-{one}", parent_region_id="p") for one in range(10)]
+                await store.apply([Entry(number, "t", 0, tuple(put(one) for one in new))])
+            done = True
+
+        async def read():
+            while not done:
+                assert len(await store.find(Region, parent_region_id="p")) % 10 == 0
+
+        await asyncio.gather(write(), read(), read())
