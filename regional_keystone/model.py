@@ -11,6 +11,9 @@ from msgspec import Meta
 from regional_keystone.record import FIXED, SECRET, SERVER, Id, Json, Name, Record, Ref, table
 
 Text = Annotated[str, Meta(max_length=65535)]
+Label = Annotated[Name, Meta(pattern=r"[\S]+")]  # with something in it to be seen
+Short = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"[\S]+")]
+Url = Annotated[str, Meta(max_length=225, pattern=r"^[a-zA-Z0-9+.-]+:.+")]
 RoleRefs = "users groups"
 
 
@@ -32,7 +35,6 @@ class Service(Record, frozen=True, kw_only=True):
     type: Name
     name: str = ""
     enabled: bool = True
-    description: Text | None = None
     extra: Json = {}
 
 
@@ -43,7 +45,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     id: Annotated[Id, SERVER]
     service_id: Annotated[Id, Ref("services", "cascade")]
     interface: str
-    url: str
+    url: Url
     region_id: Annotated[str | None, Ref("regions", "refuse")] = None
     enabled: bool = True
     extra: Json = {}
@@ -54,12 +56,12 @@ class Project(Record, frozen=True, kw_only=True):
     """A project, or a domain when `is_domain`: then `domain_id` and `parent_id` are None."""
 
     id: Annotated[Id, SERVER]
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    name: Short
     domain_id: Annotated[Id | None, FIXED, Ref("projects", "cascade")] = None
     parent_id: Annotated[Id | None, FIXED, Ref("projects", "refuse")] = None
     is_domain: Annotated[bool, FIXED] = False
     enabled: bool = True
-    description: Text = ""
+    description: Text | None = ""
     tags: tuple[str, ...] = ()
     options: Json = {}
     extra: Json = {}
@@ -71,11 +73,9 @@ class User(Record, frozen=True, kw_only=True):
 
     id: Annotated[Id, SERVER]
     domain_id: Annotated[Id, FIXED, Ref("projects", "cascade")]
-    name: Name
+    name: Label
     enabled: bool = True
     default_project_id: Annotated[Id | None, Ref("projects", "clear")] = None
-    description: Text | None = None
-    email: str | None = None
     password_hash: Annotated[str | None, SERVER, SECRET] = None
     password_changed_at: Annotated[int | None, SERVER] = None
     password_expires_at: Annotated[int | None, SERVER] = None
@@ -90,8 +90,8 @@ class Group(Record, frozen=True, kw_only=True):
 
     id: Annotated[Id, SERVER]
     domain_id: Annotated[Id, FIXED, Ref("projects", "cascade")]
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
-    description: Text = ""
+    name: Label
+    description: Text | None = ""
     extra: Json = {}
 
 
@@ -108,7 +108,7 @@ class Role(Record, frozen=True, kw_only=True):
     """A word that policy knows; `domain_id` None is a global role."""
 
     id: Annotated[Id, SERVER]
-    name: Name
+    name: Label
     domain_id: Annotated[Id | None, FIXED, Ref("projects", "cascade")] = None
     description: Text | None = None
     options: Json = {}

@@ -102,7 +102,8 @@ class Api:
         own: Committer | None = None,
         keep_s: float = 3600 + 48 * 3600 + 600,
     ) -> None:
-        self._router = Router(routes(shapes))
+        self._routes = tuple(routes(shapes))
+        self._router = Router(self._routes)
         self._reader = reader
         self._committers = {"log": committer, "own": own or committer}
         self._prove = prove
@@ -159,6 +160,7 @@ class Api:
                 enforcer=self._policy.check,
                 fresh=lambda purpose: uuid.uuid5(_NAMES, f"{request.id}/{purpose}").hex,
                 once=once,
+                routes=self._routes,
             )
 
         now = self._clock.now()

@@ -3,7 +3,7 @@
 Three shapes and nothing else: a quirk of one resource is a hook or a Route, of three a field, never a flag for one.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,7 @@ class Call:
     enforcer: Enforce
     fresh: Callable[[str], str]  # purpose -> an id: the same for the same purpose of the same request
     once: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]  # costly work, done once over all runs (a hash)
+    routes: "Sequence[Route]" = ()  # everything that is answered
 
     @property
     def caller(self) -> Principal:
@@ -100,9 +101,8 @@ class Resource:
         default_factory=dict
     )  # JSON schema of attributes where the record does not say it
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
-    kind: Callable[[Attributes], str] | None = (
-        None  # attributes -> the word in policy actions, where it is not `member`
-    )
+    only: Callable[[Call, Attributes], bool] | None = None  # whether the list shows a row, beside its filters
+    kind: Callable[[Attributes], str] | None = None  # attributes -> the word in actions, where it is not `member`
     prepare: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
     show: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # fields -> what clients see
     hook: Hook = nothing

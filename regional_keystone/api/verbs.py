@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from regional_keystone.api.fields import attributes_of, built, filtered, page, schema_of, shown, split
+from regional_keystone.api.rules import SWITCH
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.errors import Conflict, Invalid, NotFound
 from regional_keystone.log import Change, Put, put, remove
@@ -77,7 +78,7 @@ class _Verbs:
         one = f"{whole}/{{{self.argument}}}"
         created = self._body({"required": self._required()})
         changed = self._body({"minProperties": 1})
-        query = {name: self.schema[name] for name in self.resource.filters.split() if name in self.schema}
+        query = {name: self._asked(name) for name in self.resource.filters.split()}
         every = {
             "create": Route(method="POST", path=whole, handle=self.create, changes="log", body=created),
             "list": Route(method="GET", path=whole, handle=self.every, query=query),
@@ -107,6 +108,8 @@ class _Verbs:
         rows = [shown(row) for row in records.values()]
         if domain:
             rows = [row for row in rows if row[self.resource.domain] == domain.id]
+        if self.resource.only:
+            rows = [row for row in rows if self.resource.only(call, row)]
         body = listing(call, self.resource.collection, rows, self.resource.filters)
         kept = [records[row["id"]] for row in body[self.resource.collection]]
         body[self.resource.collection] = [await seen(call, self.resource, row) for row in kept]
@@ -133,6 +136,10 @@ class _Verbs:
         old = await self._allowed(call, "delete")
         changes = await self.resource.hook(call, old, None)
         return Result(status=204, changes=(*changes, remove(old)))
+
+    def _asked(self, name: str) -> Mapping[str, Any]:
+        found = self.schema[name]
+        return SWITCH if found.get("type") == ("boolean",) else found
 
     def _body(self, rules: Mapping[str, Any]) -> dict[str, Any]:
         inner = {"type": ("object",), "properties": self.schema, **rules}
@@ -293,7 +300,8 @@ class _Links:
                 word = argument.removesuffix("_id")
                 found = await call.reader.get(kind, call.path[argument])
                 if found is None or (word == "domain" and not getattr(found, "is_domain", True)):
-                    lacking = lacking or NotFound(f"Could not find {word}: {call.path[argument]}.")
+                    told = word if word == "domain" else named(facts(kind).name)
+                    lacking = lacking or NotFound(f"Could not find {told}: {call.path[argument]}.")
                 else:
                     target[word] = shown(found)
         call.enforce(self.edge.actions[verb], {"target": target})
@@ -320,7 +328,9 @@ async def check_references(call: Call, old: Record | None, new: Record, changes:
     made = {(change.table, change.key) for change in changes if isinstance(change, Put)}
     for name, field in facts(type(new)).fields.items():
         value = getattr(new, name)
-        if field.ref is None or value is None or (old is not None and value == getattr(old, name)):
+        if field.ref is None or field.ref.on_delete == "clear" or value is None:
+            continue
+        if old is not None and value == getattr(old, name):
             continue
         tables = [TABLES[one] for one in field.ref.table.split()]
         if any((one.name, (value,)) in made for one in tables):

@@ -1,0 +1,182 @@
+"""Tokens over HTTP: issue, show, revoke; and what a token's holder can do with it: catalog and scopes.
+
+Source: keystone/api/auth.py, keystone/api/os_revoke.py.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from regional_keystone.api.auth_body import login
+from regional_keystone.api.projects import DOMAINS, PROJECTS
+from regional_keystone.api.shapes import Call, Resource, Result, Route, Shape
+from regional_keystone.api.verbs import found_or_refused, listing, seen
+from regional_keystone.document import instant, time
+from regional_keystone.errors import Forbidden, Invalid, NotFound
+from regional_keystone.fastpath import Verdict
+from regional_keystone.issue import Issuer
+from regional_keystone.log import put
+from regional_keystone.model import Project, RevocationEvent, User
+from regional_keystone.roles import reachable
+from regional_keystone.validate import Validator
+
+KEEP_US = (172_800 + 1800) * 1_000_000
+"""For how long after its expiry a token may still be asked for, and a little more: its revocation outlives that."""
+
+_TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
+_FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
+_SHOWN = ("user_id", "role_id", "domain_id", "project_id", "audit_id", "audit_chain_id")
+_SHOWN_OTHERWISE = {
+    "trust_id": "OS-TRUST:trust_id",
+    "consumer_id": "OS-OAUTH1:consumer_id",
+    "access_token_id": "OS-OAUTH1:access_token_id",
+}
+
+
+def shapes(issuer: Issuer, validator: Validator) -> list[Shape]:
+    """The routes below /auth, and those of revocation."""
+    tokens = _Tokens(issuer, validator)
+    return [
+        Route(method="POST", path="/auth/tokens", handle=tokens.issue, open=True),
+        Route(method="GET", path="/auth/tokens", handle=tokens.show),
+        Route(method="DELETE", path="/auth/tokens", handle=tokens.revoke, changes="own"),
+        Route(method="GET", path="/auth/tokens/OS-PKI/revoked", handle=_revoked, open=True),
+        Route(method="GET", path="/auth/catalog", handle=tokens.catalog),
+        Route(method="GET", path="/auth/system", handle=_system),
+        *(
+            Route(method="GET", path=f"/{above}/{resource.collection}", handle=partial(_scopes, resource=resource))
+            for above in ("auth", "OS-FEDERATION")
+            for resource in (PROJECTS, DOMAINS)
+        ),
+        Route(method="GET", path="/OS-REVOKE/events", handle=_events),
+        Route(method="DELETE", path="/users/{user_id}/tokens", handle=_revoke_all, changes="own"),
+    ]
+
+
+class _Tokens:
+    """/auth/tokens: the handlers that need the services behind them."""
+
+    def __init__(self, issuer: Issuer, validator: Validator) -> None:
+        self._issuer = issuer
+        self._validator = validator
+
+    async def issue(self, call: Call) -> Result:
+        """A token for what the body presents."""
+        asked = login(call.body)
+        if "token" in asked.methods and "token" in asked.data:
+            shown = await self._validator.check(asked.data["token"]["id"])
+            asked = msgspec.structs.replace(asked, principal=shown.principal)
+        issued = await self._issuer.issue(asked, self._validator.facts)
+        body = issued.bare if call.query("nocatalog") is not None else issued.body
+        return Result(status=201, body=body, headers={"X-Subject-Token": issued.text})
+
+    async def show(self, call: Call) -> Result:
+        """What a token is worth, to those who may know."""
+        action = "identity:check_token" if call.request.method == "HEAD" else "identity:validate_token"
+        verdict = await self._subject(call, action, allow_expired=_is_on(call.query("allow_expired")))
+        body = verdict.body(catalog=call.query("nocatalog") is None)
+        return Result(body=body, headers={"X-Subject-Token": call.request.headers["x-subject-token"]})
+
+    async def revoke(self, call: Call) -> Result:
+        """The end of a token, and of all that were made from it unless the query says `cascade=false`."""
+        token = (await self._subject(call, "identity:revoke_token")).token
+        void = partial(
+            RevocationEvent,
+            revoked_at=call.now,
+            keep_until=token.expires_at + KEEP_US,
+        )
+        own = void(id=call.fresh("token"), issued_before=max(call.now, token.issued_at), audit_id=token.audit_id)
+        if len(token.audit_ids) > 1 or (call.query("cascade") or "").strip().lower() in _FALSE:
+            return Result(status=204, changes=(put(own),))
+        # Whatever another region still makes from it, before it hears of this, is void as well: hence its expiry.
+        made = void(id=call.fresh("made from it"), issued_before=token.expires_at, audit_chain_id=token.audit_id)
+        return Result(status=204, changes=(put(own), put(made)))
+
+    async def catalog(self, call: Call) -> Result:
+        """The catalog that the caller's token shows."""
+        call.enforce("identity:get_auth_catalog")
+        project = call.caller.project
+        if project is None:
+            raise Forbidden
+        found = (await self._validator.catalog()).visible(call.caller.user_id, project.id)
+        return Result(body={"catalog": found, "links": {"self": call.url("/auth/catalog")}})
+
+    async def _subject(self, call: Call, action: str, *, allow_expired: bool = False) -> Verdict:
+        """The token that is asked about; first whether it is one, then whether the caller may ask, as upstream."""
+        text = call.request.headers.get("x-subject-token", "")
+        if not text:
+            call.enforce(action)
+            raise NotFound("No token in the request")
+        verdict = await self._validator.check(text, allow_expired=allow_expired)
+        call.enforce(action, {"target": {"token": {"user_id": verdict.token.user_id}}})
+        return verdict
+
+
+async def _revoked(call: Call) -> Result:
+    """The list of revoked tokens, which nobody has kept since tokens became stateless."""
+    raise Forbidden
+
+
+async def _scopes(call: Call, *, resource: Resource) -> Result:
+    """The projects, or the domains, that the caller could ask a token for."""
+    call.enforce(f"identity:get_auth_{resource.collection}")
+    found = await reachable(call.reader, call.caller.user_id)
+    ids = sorted({one.target_id for one in found if one.target == resource.member})
+    records = [record for record in [await call.reader.get(Project, one) for one in ids] if record]
+    wanted = [record for record in records if resource is PROJECTS or record.is_domain]
+    body = listing(call, resource.collection, [await seen(call, resource, record) for record in wanted])
+    return Result(body=body)
+
+
+async def _system(call: Call) -> Result:
+    """Whether the caller could ask for a token of the system."""
+    call.enforce("identity:get_auth_system")
+    found = await reachable(call.reader, call.caller.user_id)
+    system = [{"all": True}] if any(one.target == "system" for one in found) else []
+    return Result(body={"system": system, "links": {"self": call.url("/auth/system")}})
+
+
+async def _events(call: Call) -> Result:
+    """The revocations that count, as upstream shows them."""
+    call.enforce("identity:list_revoke_events")
+    since = call.query("since")
+    try:
+        after = instant(since) if since else 0
+    except ValueError:
+        raise Invalid(f"invalid date format {since}") from None
+    events = [_event(one) async for one in call.reader.scan(RevocationEvent) if one.revoked_at >= after]
+    links = {"next": None, "self": call.url("/OS-REVOKE/events"), "previous": None}
+    return Result(body={"events": events, "links": links})
+
+
+async def _revoke_all(call: Call) -> Result:
+    """The end of every token of a user."""
+    user_id = call.path["user_id"]
+    call.enforce("identity:revoke_tokens_for_user", {"user_id": user_id})
+    await found_or_refused(call, User, user_id)
+    event = RevocationEvent(
+        id=call.fresh("user"),
+        user_id=user_id,
+        issued_before=call.now,
+        revoked_at=call.now,
+        keep_until=call.now + KEEP_US * 2,
+    )
+    return Result(status=204, changes=(put(event),))
+
+
+def _event(event: RevocationEvent) -> dict[str, Any]:
+    found = _set(event, ((name, name) for name in _SHOWN)) | _set(event, _SHOWN_OTHERWISE.items())
+    if event.expires_at is not None:
+        found["expires_at"] = f"{time(event.expires_at)[:19]}Z"
+    return found | {"issued_before": time(event.issued_before)}
+
+
+def _set(event: RevocationEvent, names: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    values = ((shown, getattr(event, name)) for name, shown in names)
+    return {shown: value for shown, value in values if value is not None}
+
+
+def _is_on(value: str | None) -> bool:
+    return (value or "").strip().lower() in _TRUE

@@ -1,0 +1,59 @@
+"""Rules that several resources share: options, immutability, the domain that a new row belongs to.
+
+Below the tables that use them; each is upstream's, in its words.
+Source: keystone/common/resource_options/options/immutable.py, keystone/server/flask/common.py.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from regional_keystone.api.shapes import Attributes, Call
+from regional_keystone.errors import Forbidden
+
+DEFAULT_DOMAIN = "default"
+DOMAIN_ID: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 64, "pattern": "^[a-zA-Z0-9-]+$"}
+_TEXTS = "True TRUE true", "False FALSE false", "1 0 y Y n N on ON off OFF yes no"
+SWITCH: Mapping[str, Any] = {
+    "type": ("boolean", "string", "null"),
+    "enum": (True, *_TEXTS[0].split(), False, *_TEXTS[1].split(), "", *_TEXTS[2].split()),
+}
+"""How a query says yes or no. The same words in a body are refused: there only true and false are."""
+IMMUTABLE: Mapping[str, Any] = {
+    "type": ("object",),
+    "properties": {"immutable": {"type": ("boolean", "null")}},
+    "additionalProperties": False,
+}
+
+
+def merged(old: Mapping[str, Any], sent: Mapping[str, Any]) -> Attributes:
+    """Options after a change: those that were sent replace, null removes."""
+    return {name: value for name, value in {**old, **sent}.items() if value is not None}
+
+
+def check_change(word: str, old: Any, sent: Attributes) -> None:
+    """Raise Forbidden for a change of an immutable row that is not just making it mutable."""
+    options = sent.get("options") or {}
+    frees = set(sent) == {"options"} and set(options) == {"immutable"} and not options["immutable"]
+    if old.options.get("immutable") and not frees:
+        raise Forbidden(_immutable("update", word, old.id))
+
+
+def check_removal(word: str, old: Any) -> None:
+    """Raise Forbidden for the removal of an immutable row."""
+    if old.options.get("immutable"):
+        raise Forbidden(_immutable("delete", word, old.id))
+
+
+def home(call: Call, sent: Attributes) -> str:
+    """The domain of a new row: the one that was named, else the caller's, else the default one."""
+    named = sent.get("domain_id")
+    if named:
+        return str(named)
+    caller = call.caller
+    if caller.domain:
+        return caller.domain.id
+    return (caller.project and caller.project.domain_id) or DEFAULT_DOMAIN
+
+
+def _immutable(verb: str, word: str, key: str) -> str:
+    return f'Unable to {verb} immutable {word} resource: `{key}. Set resource option "immutable" to false first.'
