@@ -18,6 +18,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -244,8 +245,24 @@ class Battery:
                 shown = json.dumps(value)
                 if len(shown) > 30:
                     shown = f'{shown[:10]}... ({len(shown)})'
-                self(f'{verb} {kind} {field}={shown}', method, path,
-                     {kind: body}, **kw)
+                name = f'{verb} {kind} {field}={shown}'
+                self(name, method, path, {kind: body}, **kw)
+                self.tidy(name, kind, method)
+
+    def tidy(self, name, kind, method):
+        """Delete what shows up in the lists or tokens of other sections."""
+        status, _headers, body = self.player.last_raw
+        if method != 'POST' or status != 201 or kind not in (
+                'service', 'endpoint', 'region', 'role'):
+            return
+        x = self.exchanges[-1]
+        response = x.pop('response')
+        x['capture'] = {f'id:{kind}:tmp': f'{kind}.id'}
+        self.player.symbols.bind(f'id:{kind}:tmp', body[kind]['id'])
+        x['response'] = self.player.normalise(*self.player.last_raw)
+        del response
+        if re.fullmatch(r'[\w-]+', body[kind]['id']):
+            self('tidy ' + name, 'DELETE', f'/v3/{kind}s/<id:{kind}:tmp>')
 
     def bad_bodies(self, kind, path, method='POST'):
         """Bodies which are wrong as a whole."""
@@ -260,6 +277,7 @@ class Battery:
         self(n + 'wrong key', method, path, {'other': {'name': 'x'}})
         self(n + 'extra key', method, path,
              {kind: {'name': 'extra-key-' + kind}, 'other': 1})
+        self.tidy(n + 'extra key', kind, method)
         self(n + 'array', method, path, raw='[]', headers=dict(
             t, **{'Content-Type': 'application/json'}))
         self(n + 'not JSON', method, path, raw='{"', headers=dict(
@@ -907,7 +925,8 @@ def services(b):
     b('GET endpoint after DELETE of service', 'GET',
       '/v3/endpoints/<id:endpoint:sv>')
     b('DELETE again', 'DELETE', A)
-    b('DELETE full', 'DELETE', P + '/<id:service:full>')
+    for x in ('full', 'same', 'noname'):
+        b(f'DELETE {x}', 'DELETE', P + f'/<id:service:{x}>')
 
 
 @section
@@ -939,7 +958,8 @@ def endpoints(b):
         b(f'create without {k}', 'POST', P, {'endpoint': {
             x: y for x, y in base.items() if x != k}})
     for i, url in enumerate((
-            'http://ep/$(tenant_id)s/$(project_id)s', 'http://ep/%(tenant_id)s',
+            'http://ep/$(tenant_id)s/$(project_id)s',
+            'http://ep/%(tenant_id)s',
             'http://ep/%(user_id)s', 'http://ep/$(unknown)s',
             'http://ep/%(unknown)s', 'http://ep/%(tenant_id)',
             'http://ep/$(tenant_id)d', 'http://ep/%', 'http://ep/100%25',
@@ -1415,7 +1435,8 @@ def projects(b):
          'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
          'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
                   [LONG[256]], [f't{i}' for i in range(81)]],
-         'links': [{'self': 'x'}], 'extra': [None, 5, {'a': 1}], 'id': ['x', 5],
+         'links': [{'self': 'x'}], 'extra': [None, 5, {'a': 1}], 'id': ['x',
+         5],
          'parents': [[]]}
     b.bad_fields('project', P, f, dict(D, name='bad-#'))
     b.bad_fields('project', P + '/<id:project:top>', f, method='PATCH',
@@ -1561,6 +1582,7 @@ def users(b):
     b('password with garbage token', 'POST', W, {'user': {
         'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None,
       headers={'X-Auth-Token': 'garbage'})
+    b('reset password', 'PATCH', A, {'user': {'password': 'pw-1234'}})
     for name, body in (
             ('no body', None), ('empty', {}), ('user null', {'user': None}),
             ('user empty', {'user': {}}),
@@ -1575,7 +1597,7 @@ def users(b):
             ('extra', {'user': {'original_password': 'pw-1234',
                                 'password': 'x', 'name': 'y'}})):
         b('password ' + name, 'POST', W, body, token=None)
-    b('reset password', 'PATCH', A, {'user': {'password': 'pw-1234'}})
+    b('reset password again', 'PATCH', A, {'user': {'password': 'pw-1234'}})
     b('password unknown user', 'POST', f'{P}/{GONE}/password', {'user': {
         'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
     b('password disabled user', 'POST', P + '/<id:user:full>/password', {
@@ -1773,7 +1795,8 @@ def groups(b):
     b.bad_bodies('group', A, 'PATCH')
     f = {'name': WRONG + [LONG[64], LONG[65], LONG[255], LONG[256]],
          'description': WRONG + [LONG[256]], 'domain_id': WRONG + ['a_b'],
-         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5, {'a': 1}]}
+         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5,
+         {'a': 1}]}
     b.bad_fields('group', P, f, dict(D, name='bad-#'))
     b.bad_fields('group', P + '/<id:group:full>', f, method='PATCH',
                  verb='update')
@@ -1930,7 +1953,8 @@ def roles(b):
          'description': WRONG + [LONG[255], LONG[256]],
          'domain_id': WRONG + ['a_b'],
          'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
-         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5, {'a': 1}]}
+         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5,
+         {'a': 1}]}
     b.bad_fields('role', P, f, {'name': 'ro-bad-#'})
     b.bad_fields('role', P + '/<id:role:full>', f, method='PATCH',
                  verb='update')
