@@ -126,7 +126,7 @@ async def _scopes(call: Call, *, resource: Resource) -> Result:
     found = await reachable(call.reader, call.caller.user_id)
     ids = sorted({one.target_id for one in found if one.target == resource.member})
     records = [record for record in [await call.reader.get(Project, one) for one in ids] if record]
-    wanted = [record for record in records if resource is PROJECTS or record.is_domain]
+    wanted = [record for record in records if record.enabled and (resource is PROJECTS or record.is_domain)]
     body = listing(call, resource.collection, [await seen(call, resource, record) for record in wanted])
     return Result(body=body)
 
