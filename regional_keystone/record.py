@@ -4,6 +4,7 @@ Stores, request checks, schemas and cascades are readings of these facts; nothin
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -103,8 +104,12 @@ def facts(kind: type[Record]) -> Table:
 
 
 def touches(table: Table, values: Mapping[str, Any]) -> set[Touch]:
-    """What disturbing a row with these indexed values disturbs, besides the row itself."""
-    return {(table.name, group, tuple(values[name] for name in group)) for group in table.groups}
+    """What disturbing a row with these indexed values disturbs, besides the row itself.
+
+    Values that an older version did not send are the fields' defaults.
+    """
+    whole = {**_defaults(table.kind), **values}
+    return {(table.name, group, tuple(whole[name] for name in group)) for group in table.groups}
 
 
 def indexed_values(record: Record) -> dict[str, Any]:
@@ -121,6 +126,11 @@ def encode(record: Record) -> bytes:
 def decode(kind: type[R], row: bytes) -> R:
     """The record that `encode` wrote; fields it does not have take their defaults."""
     return msgspec.msgpack.decode(row, type=kind)
+
+
+@cache
+def _defaults(kind: type[Record]) -> Mapping[str, Any]:
+    return {field.encode_name: field.default for field in msgspec.structs.fields(kind) if not field.required}
 
 
 def _field(name: str, hint: Any) -> Field:

@@ -17,7 +17,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.durable import sync_directory
+from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.log import LOG, Change, Entry, Position, Put, decode_entry, encode_entry
 from regional_keystone.ports import Snapshot
 from regional_keystone.record import TABLES, Key, R, Record, Table, decode, facts
@@ -515,22 +516,13 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
-def _sync(folder: Path) -> None:
-    """Make new names in this directory survive a loss of power."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 def _check_rights(path: Path) -> None:
     folder = path.parent
     user = f"user {os.geteuid()}"
     try:
         if not folder.is_dir():
             folder.mkdir(mode=0o700, parents=True)
-            _sync(folder.parent)
+            sync_directory(folder.parent)
     except OSError as error:
         raise StoreRefused(
             f"The directory {folder} for {path.name} cannot be made ({error.strerror}). Make it for {user}, mode 0700."
@@ -542,7 +534,7 @@ def _check_rights(path: Path) -> None:
     try:
         _create_private(path)
         path.chmod(0o600)
-        _sync(folder)
+        sync_directory(folder)
         with path.open("r+b"):
             pass
     except OSError as error:
@@ -555,7 +547,7 @@ def _check_rights(path: Path) -> None:
 def _refusal(path: Path, error: sqlite3.Error) -> StoreRefused:
     damaged = type(error) is sqlite3.DatabaseError  # malformed, not a database
     if damaged:
-        return StoreRefused(f"{path} is damaged ({error}). {_CURE_DAMAGED}")
+        return StoreDamaged(f"{path} is damaged ({error}). {_CURE_DAMAGED}")
     return StoreRefused(f"{path} cannot be opened ({error}). See that its disk has room and that no one else holds it.")
 
 
@@ -572,7 +564,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
         )
     faults = [fault for (fault,) in db.execute("PRAGMA quick_check(1)")]
     if faults != ["ok"]:
-        raise StoreRefused(f"{path} is damaged ({faults[0]}). {_CURE_DAMAGED}")
+        raise StoreDamaged(f"{path} is damaged ({faults[0]}). {_CURE_DAMAGED}")
 
 
 def _migrate(db: sqlite3.Connection, known: Mapping[str, _Statements]) -> None:
