@@ -83,11 +83,9 @@ async def open_store(path: Path, *, rebuild: bool = False) -> Writer:
     except StoreDamaged as error:
         if not rebuild:
             raise
-        aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
-        log.error("replica_damaged", why=str(error), kept_as=str(aside), now="rebuilding it from the controller")
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        path.rename(aside)
+        log.error(
+            "replica_damaged", why=str(error), kept_as=str(_moved_aside(path)), now="rebuilding it from a controller"
+        )
         return await Sqlite.open(path)
 
 
@@ -169,13 +167,8 @@ def door(
         if not await part.follower.reached(position, WAIT_S):
             raise Unavailable(f"This region has not received change {position} yet.")
 
-    web = Web(engine, clock=part.clock, metrics=metrics, fastpath=fastpath, limits=limits(settings), wait=wait)
+    web = Web(engine, clock=part.clock, metrics=metrics, fastpath=fastpath, limits=_limits(settings), wait=wait)
     return Door(engine, web, fastpath, metrics)
-
-
-def limits(settings: Settings) -> Limits:
-    """What a request and its connection may cost."""
-    return Limits()
 
 
 async def open_doors(
@@ -266,7 +259,8 @@ class Site:
             box=self.identity.box(),
             signers=member.signers,
         )
-        own_store, own_name = await _own_store(state / "own", member)
+        own_path, own_name = _own_feed(state / "own", member)
+        own_store = await open_store(own_path)
         stack.push_async_callback(own_store.close)
         self.own = OwnFeed(own_name, store=own_store, follower=self.part.follower, clock=self.clock)
         await self.part.follower.start()
@@ -369,11 +363,28 @@ async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
             return
 
 
-async def _own_store(directory: Path, member: Membership) -> tuple[Writer, str]:
-    """The own feed's store, named by its incarnation; a new incarnation when there is none."""
+def _own_feed(directory: Path, member: Membership) -> tuple[Path, str]:
+    """The own feed's file and name, by its incarnation; a new incarnation when there is none."""
     known = sorted(directory.glob("*.db")) if directory.exists() else []
     path = known[0] if known else directory / f"{uuid.uuid4().hex}.db"
-    return await open_store(path), f"{member.name}/{path.stem}"
+    return path, f"{member.name}/{path.stem}"
+
+
+def _moved_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.rename(aside)
+    return aside
+
+
+def _limits(settings: Settings) -> Limits:
+    limits = settings.limits
+    return Limits(
+        body_bytes=limits.body_bytes,
+        connections=limits.connections,
+        connections_per_peer=limits.connections_per_peer,
+    )
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:
