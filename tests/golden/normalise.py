@@ -16,7 +16,10 @@ An exchange is a dictionary:
               "roles[name=admin]" picks the member of a list
     pause     seconds to wait before the request (revocations have a
               resolution of one second)
-    global    true if the answer depends on what other sections left behind
+    global    true if the answer depends on what other sections left behind:
+              compare only when the whole file is played on a fresh server
+    order     true if the answer depends on the order of an unordered list
+              (paging): compare the status only
     response  status, headers, body (JSON, text or null), all normalised
 
 Usage in a test:

@@ -118,6 +118,12 @@ def section(f):
     return f
 
 
+# Answers that depend on what other sections created.
+GLOBAL = {(m, '/v3/' + p) for m in ('GET', 'HEAD') for p in (
+    'domains', 'endpoints', 'groups', 'projects', 'regions',
+    'role_assignments', 'role_inferences', 'roles', 'services', 'users')}
+
+
 class Battery:
     def __init__(self, port, exchanges):
         self.port = port
@@ -159,8 +165,10 @@ class Battery:
             x['capture'] = capture
         if pause:
             x['pause'] = pause
-        if glob:
+        if glob or (method, path) in GLOBAL:
             x['global'] = True
+        if re.search(r'[?&](limit|marker)=|implies of da after', path + name):
+            x['order'] = True
         x['response'] = self.player.play(x)
         self.exchanges.append(x)
         return x['response']
@@ -246,7 +254,8 @@ class Battery:
                 if len(shown) > 30:
                     shown = f'{shown[:10]}... ({len(shown)})'
                 name = f'{verb} {kind} {field}={shown}'
-                self(name, method, path, {kind: body}, **kw)
+                self(name, method, path, {kind: body},
+                     glob=field == 'region_id' and value == ' ', **kw)
                 self.tidy(name, kind, method)
 
     def tidy(self, name, kind, method):
