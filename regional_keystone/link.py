@@ -39,6 +39,7 @@ from regional_keystone.ports import Clock, Writer
 log = structlog.get_logger("link")
 
 PROBE_S = 1.0
+PAUSE_S = 0.4  # between attempts, on average, at the most: a controller that is back is found within a second
 SILENCE_S = 5.0  # a controller that says nothing for so long is taken for dead
 FORWARD_S = 8.0
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -115,7 +116,7 @@ class Link:
                 if self._clock.ticks() - began > 10 * PROBE_S:
                     pause_s = 0.1
             await self._clock.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  no secret
-            pause_s = min(pause_s * 1.5, 2.0)
+            pause_s = min(pause_s * 1.5, PAUSE_S)
 
     async def _session(self, controller: str) -> None:
         timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=SILENCE_S)

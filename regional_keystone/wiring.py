@@ -167,7 +167,16 @@ def door(
         if not await part.follower.reached(position, WAIT_S):
             raise Unavailable(f"This region has not received change {position} yet.")
 
-    web = Web(engine, clock=part.clock, metrics=metrics, fastpath=fastpath, limits=_limits(settings), wait=wait)
+    web = Web(
+        engine,
+        clock=part.clock,
+        metrics=metrics,
+        fastpath=fastpath,
+        limits=_limits(settings),
+        public_endpoint=settings.listen.public_endpoint or None,
+        trusted_proxies=settings.listen.trusted_proxies,
+        wait=wait,
+    )
     return Door(engine, web, fastpath, metrics)
 
 
