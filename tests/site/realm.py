@@ -165,8 +165,6 @@ class Realm:
         return await self.issuer.issue(login, self.validator.facts)
 
 
-
-
 def grant(actor_id, target_id, role, *, target="project", actor="user", inherited=False) -> Grant:
     return Grant(
         actor_id=actor_id,
@@ -190,12 +188,13 @@ def endpoint(region, url, *, interface="public", service_id="s" * 32, **more) ->
 
 
 @asynccontextmanager
-async def realm(directory: Path, **options):
+async def realm(directory: Path, *, furnished=True, **options):
     store = await Sqlite.open(directory / "replica.db")
     try:
         made = Realm(store, **options)
         await made.overlay.start()
-        await made.furnish()
+        if furnished:
+            await made.furnish()
         yield made
     finally:
         await store.close()
