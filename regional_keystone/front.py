@@ -23,9 +23,8 @@ _LONGEST: Final = 8192
 _HEAD_END: Final = b"\r\n\r\n"
 _PLAIN: Final = bytes(range(0x20, 0x7F))
 _TOKEN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-_KEEP: Final = frozenset({b"keep-alive", b"Keep-Alive"})
-_LINES: Final = {  # request line -> (wants a body, wants the catalog)
-    f"{method} /v3/auth/tokens{query} HTTP/1.1".encode(): (method == "GET", not query)
+_LINES: Final = {  # request line -> (is HEAD, wants the catalog)
+    f"{method} /v3/auth/tokens{query} HTTP/1.1".encode(): (method == "HEAD", not query)
     for method in ("GET", "HEAD")
     for query in ("", "?nocatalog")
 }
@@ -43,17 +42,36 @@ _KNOWN: Final = frozenset(
         b"x-openstack-request-id",
     }
 )
-_LOWER: Final[dict[bytes, bytes]] = {}  # spellings of known names, as clients use them
-_SPELLINGS: Final = 256
-_START: Final = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
 _log = structlog.get_logger()
 _random = random.Random()  # noqa: S311  # request ids name, they do not protect
+
+
+class _Shape:
+    """A head that was read and found plain. One that differs in nothing but the subject means the same."""
+
+    __slots__ = ("_after", "_before", "caller", "catalog", "first", "head")
+
+    def __init__(self, data: bytes, caller: bytes, subject: bytes, *, head: bool, catalog: bool) -> None:
+        self.caller, self.first, self.head, self.catalog = caller.decode(), subject, head, catalog
+        alone = subject and data.count(subject) == 1  # else it is not certain which one is the subject
+        self._before, _, self._after = data.partition(subject) if alone else (b"", b"", b"")
+
+    def subject(self, data: bytes) -> bytes:
+        """The subject of a head of this shape; empty for any other."""
+        before, after = self._before, self._after
+        if not before or not data.startswith(before) or not data.endswith(after):
+            return b""
+        subject = data[len(before) : len(data) - len(after)]
+        return b"" if subject.translate(None, _TOKEN) else subject
+
+
+_NONE: Final = _Shape(b"", b"", b"", head=False, catalog=False)
 
 
 class Front(web.RequestHandler):
     """One connection. Answers from the fast path only between requests, never beside or before another."""
 
-    __slots__ = ("_between", "_body", "_door", "_held", "_host", "_left", "_met", "_slow", "_stalled", "_web")
+    __slots__ = ("_between", "_body", "_door", "_held", "_left", "_met", "_shape", "_slow", "_stalled", "_web")
 
     def __init__(self, door: "Door", **settings: Any) -> None:
         super().__init__(door, **settings)
@@ -64,7 +82,7 @@ class Front(web.RequestHandler):
         self._left = 0  # bytes of the last request's body that are still to come
         self._body: StreamReader | None = None
         self._met = False  # any request yet?
-        self._host = b""
+        self._shape = _NONE
         self._slow: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
 
@@ -124,50 +142,26 @@ class Front(web.RequestHandler):
         fastpath, transport = self._web.fastpath, self.transport
         if fastpath is None or transport is None or self._paused or len(data) > _LONGEST:
             return False
-        asked = self._cut(data)
-        if asked is None:
+        subject = self._shape.subject(data) or self._learn(data)
+        if not subject:
             return False
-        wants, caller, subject = asked
-        clock = self._web.clock
+        shape, clock = self._shape, self._web.clock
         started, now = clock.ticks(), clock.now()
-        body = fastpath.ask(caller.decode(), subject.decode(), wants[1], now)
+        body = fastpath.ask(shape.caller, subject.decode(), shape.catalog, now, head=shape.head)
         if body is None:
             return False
-        transport.write(_render(subject, body, now // 1_000_000, whole=wants[0]))
+        transport.write(_render(subject, body, now // 1_000_000, head=shape.head))
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         self._met = True
-        self._web.metrics.hit(head=not wants[0], seconds=clock.ticks() - started)
+        self._web.metrics.hit(head=shape.head, seconds=clock.ticks() - started)
         return True
 
-    def _cut(self, data: bytes) -> tuple[tuple[bool, bool], bytes, bytes] | None:
-        """(request line's meaning, caller, subject) of one whole plain head, None for anything else."""
-        first, *lines = data.split(b"\r\n")
-        wants = _LINES.get(first)
-        if wants is None or lines[-2:] != [b"", b""] or data.translate(None, _PLAIN) != b"\r\n" * len(lines):
-            return None
-        headers: dict[bytes, bytes] = {}
-        for line in lines[:-2]:
-            name, colon, value = line.partition(b":")
-            key = _LOWER.get(name) or _lower(name)
-            if not key or not colon or key in headers:
-                return None
-            headers[key] = value.strip(b" ")
-        return self._proven(wants, headers)
-
-    def _proven(
-        self, wants: tuple[bool, bool], headers: dict[bytes, bytes]
-    ) -> tuple[tuple[bool, bool], bytes, bytes] | None:
-        caller, subject = headers.get(b"x-auth-token"), headers.get(b"x-subject-token")
-        host, connection = headers.get(b"host"), headers.get(b"connection")
-        if not caller or not subject or not host or (connection is not None and connection not in _KEEP):
-            return None
-        if caller.translate(None, _TOKEN) or subject.translate(None, _TOKEN):
-            return None
-        if host != self._host:
-            if not is_host(host.decode()):
-                return None
-            self._host = host
-        return wants, caller, subject
+    def _learn(self, data: bytes) -> bytes:
+        shape = _cut(data)
+        if shape is None:
+            return b""
+        self._shape = shape
+        return shape.first
 
     def _follow(self, data: bytes, came: int) -> None:
         """Know, from what aiohttp made of it, whether these bytes ended where a request ends."""
@@ -307,32 +301,43 @@ def _rest(head: bytes, message: object) -> int:
     return end + int(message.headers.get("Content-Length", 0)) - len(head)
 
 
-def _lower(name: bytes) -> bytes:
-    key = name.lower()
-    if key not in _KNOWN:
-        return b""
-    if len(_LOWER) < _SPELLINGS:
-        _LOWER[name] = key
-    return key
+def _cut(data: bytes) -> _Shape | None:
+    """The meaning of one whole plain head, None for anything else."""
+    first, *lines = data.split(b"\r\n")
+    meant = _LINES.get(first)
+    if meant is None or lines[-2:] != [b"", b""] or data.translate(None, _PLAIN) != b"\r\n" * len(lines):
+        return None
+    headers: dict[bytes, bytes] = {}
+    for line in lines[:-2]:
+        name, colon, value = line.partition(b":")
+        key = name.lower()
+        if not colon or key not in _KNOWN or key in headers:
+            return None
+        headers[key] = value.strip(b" ")
+    caller, subject = headers.get(b"x-auth-token", b""), headers.get(b"x-subject-token", b"")
+    if not caller or not subject or caller.translate(None, _TOKEN) or subject.translate(None, _TOKEN):
+        return None
+    if headers.get(b"connection", b"keep-alive").lower() != b"keep-alive" or not is_host(
+        headers.get(b"host", b"").decode()
+    ):
+        return None
+    return _Shape(data, caller, subject, head=meant[0], catalog=meant[1])
 
 
 @lru_cache(4)
-def _foot(second: int) -> bytes:
-    return f"\r\nDate: {http_date(second)}\r\nServer: {SERVER}\r\n\r\n".encode()
+def _frame(second: int) -> tuple[bytes, bytes]:
+    """What all answers of a second begin their request id with, and what ends their head."""
+    name = f"{_random.getrandbits(80):020x}"
+    begin = f"\r\nx-openstack-request-id: req-{name[:8]}-{name[8:12]}-4{name[12:15]}-"
+    return begin.encode(), f"\r\nDate: {http_date(second)}\r\nServer: {SERVER}\r\n\r\n".encode()
 
 
-def _render(subject: bytes, body: bytes, second: int, *, whole: bool) -> bytes:
+def _render(subject: bytes, body: bytes, second: int, *, head: bool) -> bytes:
     """Byte for byte what `web` sends for the same answer."""
-    name = b"%032x" % _random.getrandbits(128)
-    return b"%b%d\r\nVary: X-Auth-Token\r\nX-Subject-Token: %b\r\nx-openstack-request-id: req-%b-%b-4%b-a%b-%b%b%b" % (
-        _START,
-        len(body),
-        subject,
-        name[:8],
-        name[8:12],
-        name[13:16],
-        name[17:20],
-        name[20:],
-        _foot(second),
-        body if whole else b"",
+    begin, end = _frame(second)
+    bits = _random.getrandbits(60)
+    return (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nVary: X-Auth-Token\r\n"
+        b"X-Subject-Token: %b%ba%03x-%012x%b%b"
+        % (len(body), subject, begin, bits & 0xFFF, bits >> 12, end, b"" if head else body)
     )

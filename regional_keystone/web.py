@@ -99,7 +99,7 @@ class Answers(Protocol):
 class Fast(Protocol):
     """What may answer a validation at once: `fastpath.FastPath`."""
 
-    def ask(self, caller: str, subject: str, catalog: bool, now: int, /) -> bytes | None:  # noqa: FBT001
+    def ask(self, caller: str, subject: str, catalog: bool, now: int, /, *, head: bool = False) -> bytes | None:  # noqa: FBT001
         """The body of a token document, or None for the long road."""
         ...
 

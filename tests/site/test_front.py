@@ -7,10 +7,13 @@ import random
 import aiohttp
 import pytest
 from aiohttp import web_protocol
-from aiohttp.http import HttpRequestParser
+from aiohttp.http import HttpRequestParser, HttpVersion11, RawRequestMessage
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
+from regional_keystone import front
 from regional_keystone.web import Limits
 from tests.site.wire import QUICK, Small, Verdicts, ask, converse, read_answer, request, served, unnamed, validate
 
@@ -157,6 +160,57 @@ async def test_split_at_any_byte_it_is_one_request():
                 assert answers.count(b"HTTP/1.1 ") == 2
 
 
+async def test_a_head_is_not_answered_before_it_has_ended():
+    fast = Verdicts()
+    data = validate("subject1", "X-Anything: 1", "X-More: 2")
+    async with served(fast=fast) as site:
+        pieces = [[data[:cut], data[cut:], END] for cut in range(len(data) - 40, len(data))]
+        for answers in await asyncio.gather(*(converse(site.port, each) for each in pieces)):
+            assert answers.count(b"HTTP/1.1 200") == 2
+        assert fast.asked == 0
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        request("POST", "/v3/echo", "X-Thing: ")[:-4],
+        request("POST", "/v3/echo")[:-2],
+        b"POST /v3/echo?",
+        request("POST", "/v3/echo", "Content-Length: 400"),
+        request("POST", "/v3/echo", "Transfer-Encoding: chunked"),
+        request("POST", "/v3/echo", "Transfer-Encoding: chunked") + b"fff\r\n",
+        request() + b"POST /v3/echo HTTP/1.1\r\nX-Thing: ",
+        request("POST", "/v3/echo", "Content-Length: 2") + b"{}POST /v3/echo HTTP/1.1\r\nX-Thing: ",
+    ],
+)
+async def test_what_looks_like_a_request_inside_another_is_part_of_it(begun):
+    fast = Verdicts()
+    async with served(fast=fast, limits=LIMITS) as short, served(limits=LIMITS) as long:
+        pieces = [begun, validate("subject1")]
+        one, two = await asyncio.gather(converse(short.port, pieces), converse(long.port, pieces))
+        assert unnamed(one).replace(b"%d" % short.port, b"") == unnamed(two).replace(b"%d" % long.port, b"")
+        assert fast.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "length", "chunked", "upgrade", "rest"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "0", False, False, 0),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\nab", "5", False, False, 3),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /", "0", False, False, -5),
+        (b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "0", False, False, -27),
+        (b"GET / HTTP/1.1\nHost: a\r\n\r\n", "0", False, False, -1),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "0", True, False, -1),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "0", False, True, -1),
+    ],
+)
+def test_where_a_request_ends_is_known_or_given_up(head, length, chunked, upgrade, rest):
+    headers = CIMultiDictProxy(CIMultiDict({"Content-Length": length}))
+    message = RawRequestMessage("GET", "/", HttpVersion11, headers, (), False, None, upgrade, chunked, URL("/"))
+    assert front._rest(head, message) == rest
+    assert front._rest(head, object()) == -1
+
+
 async def test_answers_go_to_the_connection_that_asked():
     async with served(Small(delay_s=0.001), fast=Verdicts()) as site:
 
@@ -178,6 +232,42 @@ async def test_answers_go_to_the_connection_that_asked():
             writer.close()
 
         await asyncio.gather(*(client(n) for n in range(60)))
+
+
+async def test_a_shape_that_was_read_never_hides_what_has_changed():
+    """Heads that differ from the one before in one thing each, all on one connection."""
+    changed = [
+        validate("subject1"),
+        validate("subject2"),
+        validate("subject2", method="HEAD"),
+        validate("subject2", query="?nocatalog"),
+        validate("subject2", caller="stranger"),
+        validate("caller"),
+        validate("subject-self", caller="subject-self"),
+        validate("subject-self", caller="subject2"),
+        validate("subject3"),
+        validate("subject3", caller="getter"),
+        validate("subject3", caller="getter", method="HEAD"),
+        validate("subject3", caller="header", method="HEAD"),
+        validate("subject3", caller="header"),
+        validate("subject3\r\nX-Thing: 1"),
+        validate("subject3 x"),
+        validate("subject3"),
+        validate("subject3\r\nX-Auth-Token: stranger"),
+    ]
+    async with served(fast=Verdicts()) as short, served() as long:
+        roads = [await asyncio.open_connection("127.0.0.1", site.port) for site in (short, long)]
+        for data in changed:
+            got = []
+            for reader, writer in roads:
+                writer.write(data)
+                got.append(await read_answer(reader, head=data.startswith(b"HEAD")))
+            assert unnamed(got[0].raw).replace(b"%d" % short.port, b"") == unnamed(got[1].raw).replace(
+                b"%d" % long.port, b""
+            )
+        for _, writer in roads:
+            writer.close()
+        assert len(short.api.seen) < len(long.api.seen)
 
 
 PIECES = [
@@ -205,6 +295,10 @@ def conversations(draw):
         at = draw(st.integers(0, len(data) - 1))
         data = data[:at] + draw(st.sampled_from([b"", b"\r\n", b"\n", b"\x00", b" ", b":", b"a"])) + data[at + 1 :]
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=3)))
+    if not draw(st.booleans()):
+        cuts = [
+            at for at in range(len(data)) if data[at : at + 4] in {b"GET ", b"POST", b"HEAD"} and draw(st.booleans())
+        ]
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
 
 

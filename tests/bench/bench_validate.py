@@ -1,0 +1,391 @@
+"""Cost of a validation beside nginx, in one run: `python -m tests.bench.bench_validate [--smoke]`.
+
+Cases run interleaved, best of three rounds; the ratio to nginx is the figure, the rest depends on the machine.
+With --url, --caller, --subject a running site is measured beside nginx instead of servers of its own.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+CONNECTIONS = 32
+ROUNDS = 3
+TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+BODY = b'{"token":{"filler":"' + b"x" * 4_280 + b'"}}'
+SUBJECTS = [f"gAAAAAB{n:04d}" + "s" * 170 for n in range(1000)]
+CALLER = "gAAAAABcaller" + "c" * 170
+
+
+@dataclass(frozen=True)
+class Case:
+    """Something that listens, and what to ask of it."""
+
+    name: str
+    url: str
+    pids: tuple[int, ...]
+    headers: tuple[str, ...] = ()
+    subjects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one round of one case showed."""
+
+    per_s: float
+    p50_us: float
+    p99_us: float
+    cpu_us: float
+
+
+# --- servers, each a process of its own -------------------------------------------------------------------------------
+
+
+def serve_ours(kind: str, port: int) -> None:
+    """Run in a child: our server with front, without it, or plain aiohttp with a constant answer."""
+    try:
+        import uvloop
+
+        run = uvloop.run
+    except ImportError:
+        run = asyncio.run
+    run({"front": _with_front, "web": _without_front, "aiohttp": _plain}[kind](port))
+
+
+class Remembered:
+    """Verdicts that were remembered: what a hit of the fast path costs, two look-ups by digest included."""
+
+    def __init__(self) -> None:
+        from hashlib import sha256
+
+        self.sha256 = sha256
+        self.callers = {sha256(CALLER.encode()).digest()}
+        self.verdicts = {sha256(subject.encode()).digest(): (BODY, 1 << 62) for subject in SUBJECTS}
+
+    def ask(self, caller: str, subject: str, catalog: bool, now: int, *, head: bool = False) -> bytes | None:
+        if self.sha256(caller.encode()).digest() not in self.callers:
+            return None
+        body, until = self.verdicts.get(self.sha256(subject.encode()).digest(), (None, 0))
+        return body if now < until else None
+
+
+class Wall:
+    def now(self) -> int:
+        return time.time_ns() // 1000
+
+    def ticks(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def _ours(port: int, *, looks_first: bool) -> None:
+    from regional_keystone import front
+    from regional_keystone.messages import Request, Response
+    from regional_keystone.metrics import Metrics
+    from regional_keystone.web import Limits, Web
+
+    verdicts, clock = Remembered(), Wall()
+
+    class Long:
+        async def answer(self, request: Request) -> Response:
+            subject = request.headers["x-subject-token"]
+            body = verdicts.ask(request.headers["x-auth-token"], subject, True, clock.now())
+            return Response(status=200, headers={"X-Subject-Token": subject}, body=body or b"")
+
+    limits = Limits(connections_per_peer=1000)
+    web = Web(Long(), clock=clock, metrics=Metrics(), limits=limits, fastpath=verdicts if looks_first else None)
+    await front.serve(web, "127.0.0.1", port)
+    await asyncio.Event().wait()
+
+
+async def _with_front(port: int) -> None:
+    await _ours(port, looks_first=True)
+
+
+async def _without_front(port: int) -> None:
+    await _ours(port, looks_first=False)
+
+
+async def _plain(port: int) -> None:
+    from aiohttp import web
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=BODY, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/v3/auth/tokens", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+
+@contextmanager
+def process(command: Sequence[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that listens on this port until the end of the block."""
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as child:
+        try:
+            wait_for(port, child)
+            yield child
+        finally:
+            child.send_signal(signal.SIGTERM)
+            try:
+                child.wait(5)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def wait_for(port: int, child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline and child.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"{child.args!r} does not listen on {port}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def ours(stack: ExitStack) -> list[Case]:
+    """Our hot path, the same without looking first, and aiohttp alone."""
+    names = {"front": "regional keystone, hot", "web": "the same without front", "aiohttp": "aiohttp, constant answer"}
+    cases = []
+    for kind, name in names.items():
+        port = free_port()
+        command = [sys.executable, "-m", "tests.bench.bench_validate", "--child", kind, str(port)]
+        child = stack.enter_context(process(command, port))
+        url = f"http://127.0.0.1:{port}/v3/auth/tokens"
+        cases.append(Case(name, url, (child.pid,), (f"X-Auth-Token: {CALLER}",), tuple(SUBJECTS)))
+    return cases
+
+
+def nginx(stack: ExitStack, body: bytes) -> list[Case]:
+    """nginx with a static file of the same size, one worker."""
+    if not found("nginx", "nginx-light"):
+        print("missing: nginx (Debian package nginx-light), left out")
+        return []
+    folder, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
+    folder.chmod(0o755)
+    (folder / "tokens.json").write_bytes(body)
+    user = "user root;" if os.geteuid() == 0 else ""
+    paths = " ".join(
+        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"{user} worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;"
+        "events { worker_connections 1024; }"
+        f"http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000; open_file_cache max=10; {paths}"
+        f"types {{ application/json json; }} server {{ listen 127.0.0.1:{port}; root {folder}; }} }}"
+    )
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    child = stack.enter_context(process([program, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"], port))
+    headers = (f"X-Auth-Token: {CALLER}",)
+    return [
+        Case("nginx, static file", f"http://127.0.0.1:{port}/tokens.json", family(child.pid), headers, tuple(SUBJECTS))
+    ]
+
+
+def found(program: str, package: str) -> bool:
+    """Is it there, or can it be installed from Debian?"""
+    path = os.environ.get("PATH", "") + ":/usr/sbin"
+    if shutil.which(program, path=path):
+        return True
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        command = ["apt-get", "install", "-y", "--no-install-recommends", package]
+        subprocess.run(command, capture_output=True, timeout=120, check=False)
+    return shutil.which(program, path=path) is not None
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+LUA = """
+local subjects = {%s}
+local n = 0
+request = function()
+  n = n + 1
+  return wrk.format("GET", nil, {["X-Auth-Token"] = wrk.headers["X-Auth-Token"], ["Host"] = wrk.headers["Host"],
+    ["Accept"] = "application/json", ["User-Agent"] = "python-keystoneclient",
+    ["X-Subject-Token"] = subjects[n %% #subjects + 1]})
+end
+done = function(summary, latency, requests)
+  io.write(string.format("FIGURES %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration, latency:percentile(50),
+    latency:percentile(99), summary.errors.status + summary.errors.read + summary.errors.write + summary.errors.timeout))
+end
+"""
+
+
+def by_wrk(case: Case, seconds: float, script: Path) -> tuple[float, float, float, int]:
+    script.write_text(LUA % ",".join(f'"{subject}"' for subject in case.subjects))
+    headers = [part for header in case.headers for part in ("-H", header)]
+    load = ["-t", "1", "-c", str(CONNECTIONS), "-d", f"{max(1, round(seconds))}s", "-s", str(script)]
+    told = subprocess.run(["wrk", *load, *headers, case.url], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"FIGURES (\d+) (\d+) (\d+) (\d+) (\d+)", told)
+    if match is None or int(match[5]):
+        raise SystemExit(f"{case.name}: not every request was answered\n{told}")
+    count, took_us, p50, p99, _ = map(int, match.groups())
+    return count / took_us * 1e6, p50, p99, count
+
+
+async def by_hand(case: Case, seconds: float) -> tuple[float, float, float, int]:
+    """Load without wrk: one request at a time on each connection."""
+    host, port = re.match(r"http://([^:/]+):(\d+)", case.url).groups()  # type: ignore[union-attr]
+    path, took = "/" + case.url.split("/", 3)[3], []
+    end = time.perf_counter() + seconds
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        while (began := time.perf_counter()) < end:
+            number += 1
+            subject = case.subjects[number % len(case.subjects)]
+            lines = [f"GET {path} HTTP/1.1", f"Host: {host}", *case.headers, f"X-Subject-Token: {subject}"]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            if not head.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(f"{case.name}: {head!r}")
+            await reader.readexactly(int(re.search(rb"(?i)content-length: (\d+)", head)[1]))  # type: ignore[index]
+            took.append(time.perf_counter() - began)
+        writer.close()
+
+    await asyncio.gather(*(client(n * 31) for n in range(CONNECTIONS)))
+    took.sort()
+    return len(took) / seconds, took[len(took) // 2] * 1e6, took[len(took) * 99 // 100] * 1e6, len(took)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def family(pid: int) -> tuple[int, ...]:
+    """A process and its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (pid, *(one for child in children for one in family(int(child))))
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """User and system time that these processes have had."""
+    fields = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids)
+    return sum(int(each[11]) + int(each[12]) for each in fields) * TICK_S
+
+
+def measure(case: Case, seconds: float, script: Path | None) -> Figure:
+    before = cpu_s(case.pids)
+    found = by_wrk(case, seconds, script) if script else asyncio.run(by_hand(case, seconds))
+    per_s, p50, p99, count = found
+    return Figure(per_s, p50, p99, (cpu_s(case.pids) - before) / count * 1e6)
+
+
+def run(cases: Sequence[Case], seconds: float, script: Path | None) -> dict[str, Figure]:
+    """Each case in turn, three times; the round with the least CPU counts."""
+    rounds: dict[str, list[Figure]] = {case.name: [] for case in cases}
+    for _ in range(ROUNDS):
+        for case in cases:
+            rounds[case.name].append(measure(case, seconds, script))
+    return {name: best(figures) for name, figures in rounds.items()}
+
+
+def best(figures: Sequence[Figure]) -> Figure:
+    """The least CPU, and the round with most requests: other work on the machine only ever takes away."""
+    fastest = max(figures, key=lambda figure: figure.per_s)
+    return replace(fastest, cpu_us=min(figure.cpu_us for figure in figures))
+
+
+def table(figures: dict[str, Figure]) -> str:
+    base = next((figure for name, figure in figures.items() if name.startswith("nginx")), None)
+    lines = [
+        "| server | CPU us/request | requests/s | p50 us | p99 us | CPU to nginx | requests/s to nginx |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, one in figures.items():
+        ratios = f"{one.cpu_us / base.cpu_us:.2f} | {one.per_s / base.per_s:.2f}" if base else "- | -"
+        lines.append(
+            f"| {name} | {one.cpu_us:.1f} | {one.per_s:,.0f} | {one.p50_us:,.0f} | {one.p99_us:,.0f} | {ratios} |"
+        )
+    return "\n".join(lines)
+
+
+def running(url: str, caller: str, subjects: Sequence[str]) -> tuple[Case, bytes]:
+    """A site that runs already, and the body that it answers; it is warm afterwards."""
+    url = url.rstrip("/") + "/auth/tokens"
+    body = b""
+    for subject in subjects:
+        asked = urllib.request.Request(url, headers={"X-Auth-Token": caller, "X-Subject-Token": subject})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            body = answer.read()
+    port = int(re.search(r":(\d+)/", url)[1])  # type: ignore[index]
+    return Case("running site", url, listeners(port), (f"X-Auth-Token: {caller}",), tuple(subjects)), body
+
+
+def listeners(port: int) -> tuple[int, ...]:
+    """The processes that listen on a local port."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    inodes = {
+        f"socket:[{part[9]}]" for part in lines if part[3] == "0A" and int(part[1].rpartition(":")[2], 16) == port
+    }
+    pids = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            if any(str(link.readlink()) in inodes for link in folder.iterdir()):
+                pids.append(int(folder.parent.name))
+        except OSError:
+            continue
+    return tuple(pids)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench_validate", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="per case and round")
+    parser.add_argument("--smoke", action="store_true", help="one second per case and round")
+    parser.add_argument("--url", help="a site that runs, with /v3 at the end")
+    parser.add_argument("--caller", help="a token that may validate")
+    parser.add_argument("--subject", action="append", help="a token to validate; may be given more than once")
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    chosen = arguments(argv)
+    if chosen.child:
+        serve_ours(chosen.child[0], int(chosen.child[1]))
+        return
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        script = folder / "load.lua" if found("wrk", "wrk") else None
+        print(
+            f"load: {'wrk' if script else 'own client (wrk is missing)'}, {CONNECTIONS} connections, best of {ROUNDS}"
+        )
+        if chosen.url:
+            site, body = running(chosen.url, chosen.caller, chosen.subject)
+            cases = [site, *nginx(stack, body)]
+        else:
+            cases = [*ours(stack), *nginx(stack, BODY)]
+        figures = run(cases, 1.0 if chosen.smoke else chosen.seconds, script)
+        print(table(figures))
+        if chosen.json:
+            chosen.json.write_text(json.dumps({name: vars(figure) for name, figure in figures.items()}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
