@@ -369,6 +369,7 @@ def _up_and_tour(options: "Options", *, once: bool) -> int:
         finally:
             display.tell("wait", "Waiting until every process has ended")
             launched.end()
+            display.tell("done", "Every process has ended")
     return code
 
 

@@ -227,14 +227,15 @@ def is_free(port: int) -> bool:
 
 
 def write_credentials(home: Home, members: Sequence[Member]) -> bool:
-    """Write openrc and clouds.yaml, 0600, with a random password at first; tells whether it was the first time."""
-    is_first = not home.openrc.exists()
-    password = secrets.token_urlsafe(18) if is_first else home.password()
-    if is_first:
+    """Write openrc and clouds.yaml, 0600, at first with a random password; tells whether no controller has it yet."""
+    if home.openrc.exists():
+        password = home.password()
+    else:
+        password = secrets.token_urlsafe(18)
         durable.write(home.password_file, password.encode())
     durable.write(home.openrc, _openrc(members[0], password).encode())
     durable.write(home.directory / "clouds.yaml", _clouds(members, password).encode())
-    return is_first
+    return home.password_file.exists()
 
 
 def _openrc(controller: Member, password: str) -> str:

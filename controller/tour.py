@@ -168,7 +168,15 @@ def _openstack(stage: Stage, command: str) -> str:
     if done.returncode:
         raise Broken(f"openstack {command}: expected success, got {done.stderr.strip()[-300:]}")
     found = json.loads(done.stdout)
-    return f"openstack {command} at {cloud}: " + (f"{len(found)} rows" if isinstance(found, list) else "a token")
+    return f"openstack {command} at {cloud}: {_shown(stage, command, found)}"
+
+
+def _shown(stage: Stage, command: str, found: Any) -> str:
+    if command == "catalog list":
+        regions = list(dict.fromkeys(endpoint["region"] for service in found for endpoint in service["Endpoints"]))
+        _same(sorted(member.region for member in stage.members), sorted(regions), "the regions of the catalog")
+        return ", ".join(regions)
+    return ", ".join(one["Name"] for one in found) if command == "user list" else "a token"
 
 
 def _session(stage: Stage) -> str:
@@ -258,7 +266,7 @@ def _refuses(client: Client, token: str) -> bool:
 
 def rotate(stage: Stage) -> Finding:
     """Step 5."""
-    begun, details = time.monotonic(), []
+    begun = time.monotonic()
     with Load(_loads(stage), 0.002) as load:
         for _ in range(ROTATIONS):
             held = {member.name: _ring(member)["keys"] for member in stage.members[1:]}
@@ -268,13 +276,10 @@ def rotate(stage: Stage) -> Finding:
                 if signs not in keys.values():
                     raise Broken(f"expected {name} to hold key {signs} before it signs, got {sorted(keys.values())}")
             until("every site at the new epoch", partial(_all_at, stage, turned["epoch"]))
-        time.sleep(0.2)
+            time.sleep(0.3)
     if load.wrong:
         raise Broken(f"expected no refusal under load, got {len(load.wrong)} of {load.done}: {load.wrong[0]}")
-    for member in stage.members[1:]:
-        ring = _ring(member)
-        keys = ", ".join(f"{number}: {value}" for number, value in sorted(ring["keys"].items(), key=_number))
-        details.append(f"{member.name}: epoch {ring['epoch']}, primary {ring['primary']}, check values {keys}")
+    details = [f"{member.name}: {_shown_ring(_ring(member))}" for member in stage.members[1:]]
     took = time.monotonic() - begun
     return Finding(f"{ROTATIONS} turns in {ms(took)}, {load.done} validations and logins, 0 refused", details)
 
@@ -305,8 +310,11 @@ def _all_at(stage: Stage, epoch: int) -> bool:
     return all(_ring(member)["epoch"] >= epoch for member in stage.members)
 
 
-def _number(pair: tuple[str, Any]) -> int:
-    return int(pair[0])
+def _shown_ring(ring: Json) -> str:
+    """The ring by its check values: not a bit of a key is in them."""
+    keys, primary = ring["keys"], str(ring["primary"])
+    older = len(keys) - 2
+    return f"epoch {ring['epoch']}, signs with {primary}: {keys[primary]}, staged 0: {keys['0']}, {older} older"
 
 
 def isolate(stage: Stage) -> Finding:
@@ -340,9 +348,7 @@ def _revoke_own(stage: Stage) -> float:
     token, begun = stage.made["doomed"], time.monotonic()
     last = Client(stage.members[-1], token)
     last.expect(204, "DELETE", "/v3/auth/tokens", X_Subject_Token=token)
-    answered = time.monotonic()
     _same(404, stage.site(len(stage.members) - 1).validate(token), "a token revoked there, at once")
-    del answered
     return time.monotonic() - begun
 
 
@@ -383,7 +389,7 @@ def catch_up(stage: Stage) -> Finding:
     stage.signal(slow.name, "STOP")
     try:
         with ThreadPoolExecutor(1) as pool:
-            turn = pool.submit(ask.admin, stage.home.admin, "/keys/rotate", {})
+            turn = pool.submit(_turn_twice, stage)
             took = _change(stage)
             waited = not turn.done()
             stage.signal(slow.name, "CONT")
@@ -403,6 +409,13 @@ def catch_up(stage: Stage) -> Finding:
         f"position {digests[0]}, digest {digests[1][:16]} at the controller and every site",
     ]
     return Finding(f"caught up {ms(caught)} after SIGCONT, digests equal", details)
+
+
+def _turn_twice(stage: Stage) -> Json:
+    """Turn to the key that everybody holds already, and then to one that a sleeper cannot have."""
+    ask.admin(stage.home.admin, "/keys/rotate", {})
+    turned: Json = ask.admin(stage.home.admin, "/keys/rotate", {})
+    return turned
 
 
 def _change(stage: Stage) -> float:
@@ -436,7 +449,7 @@ STEPS = (
     Step("One place to manage", "a change at the controller is at every site at once", create),
     Step("Local validation", "a token of one region is valid in the others without the controller", validate),
     Step("Stock clients", "unmodified clients and middleware work against any site", clients),
-    Step("Revocation everywhere", f"99 of 100 refused everywhere within {ms(GOAL_S)}", revoke),
+    Step("Revocation everywhere", "99 of 100 are refused everywhere within 250 ms", revoke),
     Step("Acknowledged rotation", "no key signs before every site holds it; no token is refused", rotate),
     Step("Life without the controller", "sites validate, log in, read and revoke; changes get 503", isolate),
     Step("The controller returns", "what was revoked meanwhile is in the log once and holds everywhere", heal),

@@ -67,7 +67,6 @@ class Supervisor:
     async def start(self) -> None:
         """All processes that do not run, the controller first. Raises FederationError with the cure."""
         controller, *sites = self.members
-        federation.write_credentials(self.home, self.members)
         await self._start(controller)
         self.home.password_file.unlink(missing_ok=True)
         await self._invite(sites)
@@ -196,8 +195,8 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
     home = options.home
     home.prepare()
     with _only_one(home):
-        is_first = not home.openrc.exists()
         members = federation.plan(home, options.port, options.sites)
+        is_first = federation.write_credentials(home, members)
         if options.port is None and is_first and members[0].public != federation.PORT:
             tell("warn", f"port {federation.PORT} is taken; the controller gets {members[0].public}")
         supervisor = Supervisor(options, tell, members)

@@ -1,0 +1,66 @@
+# Everything runs from .venv, which is made once and again when pyproject.toml changes.
+# Needs on a bare Debian 12: git, make, python3, python3-venv.
+
+PYTHON ?= python3
+STATE ?= federation
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run install dev check test bench golden docs clean
+
+BIN := .venv/bin
+# pip compiles nothing while it installs: Python does it at first import, for what is imported
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --prefer-binary
+SERVERS := .venv/.servers
+ALL := .venv/.all
+PARALLEL := -n 2
+RUN := $(BIN)/rkctl tour --state $(STATE)
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(SERVERS) ## a controller and three regions, with the guided tour; ONCE=1 ends after it
+	@$(RUN) $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+
+install: $(SERVERS) ## .venv with the servers, rkctl and the stock clients of the tour
+
+dev: $(ALL) ## .venv with everything for working on it
+
+check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: under a minute
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo | tail -n 1
+	$(BIN)/codespell
+	$(BIN)/pytest -q $(PARALLEL) -m "not federation and not compat and not slow" tests/language tests/site tests/architecture tests/controller tests/api
+
+test: $(ALL) ## the whole suite
+	$(BIN)/pytest $(PARALLEL) --dist loadgroup
+
+bench: $(ALL) ## CPU per validation beside a static answer of the same size
+	$(BIN)/python -m tests.bench.bench_validate $(if $(SHORT),--smoke)
+
+golden: $(ALL) ## write everything derived again; read the diff
+	$(BIN)/python -m tests.golden
+	GOLDEN=1 $(BIN)/pytest -q tests/site/test_metrics.py
+
+docs: golden ## the generated pages
+
+clean: ## remove what was built; a federation's data stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@echo "making .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 2; }
+	@$(PYTHON) -m venv .venv || { echo "python3-venv is needed: apt-get install python3-venv" >&2; exit 2; }
+
+$(SERVERS): pyproject.toml | .venv/bin/python
+	@echo "installing the servers and the stock clients into .venv (waiting for packages)"
+	@$(PIP) -e '.[speed,tour]'
+	@touch $@
+
+$(ALL): pyproject.toml | .venv/bin/python
+	@echo "installing everything for development into .venv (waiting for packages)"
+	@$(PIP) -e '.[dev]'
+	@touch $(SERVERS) $@
