@@ -75,7 +75,7 @@ class User(Record, frozen=True, kw_only=True):
     domain_id: Annotated[Id, FIXED, Ref("projects", "cascade")]
     name: Label
     enabled: bool = True
-    default_project_id: Annotated[Id | None, Ref("projects", "clear")] = None
+    default_project_id: Annotated[str | None, Ref("projects", "clear")] = None
     password_hash: Annotated[str | None, SERVER, SECRET] = None
     password_changed_at: Annotated[int | None, SERVER] = None
     password_expires_at: Annotated[int | None, SERVER] = None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 
 from regional_keystone.api.assignments import role_assignments
-from regional_keystone.api.rules import DOMAIN_ID, IMMUTABLE, check_change, check_removal, merged
+from regional_keystone.api.rules import DOMAIN_ID, IMMUTABLE, check_change, check_length, check_removal, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.api.verbs import found_or_refused
 from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound
@@ -27,6 +27,7 @@ async def _prepare_role(call: Call, old: Role | None, sent: Attributes) -> Attri
             raise Invalid("Update of `domain_id` is not allowed.")
     if "name" in sent:
         sent["name"] = sent["name"].strip()
+    check_length(sent, "description", 255)
     if "options" in sent:
         sent["options"] = merged(old.options if old else {}, sent["options"])
     return sent
@@ -137,6 +138,7 @@ def _family(target: str, actor: str, *, inherited: bool) -> Edge:
         lists="role_id",
         actions={one: f"identity:{verb}_grant{'s' if one == 'list' else ''}" for one, verb in verbs.items()},
         fields=_fields(target, actor, inherited=inherited),
+        may_lack=f"{actor}_id",
         missing=_missing(actor, f"{{{target}_id}}"),
         hook=_on_grant,
     )
@@ -151,6 +153,7 @@ def _system(actor: str) -> Edge:
         lists="role_id",
         actions={one: f"identity:{verb}_system_grant_for_{actor}" for one, verb in _VERBS.items()} | plural,
         fields=_fields(SYSTEM, actor, inherited=False),
+        may_lack=f"{actor}_id",
         missing=_missing(actor, SYSTEM),
         hook=_on_grant,
     )

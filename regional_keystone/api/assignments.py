@@ -135,7 +135,8 @@ async def _effective(call: Call, wanted: Wanted, places: Iterable[str]) -> list[
     groups = await groups_of(call.reader, wanted.user) if wanted.user else []
     grants = await _grants(call.reader, wanted._replace(role=None), [*places, *above], groups)
     members = dict.fromkeys(groups, (wanted.user,)) if wanted.user else None
-    return [_line(one) for one in await expanded(call.reader, grants, members)]
+    found = await expanded(call.reader, grants, members)
+    return [_line(one) for one in found if wanted.system or one.target != SYSTEM]
 
 
 def _line(one: Effective) -> Assignment:

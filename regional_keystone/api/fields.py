@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 
 import msgspec
 
-from regional_keystone.errors import Invalid
+from regional_keystone.errors import Invalid, NotFound
 from regional_keystone.record import Record, facts
 
 Attributes = dict[str, Any]
@@ -23,6 +23,7 @@ DEPTH, KEYS, TEXT, DIGITS = 32, 1000, 65536, 19
 _TRUE = frozenset(("", "1", "t", "true", "on", "y", "yes"))
 _COMPARE: dict[str, Callable[[str, str], bool]] = {
     "contains": lambda value, part: part in value,
+    "equals": lambda value, part: value == part,
     "startswith": str.startswith,
     "endswith": str.endswith,
 }
@@ -128,13 +129,13 @@ def page(rows: list[Attributes], query: Mapping[str, str]) -> tuple[list[Attribu
     if marker := query.get("marker"):
         places = [place for place, row in enumerate(rows) if row.get("id") == marker]
         if not places:
-            raise Invalid(f"Marker {marker} could not be found.")
+            raise NotFound(f"Marker {marker} could not be found.")
         rows = rows[places[0] + 1 :]
     try:
         limit = int(query.get("limit") or 0)
     except ValueError:
         raise Invalid(f"invalid literal for int() with base 10: '{query['limit']}'") from None
-    return (rows[:limit], True) if 0 < limit < len(rows) else (rows, False)
+    return (rows[:limit], True) if 0 < limit <= len(rows) else (rows, False)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Attributes:

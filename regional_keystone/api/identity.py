@@ -4,17 +4,19 @@ Source: keystone/identity/core.py, keystone/identity/schema.py, keystone/identit
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from regional_keystone.api.fields import shown
 from regional_keystone.api.projects import PROJECTS
-from regional_keystone.api.rules import DOMAIN_ID, home, merged
+from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.api.verbs import listing, seen
-from regional_keystone.authenticate import hash_password, verify_password
+from regional_keystone.authenticate import DEFAULT_ROUNDS, hash_password, verify_password
 from regional_keystone.errors import Invalid, NotFound, Unauthenticated
 from regional_keystone.log import put
 from regional_keystone.model import Group, Membership, Project, User
@@ -35,6 +37,14 @@ OPTIONS: Mapping[str, Any] = {
     },
     "additionalProperties": False,
 }
+_FEDERATED = {
+    "type": ("array",),
+    "items": {
+        "type": ("object",),
+        "properties": {"idp_id": {"type": ("string",)}, "protocols": {"type": ("array",), "minItems": 1}},
+        "required": ("idp_id", "protocols"),
+    },
+}
 _NEW_PASSWORD = {
     "type": ("object",),
     "properties": {"original_password": {"type": ("string",)}, "password": {"type": ("string",)}},
@@ -47,7 +57,7 @@ _LOCKED = (
 )
 
 
-async def _prepare_user(call: Call, old: User | None, sent: Attributes) -> Attributes:
+async def _prepare_user(rounds: int, call: Call, old: User | None, sent: Attributes) -> Attributes:
     _check_domain(old, sent)
     if old is None:
         sent["domain_id"] = home(call, sent)
@@ -57,9 +67,11 @@ async def _prepare_user(call: Call, old: User | None, sent: Attributes) -> Attri
         sent["name"] = sent["name"].strip()
     if "options" in sent:
         sent["options"] = merged(old.options if old else {}, sent["options"])
+    for one in sent.pop("federated", ()):
+        raise Invalid(f"Could not find Identity Provider: {one['idp_id']}")
     await _check_default_project(call, sent.get("default_project_id"))
     if "password" in sent:
-        sent |= await _password(call, sent.pop("password"))
+        sent |= await _password(call, sent.pop("password"), rounds)
     return sent
 
 
@@ -70,6 +82,7 @@ async def _prepare_group(call: Call, old: Group | None, sent: Attributes) -> Att
         await _check_home(call, sent["domain_id"])
     if "name" in sent:
         sent["name"] = sent["name"].strip()
+    check_length(sent, "name", 64)
     return sent
 
 
@@ -92,15 +105,16 @@ async def _check_default_project(call: Call, project_id: str | None) -> None:
             raise Invalid(f"User's default project ID cannot be a domain ID: {project_id}")
 
 
-async def _password(call: Call, text: str | None) -> Attributes:
+async def _password(call: Call, text: str | None, rounds: int) -> Attributes:
     if text is None:
         return {"password_hash": None, "password_changed_at": None, "password_expires_at": None}
-    hashed = await call.once("password", lambda: hash_password(text))
+    hashed = await call.once("password", lambda: hash_password(text, rounds))
     return {"password_hash": hashed, "password_changed_at": call.now, "password_expires_at": None}
 
 
 async def _show_user(call: Call, record: User, found: Attributes) -> Attributes:
-    del call
+    if call.request.method == "PATCH":
+        found["extra"] = record.extra  # as upstream does, here and nowhere else
     if record.default_project_id is None:
         found.pop("default_project_id")
     return {**found, "password_expires_at": _instant(record.password_expires_at)}
@@ -116,20 +130,20 @@ def _is_listed(call: Call, row: Attributes) -> bool:
     return not any(call.query(name) for name in ("idp_id", "protocol_id", "unique_id", "password_expires_at"))
 
 
-async def _change_password(call: Call) -> Result:
+async def _change_password(rounds: int, call: Call) -> Result:
     """Anyone who knows a user's password may change it; why it did not work is not told."""
     sent = call.body["user"]
     user = await call.reader.get(User, call.path["user_id"])
     hashed = user.password_hash if user else None
-    right = await call.once(f"verify {hashed}", lambda: verify_password(sent["original_password"], hashed))
+    right = await call.once(f"verify {hashed}", lambda: verify_password(sent["original_password"], hashed, rounds))
     domain = await call.reader.get(Project, user.domain_id) if user else None
-    if user is None or not right or domain is None or not domain.enabled or not sent["password"]:
+    if user is None or not right or domain is None or not domain.enabled:
         raise Unauthenticated
     if not user.enabled:
         raise Unauthenticated(f"The account is disabled for user: {user.id}.")
     if user.options.get("lock_password"):
         raise Invalid(_LOCKED)
-    new = msgspec.structs.replace(user, **await _password(call, sent["password"]))
+    new = msgspec.structs.replace(user, **await _password(call, sent["password"], rounds))
     return Result(status=204, changes=(put(new, user),))
 
 
@@ -170,10 +184,11 @@ USERS = Resource(
         "description": {"type": ("string", "null")},
         "password": {"type": ("string", "null"), "secret": True},
         "options": OPTIONS,
+        "enabled": SWITCH,
+        "federated": _FEDERATED,
     },
     domain="domain_id",
     only=_is_listed,
-    prepare=_prepare_user,
     show=_show_user,
 )
 GROUPS = Resource(
@@ -186,31 +201,38 @@ GROUPS = Resource(
     prepare=_prepare_group,
 )
 
-SHAPES: list[Shape] = [
-    USERS,
-    GROUPS,
-    Edge(
-        path="/groups/{group_id}/users/{user_id}",
-        record=Membership,
-        ends={"group_id": Group, "user_id": User},
-        lists="user_id",
-        actions={
-            "make": "identity:add_user_to_group",
-            "tell": "identity:check_user_in_group",
-            "break": "identity:remove_user_from_group",
-            "list": "identity:list_users_in_group",
-        },
-        missing="User '{user_id}' not found in group '{group_id}'",
-        filters="domain_id enabled name",
-    ),
-    Route(
-        method="POST",
-        path="/users/{user_id}/password",
-        handle=_change_password,
-        changes="log",
-        open=True,
-        body={"type": ("object",), "properties": {"user": _NEW_PASSWORD}, "required": ("user",)},
-    ),
-    Route(method="GET", path="/users/{user_id}/groups", handle=_groups_of),
-    Route(method="GET", path="/users/{user_id}/projects", handle=_projects_of),
-]
+
+def shapes(rounds: int = DEFAULT_ROUNDS) -> list[Shape]:
+    """Everything here; a password is hashed at the cost of 2 to the power of `rounds`."""
+    return [
+        replace(USERS, prepare=partial(_prepare_user, rounds)),
+        GROUPS,
+        _MEMBERS,
+        Route(
+            method="POST",
+            path="/users/{user_id}/password",
+            handle=partial(_change_password, rounds),
+            changes="log",
+            open=True,
+            body={"type": ("object",), "properties": {"user": _NEW_PASSWORD}, "required": ("user",)},
+        ),
+        Route(method="GET", path="/users/{user_id}/groups", handle=_groups_of),
+        Route(method="GET", path="/users/{user_id}/projects", handle=_projects_of),
+    ]
+
+
+_MEMBERS = Edge(
+    path="/groups/{group_id}/users/{user_id}",
+    record=Membership,
+    ends={"group_id": Group, "user_id": User},
+    lists="user_id",
+    actions={
+        "make": "identity:add_user_to_group",
+        "tell": "identity:check_user_in_group",
+        "break": "identity:remove_user_from_group",
+        "list": "identity:list_users_in_group",
+    },
+    missing="User '{user_id}' not found in group '{group_id}'",
+    filters="domain_id enabled name",
+)
+SHAPES = shapes()

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from regional_keystone.api.fields import check, shown
-from regional_keystone.api.rules import DOMAIN_ID, IMMUTABLE, check_change, check_removal, home, merged
+from regional_keystone.api.rules import DOMAIN_ID, IMMUTABLE, SWITCH, check_change, check_removal, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Resource, Result, Route, Shape
 from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound
 from regional_keystone.log import Change, put
@@ -150,6 +150,8 @@ async def _show_domain(call: Call, record: Project, found: Attributes) -> Attrib
 
 
 async def _show_project(call: Call, record: Project, found: Attributes) -> Attributes:
+    if call.request.method == "PATCH":
+        return {**found, "extra": record.extra}  # as upstream does, here and nowhere else
     if call.request.method not in {"GET", "HEAD"} or call.path.get("project_id") != record.id or len(call.path) > 1:
         return found
     for direction in ("parents", "subtree"):
@@ -270,7 +272,7 @@ _TAGS_BODY = {
     "properties": {"tags": {"type": ("array",), "items": TAG}},
     "additionalProperties": False,
 }
-_ACCEPTS = {"options": IMMUTABLE, "tags": TAGS}
+_ACCEPTS = {"options": IMMUTABLE, "tags": TAGS, "enabled": SWITCH}
 _NULLABLE_ID = {**DOMAIN_ID, "type": ("string", "null")}
 
 DOMAINS = Resource(
@@ -297,7 +299,8 @@ PROJECTS = Resource(
     member="project",
     collection="projects",
     filters="domain_id enabled name parent_id is_domain",
-    accepts={**_ACCEPTS, "domain_id": _NULLABLE_ID, "parent_id": _NULLABLE_ID},
+    accepts={**_ACCEPTS, "is_domain": SWITCH, "domain_id": _NULLABLE_ID, "parent_id": _NULLABLE_ID},
+    least=0,
     domain="domain_id",
     only=_is_listed,
     prepare=_prepare_project,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from regional_keystone.api.shapes import Attributes, Call
-from regional_keystone.errors import Forbidden
+from regional_keystone.errors import Forbidden, Invalid
 
 DEFAULT_DOMAIN = "default"
 DOMAIN_ID: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 64, "pattern": "^[a-zA-Z0-9-]+$"}
@@ -42,6 +42,14 @@ def check_removal(word: str, old: Any) -> None:
     """Raise Forbidden for the removal of an immutable row."""
     if old.options.get("immutable"):
         raise Forbidden(_immutable("delete", word, old.id))
+
+
+def check_length(sent: Attributes, name: str, limit: int) -> None:
+    """Raise Invalid for a text that upstream's database has no room for, though its schema has."""
+    value = sent.get(name)
+    if isinstance(value, str) and len(value) > limit:
+        column = f"column {name}(CHAR({limit}))"
+        raise Invalid(f"String length exceeded. The length of string '{value}' exceeds the limit of {column}.")
 
 
 def home(call: Call, sent: Attributes) -> str:

@@ -100,6 +100,7 @@ class Resource:
     accepts: Mapping[str, Any] = field(
         default_factory=dict
     )  # JSON schema of attributes where the record does not say it
+    least: int = 1  # attributes that a change must say
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
     only: Callable[[Call, Attributes], bool] | None = None  # whether the list shows a row, beside its filters
     kind: Callable[[Attributes], str] | None = None  # attributes -> the word in actions, where it is not `member`
@@ -118,6 +119,7 @@ class Edge:
     lists: str = ""  # the path argument whose records the collection lists; "" for no collection
     actions: Mapping[str, str] = field(default_factory=dict)  # make tell break list -> policy action
     fields: Callable[[Mapping[str, str]], Attributes] | None = None  # path arguments -> the link's fields
+    may_lack: str = ""  # the path argument whose record may be gone when the link is broken
     missing: str = ""  # what is said of a link that is not there, with path arguments in braces
     filters: str = ""  # query keys of the list
     tell: Callable[[Call, Any], Awaitable[Any]] | None = None  # the body that GET and PUT answer, where there is one

@@ -5,6 +5,7 @@ Checks of uniqueness and references read through the call, so that of several wh
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
+from urllib.parse import quote
 
 from regional_keystone.api.fields import attributes_of, built, filtered, page, schema_of, shown, split
 from regional_keystone.api.rules import SWITCH
@@ -12,6 +13,8 @@ from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Resul
 from regional_keystone.errors import Conflict, Invalid, NotFound
 from regional_keystone.log import Change, Put, put, remove
 from regional_keystone.record import TABLES, Record, facts
+
+_PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
 
 
 def routes(shapes: Iterable[Shape]) -> list[Route]:
@@ -44,10 +47,10 @@ def listing(call: Call, collection: str, rows: list[Attributes], filters: str = 
     rows = filtered(rows, call.request.query, filters.split())
     query = dict(call.request.query)
     rows, more = page(rows, query) if filters else (rows, False)
-    links = {"next": None, "self": _address(call, query), "previous": None}
+    links = {"next": None, "self": _address(call, call.request.query), "previous": None}
     if not more:
         return {collection: rows, "links": links}
-    links["next"] = _address(call, {**query, "marker": rows[-1]["id"]})
+    links["next"] = _address(call, {**query, "marker": rows[-1]["id"]}.items())
     return {collection: rows, "links": links, "truncated": True}
 
 
@@ -76,8 +79,8 @@ class _Verbs:
     def routes(self) -> list[Route]:
         whole = self.resource.path or f"/{self.resource.collection}"
         one = f"{whole}/{{{self.argument}}}"
-        created = self._body({"required": self._required()})
-        changed = self._body({"minProperties": 1})
+        created = self._body({"required": self._required()}, self.schema)
+        changed = self._body({"minProperties": self.resource.least}, self._free())
         query = {name: self._asked(name) for name in self.resource.filters.split()}
         every = {
             "create": Route(method="POST", path=whole, handle=self.create, changes="log", body=created),
@@ -126,7 +129,7 @@ class _Verbs:
             raise Invalid("Cannot change ID")
         attributes = await self._prepared(call, old, sent)
         self._check_fixed(old, attributes)
-        new = built(self.resource.record, {**attributes_of(old), **attributes})
+        new = built(self.resource.record, {**attributes_of(old), **attributes, **self._fixed_of(old)})
         changes = await self._checked(call, old, new)
         if new != old:
             changes = (*changes, put(new, old))
@@ -141,8 +144,13 @@ class _Verbs:
         found = self.schema[name]
         return SWITCH if found.get("type") == ("boolean",) else found
 
-    def _body(self, rules: Mapping[str, Any]) -> dict[str, Any]:
-        inner = {"type": ("object",), "properties": self.schema, **rules}
+    def _free(self) -> dict[str, Any]:
+        """The schema of what a change may say anything about: what is fixed must stay, whatever is said."""
+        fixed = {name for name, field in self.table.fields.items() if "fixed" in field.marks and name != "id"}
+        return {name: schema for name, schema in self.schema.items() if name not in fixed}
+
+    def _body(self, rules: Mapping[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
+        inner = {"type": ("object",), "properties": properties, **rules}
         member = self.resource.member
         outer = {"properties": {member: inner}, "required": (member,), "additionalProperties": False}
         return {"type": ("object",), **outer}
@@ -151,7 +159,7 @@ class _Verbs:
         kind = self.resource.record
         defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False))
         asked = [name for name in self.schema if name in self.table.fields and name not in {"id", *defaults}]
-        return tuple(name for name in asked if name != self.resource.domain)
+        return tuple(sorted(name for name in asked if name != self.resource.domain))
 
     def _named_by_client(self, call: Call, sent: Attributes) -> Attributes:
         """The id in the path of a PUT, which one in the body must not contradict."""
@@ -172,6 +180,9 @@ class _Verbs:
         for name, field in self.table.fields.items():
             if "fixed" in field.marks and name in attributes and attributes[name] != getattr(old, name):
                 raise Invalid(f"Cannot change {name}")
+
+    def _fixed_of(self, old: Record) -> Attributes:
+        return {name: getattr(old, name) for name, field in self.table.fields.items() if "fixed" in field.marks}
 
     async def _checked(self, call: Call, old: Record | None, new: Record) -> tuple[Change, ...]:
         changes = tuple(await self.resource.hook(call, old, new))
@@ -248,7 +259,7 @@ class _Links:
         return Result(body=await self.edge.tell(call, link))
 
     async def unmake(self, call: Call) -> Result:
-        await self._allowed(call, "break", may_lack=True)
+        await self._allowed(call, "break", may_lack=self.edge.may_lack)
         old = await self._there(call)
         further = await self.edge.hook(call, old, None)
         return Result(status=204, changes=(*further, remove(old)))
@@ -291,7 +302,7 @@ class _Links:
         marker = self._fields({**dict.fromkeys(self.edge.ends, "?"), self.edge.lists: ""})
         return cast(str, getattr(link, next(name for name, value in marker.items() if value == "")))
 
-    async def _allowed(self, call: Call, verb: str, *, may_lack: bool = False) -> None:
+    async def _allowed(self, call: Call, verb: str, *, may_lack: str = "") -> None:
         """Raise unless the caller may do this and the ends are there; whether they are is told last."""
         target: Attributes = {}
         lacking = None
@@ -299,13 +310,15 @@ class _Links:
             if argument in call.path:
                 word = argument.removesuffix("_id")
                 found = await call.reader.get(kind, call.path[argument])
+                if found is None and argument == may_lack:
+                    continue
                 if found is None or (word == "domain" and not getattr(found, "is_domain", True)):
                     told = word if word == "domain" else named(facts(kind).name)
                     lacking = lacking or NotFound(f"Could not find {told}: {call.path[argument]}.")
                 else:
                     target[word] = shown(found)
         call.enforce(self.edge.actions[verb], {"target": target})
-        if lacking and not may_lack:
+        if lacking:
             raise lacking
 
 
@@ -319,7 +332,7 @@ async def check_unique(call: Call, member: str, old: Record | None, new: Record)
         rows = await call.reader.find(kind, **values)
         if any(table.key_of(row) != table.key_of(new) for row in rows):
             said = f"Duplicate entry found with name {values.get('name')}"
-            where = f" at domain ID {values['domain_id']}" if values.get("domain_id") else ""
+            where = f" at domain ID {values['domain_id']}" if old is None and values.get("domain_id") else ""
             raise Conflict(f"Conflict occurred attempting to store {member} - {said}{where}.")
 
 
@@ -340,6 +353,7 @@ async def check_references(call: Call, old: Record | None, new: Record, changes:
             raise NotFound(f"Could not find {word}: {value}.")
 
 
-def _address(call: Call, query: Mapping[str, str]) -> str:
-    text = "&".join(f"{name}={value}" if value else name for name, value in query.items())
+def _address(call: Call, query: Iterable[tuple[str, str]]) -> str:
+    quoted = [(quote(name, safe=_PLAIN), quote(value, safe=_PLAIN)) for name, value in query]
+    text = "&".join(f"{name}={value}" if value else name for name, value in quoted)
     return f"{call.request.base_url}{call.request.path}" + (f"?{text}" if text else "")
