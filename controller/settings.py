@@ -36,7 +36,6 @@ class Bootstrap:
     password_file: Path | None = option(None, "File, mode 0600, with the first administrator's password.")
     username: str = option("admin", "Name of the first administrator.")
     project_name: str = option("admin", "Name of the first project.")
-    role_name: str = option("admin", "Name of the administrator's role.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,7 +83,6 @@ class Identity:
     """[identity]: passwords."""
 
     password_hash_rounds: int = option(12, "Cost of bcrypt; one more doubles the time of a login.", least=4, most=31)
-    max_password_length: int = option(4096, "Longer passwords are refused.", least=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +110,6 @@ class Limits:
     """[limits]: what a request may cost."""
 
     body_bytes: int = option(114688, "Size of a request's body.", least=1)
-    json_depth: int = option(32, "Nesting of a JSON body.", least=1)
-    json_keys: int = option(1000, "Keys and items in a JSON body.", least=1)
     connections: int = option(1000, "Open connections.", least=1)
     connections_per_peer: int = option(100, "Open connections from one address that is no trusted proxy.", least=1)
 
@@ -139,14 +136,6 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Catalog:
-    """[catalog]: how much of a catalog fits into a token's answer."""
-
-    max_endpoints: int = option(5000, "Endpoints in one catalog; more are an error when they are made.", least=1)
-    max_bytes: int = option(1_048_576, "Size of one rendered catalog.", least=1)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All sections of a site. An empty file is the embedded mode."""
 
@@ -162,7 +151,6 @@ class Settings:
     policy: Policy = Policy()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()
-    catalog: Catalog = Catalog()
 
 
 S = TypeVar("S", bound=Settings)

@@ -1,0 +1,125 @@
+"""The command line: quick to begin, an example at every level, one line that names the cure."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from controller import __main__ as cli
+from controller.federation import Home, Member
+
+RKCTL = Path(sys.executable).with_name("rkctl")
+GROUPS = {"": cli.app, "region": cli.region, "keys": cli.keys, "config": cli.config}
+COMMANDS = sorted(
+    f"{group} {name}".strip()
+    for group, app in GROUPS.items()
+    for name in typer.main.get_command(app).commands
+    if name not in GROUPS
+)
+
+
+def rkctl(*words, **environment):
+    return subprocess.run(
+        [RKCTL, *words], capture_output=True, text=True, timeout=30, env=os.environ | environment, check=False
+    )
+
+
+def test_help_begins_quickly():
+    def took():
+        begun = time.monotonic()
+        assert rkctl("--help").returncode == 0
+        return time.monotonic() - begun
+
+    assert min(took() for _ in range(5)) < 0.3
+
+
+def test_help_reads_the_command_line_only():
+    program = "import sys, controller.__main__; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"aiohttp", "cryptography", "msgspec", "oslo_config", "rich.table", "controller.wiring"}.isdisjoint(loaded)
+
+
+def test_the_commands_are_those_that_operators_are_told_of():
+    told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
+    assert {*told.split(", "), "keys rotate", "config check", "config sample"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command):
+    shown = typer.main.get_command(cli.app)
+    for word in command.split():
+        shown = shown.commands[word]
+    assert f"Example: rkctl {command}" in shown.help
+
+
+def test_exit_codes_are_documented():
+    for code in range(6):
+        assert f" {code} " in cli.EXIT_CODES.replace(":", " ")
+        assert f" {code} " in rkctl("--help").stdout.replace(":", " ").replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("status", "--state", "nowhere"), 1, "make one with `rkctl up`"),
+        (("region", "list", "--state", "nowhere"), 1, "is it running?"),
+        (("up", "--set", "tokn.expiration=1"), 2, "did you mean token?"),
+        (("up", "--set", "token.expiration"), 2, "write section.option=value"),
+        (("up", "--sites", "../x"), 2, "cannot name a region"),
+        (("up", "--port", "70000"), 2, "65535"),
+        (("serve", "--config", "none.conf"), 2, "none.conf: No such file"),
+        (("config", "check", "none.conf"), 2, "none.conf: No such file"),
+        (("bootstrap", "--password-file", "none"), 1, "none: No such file"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_its_cure(tmp_path, monkeypatch, words, code, says):
+    monkeypatch.chdir(tmp_path)
+    done = rkctl(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_down_where_nothing_runs_is_no_fault(tmp_path):
+    done = rkctl("down", "--state", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, f"nothing runs in {tmp_path}\n")
+
+
+def test_status_without_processes_says_down_and_fails(tmp_path):
+    Home(tmp_path).record([Member("controller", 1, 2, 3), Member("RegionOne", 4, 5)])
+    done = rkctl("status", "--state", str(tmp_path), NO_COLOR="1")
+    assert done.returncode == 1
+    assert done.stdout.count("down") == 2
+    assert "\x1b" not in done.stdout
+
+
+def test_a_terminal_is_not_assumed(tmp_path):
+    Home(tmp_path).record([Member("controller", 1, 2, 3)])
+    assert "\x1b" not in rkctl("status", "--state", str(tmp_path)).stdout
+
+
+def test_a_broken_record_of_ports_is_named(tmp_path):
+    (tmp_path / "ports.json").write_text("[{]")
+    done = rkctl("status", "--state", str(tmp_path))
+    assert done.returncode == 3
+    assert "ports.json cannot be read" in done.stderr
+
+
+def test_the_check_prints_what_holds(tmp_path):
+    file = tmp_path / "site.conf"
+    file.write_text("[listen]\nport = 6000\n")
+    done = rkctl("config", "check", "--site", str(file), RK_TOKEN__EXPIRATION="60")
+    assert done.returncode == 0
+    assert "port = 6000\n" in done.stdout
+    assert "expiration = 60\n" in done.stdout
+
+
+def test_the_sample_is_the_one_that_is_shipped():
+    configs = Path(__file__).parents[2] / "configs"
+    ours = [line for line in rkctl("config", "sample", "--site").stdout.splitlines() if line.startswith("#")]
+    assert set(ours) - {"# A site"} <= set((configs / "region.conf").read_text().splitlines())
