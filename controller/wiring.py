@@ -1,5 +1,6 @@
 """A site's wiring plus commit, replicate, rotate; background tasks in one TaskGroup."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -60,8 +61,13 @@ class Controller:
         self._build_global()
         self.door = wiring.door(settings, self.part, committer=self.sequencer)
         wiring.export(self.part, self.door)
+        tell = self.door.metrics.tell
+        tell("commits", lambda: self.sequencer.committed)
+        tell("commit_batches", lambda: self.sequencer.batches)
+        tell("collisions", lambda: self.sequencer.collisions)
+        tell("rotations", lambda: {"token": self.rotator.turns})
+        tell("sites", lambda: Counter(self._states.values()))
         self.replicator.answer = self._answer
-        self.replicator.heard = self._heard
 
     def _build_global(self) -> None:
         settings, clock, part = self.settings, self.clock, self.part
@@ -171,9 +177,6 @@ class Controller:
 
     async def _answer(self, request: Request) -> Response:
         return await self.door.api.answer(request, keep=True)
-
-    def _heard(self, site: str) -> None:
-        del site
 
 
 async def serve(settings: Settings, ready: Callable[[], None]) -> None:

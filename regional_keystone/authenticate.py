@@ -35,6 +35,7 @@ class _Pool:
     """Threads that hash, as many as cores; refuses work when too much waits, so that a flood cannot pile up."""
 
     def __init__(self, threads: int, waiting: int) -> None:
+        self.busy = 0
         self._room = threading.BoundedSemaphore(threads + waiting)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="hash")
 
@@ -43,10 +44,19 @@ class _Pool:
             raise Unavailable("Too many passwords are being checked; try again.")
         future: Future[T] = self._threads.submit(work, *args)
         future.add_done_callback(lambda _: self._room.release())
-        return await asyncio.wrap_future(future)
+        self.busy += 1
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            self.busy -= 1
 
 
 _POOL = _Pool(len(os.sched_getaffinity(0)), _WAITING)
+
+
+def hashes_waiting() -> int:
+    """Password hashes waiting or at work in this process."""
+    return _POOL.busy
 
 
 async def hash_password(text: str, rounds: int = DEFAULT_ROUNDS) -> str:

@@ -5,12 +5,12 @@ One place, so that names and labels are an interface (tests/golden/metrics.txt),
 
 from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Final, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from regional_keystone import __version__
@@ -22,6 +22,44 @@ _REQUESTS: Final = ("requests", "HTTP requests answered on the public port", ("m
 _VALIDATIONS: Final = ("validations", "Token validations answered", ("result", "path"))
 L = TypeVar("L", bound=tuple[str, ...])
 _DURATION: Final = ("validation_duration_seconds", "From the request's head to its answer", ("path",))
+
+
+# What somebody else counts or knows, asked at each scrape: kind, help, labels (at most one).
+_TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
+    "log_position": ("gauge", "Last entry of the log that is applied here", ()),
+    "log_head": ("gauge", "Last entry of the log that is known to exist", ()),
+    "lag_entries": ("gauge", "Entries of the log that are not applied here yet", ()),
+    "age_seconds": ("gauge", "Time since this replica was known to be complete", ()),
+    "revocations_live": ("gauge", "Revocations that can still meet a token", ()),
+    "ring_epoch": ("gauge", "Epoch of the key ring in use", ("ring",)),
+    "password_hash_queue": ("gauge", "Password hashes waiting or at work", ()),
+    "own_feed_pending": ("gauge", "Own entries not seen in the log yet", ()),
+    "stream_up": ("gauge", "1 while the stream to a controller is open", ()),
+    "stream_connects": ("counter", "Times the stream was opened", ()),
+    "forwarded": ("counter", "Changes forwarded to a controller", ("result",)),
+    "commits": ("counter", "Transactions committed", ()),
+    "commit_batches": ("counter", "Appends to the log, each of one or more transactions", ()),
+    "collisions": ("counter", "Transactions that had to be run again", ()),
+    "sites": ("gauge", "Enrolled sites by state", ("state",)),
+    "rotations": ("counter", "Turns of a key ring", ("ring",)),
+}
+Told = float | Mapping[str, float]
+
+
+class _Known(Collector):
+    """The metrics of `_TOLD`, by what this process was told to ask."""
+
+    def __init__(self, told: Mapping[str, Callable[[], Told]]) -> None:
+        self._told = told
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (kind, text, labels) in _TOLD.items():
+            make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+            family = make(PREFIX + name, text, labels=labels)
+            told = self._told[name]() if name in self._told else {}
+            for label, value in (told if isinstance(told, Mapping) else {"": told}).items():
+                family.add_metric([label] if labels else [], value)
+            yield family
 
 
 class _Hot(Collector):
@@ -67,12 +105,20 @@ class Metrics:
         self._declare("counter", *_VALIDATIONS)
         self._declare("histogram", *_DURATION)
         self.registry.register(self._hot)
-        self._declare_traffic()
-        self._declare_log()
-        self._declare_keys()
-        self._declare_dependencies()
+        self.connections = self._gauge("connections", "Open connections on the public port")
+        self.connections_refused = self._counter("connections_refused", "Connections over a limit", "reason")
+        self._told: dict[str, Callable[[], Told]] = {}
+        for name, (kind, text, labels) in _TOLD.items():
+            self._declare(kind, name, text, labels)
+        self.registry.register(_Known(self._told))
         self._declare("info", "build", "What is running", ("version",))
         Info(PREFIX + "build", "What is running", registry=self.registry).info({"version": __version__})
+
+    def tell(self, name: str, now: Callable[[], Told]) -> None:
+        """Ask `now` for this metric at every scrape: a number, or numbers by the value of its label."""
+        if name not in _TOLD:
+            raise LookupError(f"{name} is not declared")
+        self._told[name] = now
 
     @property
     def requests_served(self) -> int:
@@ -105,38 +151,6 @@ class Metrics:
         hot.sums[path] += seconds
         hot.buckets[path][bisect_left(_SECONDS, seconds)] += 1
 
-    def _declare_traffic(self) -> None:
-        self.connections = self._gauge("connections", "Open connections on the public port")
-        self.connections_refused = self._counter("connections_refused", "Connections over a limit", "reason")
-        self.issued = self._counter("tokens_issued", "Tokens asked for by authentication", "method", "result")
-        self.issue_duration = self._histogram("issue_duration_seconds", "Duration of an authentication", _SECONDS)
-        self.forwarded = self._counter("forwarded", "Changes forwarded to a controller", "result")
-        self.password_hash_queue = self._gauge("password_hash_queue", "Password hashes waiting or at work")
-
-    def _declare_log(self) -> None:
-        self.log_position = self._gauge("log_position", "Last entry of the log that is applied here")
-        self.log_head = self._gauge("log_head", "Last entry of the log that is known to exist")
-        self.lag_entries = self._gauge("lag_entries", "Entries of the log that are not applied here yet")
-        self.age = self._gauge("age_seconds", "Time since this replica was known to be complete")
-        self.revocations_live = self._gauge("revocations_live", "Revocations that can still meet a token")
-        self.own_feed_pending = self._gauge("own_feed_pending", "Own entries not seen in the log yet")
-        self.commits = self._counter("commits", "Transactions by outcome", "result")
-        self.commit_batch = self._histogram("commit_batch_size", "Transactions per append", (1, 2, 4, 8, 16, 32, 64))
-        self.collisions = self._counter("collisions", "Transactions that had to be run again")
-        self.sites = self._gauge("sites", "Enrolled sites by state", "state")
-
-    def _declare_keys(self) -> None:
-        self.ring_epoch = self._gauge("ring_epoch", "Epoch of the key ring in use", "ring")
-        self.key_age = self._gauge("key_age_seconds", "Age of the key that signs", "ring")
-        self.rotations = self._counter("rotations", "Turns of a key ring by outcome", "ring", "result")
-
-    def _declare_dependencies(self) -> None:
-        self.stream_up = self._gauge("stream_up", "1 while the stream to a controller is open")
-        self.stream_reconnects = self._counter("stream_reconnects", "Times the stream was opened again")
-        self.store_up = self._gauge("store_up", "1 while the store answers", "store")
-        self.cache_requests = self._counter("cache_requests", "Look-ups in a cache", "layer", "result")
-        self.lock_held = self._gauge("lock_held", "1 while this process holds the lock", "name")
-
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         self._declare("counter", name, text, labels)
         return Counter(PREFIX + name, text, labels, registry=self.registry)
@@ -144,10 +158,6 @@ class Metrics:
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         self._declare("gauge", name, text, labels)
         return Gauge(PREFIX + name, text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        self._declare("histogram", name, text, ())
-        return Histogram(PREFIX + name, text, buckets=buckets, registry=self.registry)
 
     def _declare(self, kind: str, name: str, text: str, labels: tuple[str, ...]) -> None:
         name += {"counter": "_total", "info": "_info"}.get(kind, "")

@@ -20,6 +20,7 @@ from regional_keystone.adapters.local import LocalCache, LocalLock, SystemClock
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
 from regional_keystone.api.serve import Api
+from regional_keystone.authenticate import hashes_waiting
 from regional_keystone.digest import digest
 from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
@@ -231,14 +232,15 @@ def common_status(part: Replica, opened: Door) -> dict[str, Any]:
 
 
 def export(part: Replica, opened: Door) -> None:
-    """Let metrics read what the replica knows, at each scrape."""
-    follower, metrics = part.follower, opened.metrics
-    metrics.log_position.set_function(lambda: follower.position)
-    metrics.log_head.set_function(lambda: follower.head)
-    metrics.lag_entries.set_function(lambda: follower.head - follower.position)
-    metrics.age.set_function(follower.age_s)
-    metrics.revocations_live.set_function(lambda: len(follower.index))
-    metrics.ring_epoch.labels("token").set_function(lambda: part.holder.seen.epoch)
+    """Let metrics ask what the replica knows, at each scrape."""
+    follower, tell = part.follower, opened.metrics.tell
+    tell("log_position", lambda: follower.position)
+    tell("log_head", lambda: follower.head)
+    tell("lag_entries", lambda: follower.head - follower.position)
+    tell("age_seconds", follower.age_s)
+    tell("revocations_live", lambda: len(follower.index))
+    tell("ring_epoch", lambda: {"token": part.holder.seen.epoch})
+    tell("password_hash_queue", hashes_waiting)
 
 
 class Site:
@@ -253,6 +255,7 @@ class Site:
         self.own: OwnFeed
         self.door: Door
         self._late: asyncio.Queue[list[RevocationEvent]] = asyncio.Queue()
+        self._forwarded = {"answered": 0, "unavailable": 0}
 
     async def build(self, stack: AsyncExitStack) -> None:
         """Open what is on disk and put it together."""
@@ -285,6 +288,11 @@ class Site:
         )
         self.door = door(self.settings, self.part, committer=self.own, forward=self._forward, own=self.own)
         export(self.part, self.door)
+        tell = self.door.metrics.tell
+        tell("own_feed_pending", self.own.pending)
+        tell("stream_up", lambda: float(self.link.connected_since is not None))
+        tell("stream_connects", lambda: self.link.reconnects)
+        tell("forwarded", lambda: self._forwarded)
 
     def status(self) -> dict[str, Any]:
         """What /status tells."""
@@ -313,7 +321,12 @@ class Site:
         ]
 
     async def _forward(self, request: Request) -> Response:
-        response = await self.link.forward(request)
+        try:
+            response = await self.link.forward(request)
+        except Unavailable:
+            self._forwarded["unavailable"] += 1
+            raise
+        self._forwarded["answered"] += 1
         if response.position is not None:
             await self.part.follower.reached(response.position, WAIT_S)
         return response
