@@ -60,7 +60,7 @@ def hashes_waiting() -> int:
 
 
 async def hash_password(text: str, rounds: int = DEFAULT_ROUNDS) -> str:
-    """A bcrypt hash that upstream reads; over 72 bytes by way of HMAC-SHA-256, so that every byte counts.
+    """A bcrypt hash that upstream reads; from 72 bytes on by way of HMAC-SHA-256, so that every byte counts.
 
     Raises Forbidden over 4096 bytes. Source: keystone/common/password_hashers/bcrypt.py.
     """
@@ -88,7 +88,7 @@ def _bytes(text: str) -> bytes:
 
 def _hash(password: bytes, rounds: int) -> str:
     salt = bcrypt.gensalt(rounds)
-    if len(password) <= _BCRYPT_BYTES:
+    if len(password) < _BCRYPT_BYTES:
         return bcrypt.hashpw(password, salt).decode("ascii")
     digest = bcrypt.hashpw(_condensed(password, salt[-22:]), salt)[-31:]
     return f"{_LONG}v=2,t=2b,r={rounds}${salt[-22:].decode('ascii')}${digest.decode('ascii')}"

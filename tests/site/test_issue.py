@@ -1,0 +1,244 @@
+"""Issuing: who gets which token, for how long; passwords."""
+
+import asyncio
+import dataclasses
+import json
+import statistics
+import time
+
+import bcrypt
+import msgspec
+import pytest
+
+from regional_keystone.authenticate import MAX_PASSWORD_BYTES, _Pool, hash_password, verify_password
+from regional_keystone.errors import Forbidden, IdentityError, Invalid, Unauthenticated, Unavailable
+from regional_keystone.issue import Login
+from regional_keystone.log import put, remove
+from regional_keystone.model import Project, User
+from regional_keystone.token import DomainScope, Named, Principal, Token, Unscoped, new_audit_id, unpack
+from tests.site.realm import ON_P, PASSWORD, SCOPE_P, SETTINGS, SYSTEM, P, Realm, U, grant, realm
+
+
+@pytest.fixture
+async def place(tmp_path):
+    async with realm(tmp_path) as made:
+        yield made
+
+
+async def test_what_the_body_says_is_what_the_token_says(place):
+    issued = await place.login(SCOPE_P)
+    payload, issued_at, _ = place.known.ring.open(issued.text)
+    assert unpack(payload, issued_at, place.settings.auth.methods) == issued.token
+    shown = json.loads(issued.body)["token"]
+    assert shown["audit_ids"] == list(issued.token.audit_ids)
+    assert shown["issued_at"].endswith(".000000Z")
+    assert shown["expires_at"].endswith(".000000Z")
+    assert issued.token.expires_at - issued.token.issued_at == 3600 * 1_000_000
+    assert issued.body == (await place.forgetful().check(issued.text)).body()
+    assert issued.bare == (await place.forgetful().check(issued.text)).body(catalog=False)
+    assert place.known.issued == [(U, issued.token.issued_at)]
+
+
+async def test_rescoping_never_lengthens_a_life_and_keeps_the_chain(place):
+    place.change(
+        put(grant(U, "default", "reader", target="domain")), put(grant(U, "system", "reader", target="system"))
+    )
+    first = await place.login()
+    token = first
+    for scope in (SCOPE_P, {"domain": {"id": "default"}}, "unscoped", SCOPE_P, SYSTEM):
+        await place.clock.advance(60)
+        token = await place.rescope(token.text, scope)
+        assert token.token.expires_at == first.token.expires_at
+        assert token.token.audit_ids[1:] == (first.token.audit_id,)
+        assert set(token.token.methods) == {"password", "token"}
+        assert token.token.issued_at > first.token.issued_at
+
+
+async def test_the_default_project_is_the_scope_only_if_it_can_be(place):
+    assert (await place.login()).token.scope == Unscoped()
+    user = await place.overlay.get(User, U)
+    for project_id, scope in ((P, ON_P), ("nowhere", Unscoped()), ("default", Unscoped())):
+        await place.replace(msgspec.structs.replace(user, default_project_id=project_id))
+        assert (await place.login()).token.scope == scope
+    await place.replace(msgspec.structs.replace(user, default_project_id=P))
+    assert (await place.login("unscoped")).token.scope == Unscoped()
+    place.change(remove(grant(U, P, "member")))
+    assert (await place.login()).token.scope == Unscoped()
+
+
+@pytest.mark.parametrize("scope", ["everything", "", "project", {}, {"project": {"id": P}, "system": {}}])
+async def test_a_scope_that_is_none_is_refused(place, scope):
+    with pytest.raises(Invalid):
+        await place.login(scope)
+
+
+@pytest.mark.parametrize(
+    "how", ["disabled", "domain disabled", "no password", "expired", "unknown", "wrong", "empty", "long"]
+)
+async def test_every_failed_login_gets_the_same_answer(place, how):
+    user = await place.overlay.get(User, U)
+    fields = {
+        "disabled": {"enabled": False},
+        "no password": {"password_hash": None},
+        "expired": {"password_expires_at": 1},
+    }
+    await place.replace(msgspec.structs.replace(user, **fields.get(how, {})))
+    if how == "domain disabled":
+        await place.replace(Project(id="default", name="Default", is_domain=True, enabled=False))
+    password = {"wrong": "no", "empty": "", "long": "x" * 5000}.get(how, PASSWORD)
+    with pytest.raises(Unauthenticated) as refused:
+        await place.login(password=password, user="nobody" if how == "unknown" else U)
+    assert refused.value.message == Unauthenticated.default
+
+
+async def test_rules_of_many_factors_are_kept(place):
+    user = await place.overlay.get(User, U)
+    for rules, enabled, fits in (
+        ([["password"]], True, True),
+        ([["password", "totp"]], True, False),
+        ([["totp"]], True, False),
+        ([["unheard of"]], True, False),
+        ([["password", "totp"]], False, True),
+        ([["totp", "password"], ["password"]], True, True),
+        ([[]], True, False),
+    ):
+        options = {"multi_factor_auth_rules": rules, "multi_factor_auth_enabled": enabled}
+        await place.replace(msgspec.structs.replace(user, options=options))
+        if fits:
+            await place.login()
+        else:
+            with pytest.raises(Unauthenticated):
+                await place.login()
+
+
+DELEGATED = [
+    {"trust_id": "ee" * 16},
+    {"access_token_id": "ee" * 16},
+    {"application_credential_id": "ee" * 16},
+    {"methods": ("application_credential",)},
+    {"methods": ("ec2credential",)},
+    {"methods": ("password", "oauth1")},
+    {"methods": ()},
+]
+
+
+@pytest.mark.parametrize("limits", DELEGATED)
+@pytest.mark.parametrize("scope", [None, SCOPE_P, SYSTEM, "unscoped", {"domain": {"id": "default"}}])
+async def test_a_token_that_acts_for_somebody_makes_no_other(place, limits, scope):
+    token = Token(**{
+        "user_id": U, "methods": ("password",), "scope": ON_P, "expires_at": place.clock.now() + 10**9,
+        "issued_at": place.clock.now(), "audit_ids": (new_audit_id(bytes(16)),), **limits,
+    })  # fmt: skip
+    login = Login(
+        methods=("token",),
+        data={"token": {"id": "x"}},
+        scope=scope,
+        principal=Principal(token=token, user=Named(U, "u")),
+    )
+    with pytest.raises(Forbidden):
+        await place.issuer.issue(login, place.validator.facts)
+
+
+async def test_a_scoped_token_is_not_exchanged_where_that_is_switched_off(tmp_path):
+    settings = dataclasses.replace(
+        SETTINGS, token=dataclasses.replace(SETTINGS.token, allow_rescope_scoped_token=False)
+    )
+    async with realm(tmp_path, settings=settings) as place:
+        free, bound = await place.login(), await place.login(SCOPE_P)
+        await place.rescope(free.text, SCOPE_P)
+        with pytest.raises(Forbidden, match="rescope a scoped token"):
+            await place.rescope(bound.text, SCOPE_P)
+
+
+async def test_two_methods_must_agree_on_the_user(place):
+    place.change(put(User(id="ac" * 16, name="v", domain_id="default", password_hash=await hash_password("other", 4))))
+    mine = await place.login()
+    principal = (await place.validator.check(mine.text)).principal
+    data = {"token": {"id": mine.text}, "password": {"user": {"id": "ac" * 16, "password": "other"}}}
+    with pytest.raises(Unauthenticated):
+        await place.issuer.issue(
+            Login(methods=("password", "token"), data=data, principal=principal), place.validator.facts
+        )
+
+
+async def test_a_site_cut_off_for_too_long_issues_nothing(tmp_path):
+    settings = dataclasses.replace(SETTINGS, keys=dataclasses.replace(SETTINGS.keys, isolation_s=60.0))
+    async with realm(tmp_path, settings=settings) as place:
+        place.known.age = 61
+        with pytest.raises(Unavailable):
+            await place.login()
+
+
+async def test_domain_scope(place):
+    place.change(put(grant(U, "default", "member", target="domain")))
+    for said in ({"id": "default"}, {"name": "Default"}):
+        assert (await place.login({"domain": said})).token.scope == DomainScope("default")
+    with pytest.raises(Unauthenticated):
+        await place.login({"domain": {"name": "p"}})
+
+
+# --- passwords -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", ["p", "x" * 72, "x" * 73, "ä" * 40, "a\0b", "x" * MAX_PASSWORD_BYTES, "\ud800"])
+async def test_a_password_opens_its_own_hash_and_no_other(password):
+    hashed = await hash_password(password, 4)
+    assert await verify_password(password, hashed)
+    for other in (password + "x", password[:-1], password.swapcase() + "y", ""):
+        assert not await verify_password(other, hashed)
+
+
+async def test_every_byte_of_a_long_password_counts():
+    hashed = await hash_password("A" * 72 + "tail1", 4)
+    assert hashed.startswith("$bcrypt-sha256$v=2,t=2b,r=4$")
+    assert not await verify_password("A" * 72 + "OTHER", hashed)
+    assert not await verify_password("A" * 72, hashed)
+
+
+async def test_a_hash_that_upstream_made_still_opens():
+    truncated = bcrypt.hashpw(b"A" * 72, bcrypt.gensalt(4)).decode()
+    assert await verify_password("A" * 72 + "upstream reads no further", truncated)
+    assert not await verify_password("A" * 71, truncated)
+    # made with passlib 1.7.4, bcrypt_sha256 version 2
+    assert await verify_password(
+        "password", "$bcrypt-sha256$v=2,t=2b,r=12$n79VH.0Q2TMWmt3Oqt9uku$Kq4Noyk3094Y2QlB8NdRT8SvGiI4ft2"
+    )
+
+
+@pytest.mark.parametrize(
+    "hashed", ["", "$", "$2b$04$short", "$bcrypt-sha256$", "$bcrypt-sha256$v=2$s$d", "$6$x$y", "ü", None]
+)
+async def test_a_hash_that_cannot_be_read_opens_for_nobody(hashed):
+    assert not await verify_password("x", hashed, 4)
+    assert not await verify_password("", hashed, 4)
+
+
+async def test_too_long_a_password_is_refused_when_it_is_set():
+    with pytest.raises(Forbidden, match="4096"):
+        await hash_password("x" * (MAX_PASSWORD_BYTES + 1), 4)
+
+
+async def test_nobody_takes_as_long_as_somebody():
+    hashed = await hash_password("right", 8)
+
+    async def cost(hashed):
+        begun = time.perf_counter()
+        await verify_password("wrong", hashed, 8)
+        return time.perf_counter() - begun
+
+    pairs = [(await cost(hashed), await cost(None)) for _ in range(15)]
+    known, unknown = (statistics.median(side) for side in zip(*pairs, strict=True))
+    assert 0.5 < known / unknown < 2
+
+
+async def test_a_flood_of_logins_is_refused_and_not_queued():
+    pool = _Pool(1, 2)
+    results = await asyncio.gather(*(pool.run(time.sleep, 0.02) for _ in range(6)), return_exceptions=True)
+    assert sum(isinstance(one, Unavailable) for one in results) == 3
+    await pool.run(time.sleep, 0)
+
+
+async def test_refusals_are_of_the_family(place):
+    assert isinstance(place, Realm)
+    with pytest.raises(IdentityError):
+        await place.login({"project": {"name": "p"}})
