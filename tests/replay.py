@@ -59,10 +59,10 @@ class World:
         self.api = self.controller.door.api
         self.overlay = self.controller.part.overlay
 
-    async def ask(self, method, target, *, headers=None, body=b"", keep=False, id=None):
+    async def ask(self, method, target, *, headers=None, body=b"", keep=False, named=None):
         path, _, query = target.partition("?")
         request = Request(
-            id=id or str(uuid.uuid4()),
+            id=named or str(uuid.uuid4()),
             method=method,
             path=unquote(path).rstrip("/") or "/",
             query=tuple(parse_qsl(query, keep_blank_values=True)),

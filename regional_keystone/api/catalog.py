@@ -28,7 +28,7 @@ async def _prepare_region(call: Call, old: Region | None, sent: Attributes) -> A
 
 
 async def _on_region(call: Call, old: Region | None, new: Region | None) -> Iterable[Change]:
-    if old and not new and await _has_endpoints(call.reader, old.id, set()):
+    if old and not new and await _has_endpoints(call.reader, old.id):
         about = "or its child regions have associated endpoints"
         raise Forbidden(f"Unable to delete region {old.id} because it {about}.")
     if new:
@@ -36,12 +36,17 @@ async def _on_region(call: Call, old: Region | None, new: Region | None) -> Iter
     return ()
 
 
-async def _has_endpoints(reader: Reader, region_id: str, seen: set[str]) -> bool:
-    seen.add(region_id)
-    if await reader.find(Endpoint, region_id=region_id):
-        return True
-    children = await reader.find(Region, parent_region_id=region_id)
-    return any([await _has_endpoints(reader, child.id, seen) for child in children if child.id not in seen])
+async def _has_endpoints(reader: Reader, region_id: str) -> bool:
+    """Whether this region, or one below it, is where an endpoint is."""
+    seen, waiting = {region_id}, [region_id]
+    while waiting:
+        one = waiting.pop()
+        if await reader.find(Endpoint, region_id=one):
+            return True
+        below = {child.id for child in await reader.find(Region, parent_region_id=one)} - seen
+        seen |= below
+        waiting += below
+    return False
 
 
 async def _check_parent(reader: Reader, new: Region) -> None:
@@ -61,6 +66,7 @@ async def _prepare_endpoint(call: Call, old: Endpoint | None, sent: Attributes) 
     """The deprecated `region` names a region as `region_id` does, and makes it if it is not there."""
     del call
     named = sent.pop("region", None)
+    sent.pop("legacy_endpoint_id", None)
     if sent.get("region_id") is None and named is not None:
         sent["region_id"] = named
     if old is None:

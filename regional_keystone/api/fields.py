@@ -220,10 +220,11 @@ def _misfits(schema: Schema, value: Any, path: tuple[str | int, ...]) -> Iterato
         yield path, value, reason
     if isinstance(value, dict):
         properties = schema.get("properties", {})
+        told = {name: "***" if properties.get(name, {}).get("secret") else one for name, one in value.items()}
         for name, inner in properties.items():
             if name in value:
                 yield from _misfits(inner, value[name], (*path, name))
-        yield from ((path, value, reason) for reason in _object_reasons(schema, properties, value))
+        yield from ((path, told, reason) for reason in _object_reasons(schema, properties, value))
     elif isinstance(value, list) and "items" in schema:
         for place, inner in enumerate(value):
             yield from _misfits(schema["items"], inner, (*path, place))

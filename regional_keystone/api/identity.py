@@ -45,9 +45,10 @@ _FEDERATED = {
         "required": ("idp_id", "protocols"),
     },
 }
+_SECRET = {"type": ("string",), "secret": True}
 _NEW_PASSWORD = {
     "type": ("object",),
-    "properties": {"original_password": {"type": ("string",)}, "password": {"type": ("string",)}},
+    "properties": {"original_password": _SECRET, "password": _SECRET},
     "required": ("original_password", "password"),
     "additionalProperties": False,
 }
