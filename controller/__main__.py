@@ -81,12 +81,13 @@ def down(state: State = STATE) -> None:
         from controller.federation import Home
 
         home = Home.at(state)
-        if not home.holder():
+        supervisor = home.holder()
+        if not supervisor:
             print(f"nothing runs in {home.directory}")
             return
         with contextlib.suppress(ask.Unanswered):
             ask.control(home.control, command="stop")
-        _await_end(home)
+        _await_end(supervisor)
         print(f"ended; `rkctl up --state {state}` goes on with the data")
 
 
@@ -384,17 +385,20 @@ def _announce(home: "Home", *, first: bool) -> None:
     target.print(f"next: . {home.openrc} && openstack token issue", soft_wrap=True)
 
 
-def _await_end(home: "Home") -> None:
-    """Until nobody holds the lock; a supervisor that does not end by itself within half a minute is killed."""
+def _await_end(supervisor: int) -> None:
+    """Until the process has ended; one that does not within half a minute is killed, and its children with it."""
     import os
+    import select
     import signal
 
-    patience = time.monotonic() + 30
-    while (holder := home.holder()) is not None:
-        if time.monotonic() > patience:
-            os.kill(holder, signal.SIGKILL)  # its children die with it
-            patience += 5
-        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(supervisor)
+        try:
+            if not select.select([handle], [], [], 30)[0]:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                select.select([handle], [], [], 5)
+        finally:
+            os.close(handle)
 
 
 def _show_status(found: dict[str, Any]) -> None:

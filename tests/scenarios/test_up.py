@@ -1,0 +1,370 @@
+"""A whole federation from one command, as operators and accidents treat it: real processes, real ports."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from controller import ask
+from controller.federation import CONTROLLER, Home, is_free
+from controller.probe import Client, password
+
+RKCTL = Path(sys.executable).with_name("rkctl")
+pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("federation")]
+PATIENCE_S = 60
+
+
+def rkctl(*words, cwd=None):
+    return subprocess.run([RKCTL, *words], capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
+
+
+def up(home, *words):
+    return rkctl("up", "--detach", "--state", str(home.directory), *words)
+
+
+def status(home):
+    return json.loads(rkctl("status", "--json", "--state", str(home.directory)).stdout)
+
+
+def processes(home):
+    """Every process of this federation: the directory is on each command line."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if any(word == str(home.directory) or word.startswith(f"{home.directory}/") for word in words):
+                found[int(path.parent.name)] = words
+    return found
+
+
+def ports(home):
+    return [port for one in home.members() for port in (one.public, one.admin, one.stream) if port]
+
+
+def until(ask_, what):
+    end = time.monotonic() + PATIENCE_S
+    while not ask_():
+        assert time.monotonic() < end, f"waited for {what}"
+        time.sleep(0.02)
+
+
+def free_port():
+    """The first of a row of ports that nobody has, outside those that the kernel gives away."""
+    for start in range(17000, 30000, 50):
+        if all(is_free(port) for port in range(start, start + 12)):
+            return start
+    raise AssertionError("no ports")
+
+
+def admin_token(home, member=None):
+    auth = password("admin", home.password(), "default")
+    auth["scope"] = {"project": {"name": "admin", "domain": {"id": "default"}}}
+    with Client(member or home.members()[0]) as client:
+        return client.login(auth)
+
+
+def read(member, token, path, **headers):
+    with Client(member, token) as client:
+        return client.ask("GET", path, **headers)
+
+
+def make(member, token, kind, path, **fields):
+    with Client(member, token) as client:
+        return client.make(kind, path, **fields)
+
+
+@contextlib.contextmanager
+def ended(directory):
+    """A directory whose federation is gone afterwards, whatever the test did to it."""
+    home = Home.at(directory)
+    try:
+        yield home
+    finally:
+        rkctl("down", "--state", str(directory))
+        for pid in processes(home):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory):
+    """One federation with two sites, for tests that leave it as it was."""
+    with ended(tmp_path_factory.mktemp("up") / "federation") as home:
+        done = up(home, "--sites", "RegionOne,RegionTwo", "--port", str(free_port()))
+        assert done.returncode == 0, done.stderr
+        yield home, done.stdout
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A federation with one site, for tests that end it."""
+    with ended(tmp_path / "federation") as home:
+        done = up(home, "--sites", "RegionOne", "--port", str(free_port()))
+        assert done.returncode == 0, done.stderr
+        yield home
+
+
+def test_everything_is_where_operators_look_for_it_and_private(federation):
+    home, said = federation
+    assert home.directory.stat().st_mode & 0o777 == 0o700
+    names = {"openrc", "clouds.yaml", "ports.json", "logs", "controller", "RegionOne", "RegionTwo"}
+    assert names <= {path.name for path in home.directory.iterdir()}
+    for path in home.directory.rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert said.count(home.password()) == 1
+    holding = [
+        path for path in home.directory.rglob("*") if path.is_file() and home.password().encode() in path.read_bytes()
+    ]
+    assert sorted(path.name for path in holding) == ["clouds.yaml", "openrc"]
+
+
+def test_openrc_logs_in_with_plain_shell(federation):
+    home, _ = federation
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f". {home.openrc} && env"], capture_output=True, text=True, check=True, env={}
+    ).stdout
+    values = dict(line.split("=", 1) for line in shown.splitlines() if line.startswith("OS_"))
+    assert values == {
+        "OS_AUTH_URL": home.members()[0].url,
+        "OS_USERNAME": "admin",
+        "OS_PASSWORD": home.password(),
+        "OS_PROJECT_NAME": "admin",
+        "OS_USER_DOMAIN_NAME": "Default",
+        "OS_PROJECT_DOMAIN_NAME": "Default",
+        "OS_REGION_NAME": "Global",
+        "OS_IDENTITY_API_VERSION": "3",
+    }
+    assert admin_token(home)
+
+
+def test_clouds_yaml_has_a_cloud_for_the_controller_and_each_region(federation):
+    home, _ = federation
+    yaml = pytest.importorskip("yaml")
+    clouds = yaml.safe_load((home.directory / "clouds.yaml").read_text())["clouds"]
+    assert {name: cloud["region_name"] for name, cloud in clouds.items()} == {
+        "controller": "Global",
+        "RegionOne": "RegionOne",
+        "RegionTwo": "RegionTwo",
+    }
+    for member in home.members():
+        assert clouds[member.name]["auth"]["auth_url"] == member.url
+        assert admin_token(home, member)
+
+
+def test_status_tells_of_everyone(federation):
+    home, _ = federation
+    found = status(home)
+    controller, *sites = home.members()
+    assert found["controller"]["url"] == controller.url
+    assert [(site["name"], site["url"]) for site in found["sites"]] == [(one.name, one.url) for one in sites]
+    for site in found["sites"]:
+        assert {"name", "url", "position", "lag_entries", "age_s", "ring_epoch", "state"} <= site.keys()
+        assert site["url"].endswith("/v3")
+        assert site["state"] not in {"down", "isolated"}
+        assert site["lag_entries"] == 0
+        assert site["age_s"] < 5
+
+
+def test_ports_follow_each_other(federation):
+    home, _ = federation
+    controller, one, two = home.members()
+    first = controller.public
+    assert [one.public, two.public, controller.stream] == [first + 1, first + 2, first + 3]
+    assert [controller.admin, one.admin, two.admin] == [first + 4, first + 5, first + 6]
+
+
+def test_a_second_up_on_the_same_directory_is_refused(federation):
+    home, _ = federation
+    done = up(home)
+    assert done.returncode == 5
+    assert re.search(r"already runs in .* \(process \d+\).*rkctl down", done.stderr)
+    assert status(home)["controller"]["state"] != "down"
+
+
+def test_region_and_keys_commands_speak_to_the_controller(federation):
+    home, _ = federation
+    listed = json.loads(rkctl("region", "list", "--json", "--state", str(home.directory)).stdout)
+    assert {(one["name"], one["state"]) for one in listed} == {("RegionOne", "active"), ("RegionTwo", "active")}
+    before = json.loads(rkctl("keys", "status", "--json", "--state", str(home.directory)).stdout)["epoch"]
+    dry = rkctl("keys", "rotate", "--dry-run", "--json", "--state", str(home.directory))
+    assert json.loads(dry.stdout)["turned"] is False
+    turned = json.loads(rkctl("keys", "rotate", "--json", "--state", str(home.directory)).stdout)
+    assert turned["epoch"] == before + 1
+
+
+def test_a_child_that_was_killed_is_reported_and_revived_by_up(federation):
+    home, _ = federation
+    site = home.members()[2]
+    os.kill(ask.control(home.control, command="report")[site.name], signal.SIGKILL)
+    until(lambda: status(home)["sites"][1]["state"] == "down", "the site to be down")
+    until(lambda: "revives it" in home.log("up").read_text(), "the report")
+    assert site.name not in ask.control(home.control, command="report")  # nobody restarts it unasked
+    done = up(home)
+    assert (done.returncode, done.stdout) == (0, f"revived {site.name}; all serve\n")
+    until(lambda: status(home)["sites"][1]["lag_entries"] == 0, "the site to follow")
+
+
+def test_down_leaves_no_process_port_or_lock(alone):
+    before = ports(alone)
+    assert rkctl("down", "--state", str(alone.directory)).returncode == 0
+    assert processes(alone) == {}
+    assert all(is_free(port) for port in before)
+    assert alone.holder() is None
+    assert not alone.control.exists()
+
+
+def test_a_second_up_goes_on_with_the_data_at_the_same_ports(alone):
+    token, before = admin_token(alone), ports(alone)
+    made = make(alone.members()[0], token, "project", "/v3/projects", name="kept", domain_id="default")
+    secret = alone.password()
+    rkctl("down", "--state", str(alone.directory))
+    done = up(alone)
+    assert done.returncode == 0, done.stderr
+    assert secret not in done.stdout
+    assert (ports(alone), alone.password()) == (before, secret)
+    for member in alone.members():
+        shown = read(member, token, f"/v3/projects/{made['id']}")
+        assert shown.body["project"]["name"] == "kept"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_killing_the_supervisor_leaves_nothing(alone, stopped):
+    before = ports(alone)
+    if stopped:
+        for pid in ask.control(alone.control, command="report").values():
+            os.kill(pid, signal.SIGSTOP)
+    os.kill(alone.holder(), signal.SIGKILL)
+    until(lambda: not processes(alone), "every process to be gone")
+    assert all(is_free(port) for port in before)
+    assert up(alone).returncode == 0  # a stale socket is in nobody's way
+
+
+def test_a_site_that_lost_its_controller_says_isolated_and_the_controller_down(alone):
+    ask.control(alone.control, command="signal", name=CONTROLLER, signal="KILL")
+    until(lambda: status(alone)["sites"][0]["state"] == "isolated", "the site to notice")
+    first = status(alone)
+    assert first["controller"]["state"] == "down"
+    until(lambda: status(alone)["sites"][0]["age_s"] > first["sites"][0]["age_s"] + 0.5, "its age to grow")
+
+
+def test_a_stopped_process_is_down_and_ends_with_the_rest(alone):
+    ask.control(alone.control, command="signal", name="RegionOne", signal="STOP")
+    assert status(alone)["sites"][0]["state"] == "down"
+    assert rkctl("down", "--state", str(alone.directory)).returncode == 0
+    assert processes(alone) == {}
+
+
+def test_a_taken_port_is_named(tmp_path):
+    with socket.socket() as taken, ended(tmp_path / "federation") as home:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.listen()
+        done = up(home, "--port", str(port))
+        assert done.returncode == 4
+        assert f"port {port} is taken" in done.stderr
+        assert "--port" in done.stderr
+        assert processes(home) == {}
+
+
+def test_a_recorded_port_that_was_taken_meanwhile_is_named(alone):
+    rkctl("down", "--state", str(alone.directory))
+    site = alone.members()[1]
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", site.public))
+        taken.listen()
+        done = up(alone)
+    assert done.returncode == 4
+    assert f"port {site.public} is taken" in done.stderr
+    assert site.name in done.stderr
+
+
+def test_a_state_of_a_newer_version_is_refused_and_left_alone(alone):
+    rkctl("down", "--state", str(alone.directory))
+    file = alone.state(CONTROLLER) / "log.db"
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        database.execute(f"PRAGMA user_version = {version + 1000}")
+        database.commit()
+    done = up(alone)
+    assert done.returncode == 3
+    assert str(file) in done.stderr
+    assert processes(alone) == {}
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+        database.commit()
+    assert up(alone).returncode == 0
+
+
+def test_a_damaged_controller_file_is_named_and_refused(alone):
+    rkctl("down", "--state", str(alone.directory))
+    file = alone.state(CONTROLLER) / "log.db"
+    file.write_bytes(b"not a database at all" * 1000)
+    done = up(alone)
+    assert done.returncode == 3
+    assert str(file) in done.stderr
+
+
+def test_a_damaged_replica_is_rebuilt_from_the_controller(alone):
+    made = make(alone.members()[0], admin_token(alone), "region", "/v3/regions", id="Kept")
+    rkctl("down", "--state", str(alone.directory))
+    file = alone.state("RegionOne") / "replica.db"
+    file.write_bytes(b"not a database at all" * 1000)
+    done = up(alone)
+    assert done.returncode == 0, done.stderr
+    token, site = admin_token(alone), alone.members()[1]
+    until(lambda: read(site, token, f"/v3/regions/{made['id']}").status == 200, "the replica")
+    assert "damaged" in alone.log("RegionOne").read_text()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = rkctl("up", "--detach", "--state", str(tmp_path / "file" / "federation"))
+    assert done.returncode == 3
+    assert "--state" in done.stderr
+
+
+def test_a_directory_without_rights_is_named(tmp_path):
+    """As another user, since root may do anything."""
+    if os.geteuid():
+        target, prefix = tmp_path / "closed", []
+        target.mkdir(mode=0o500)
+    else:
+        tmp_path.chmod(0o755)
+        target, prefix = tmp_path / "roots", ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+        target.mkdir(mode=0o700)
+    program = [sys.executable, "-m", "controller", "up", "--detach", "--state", str(target / "federation")]
+    done = subprocess.run([*prefix, *program], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    if "No module named" in done.stderr or "Permission denied: '/" in done.stderr or done.returncode == 126:
+        pytest.skip("another user may not read this environment")
+    assert done.returncode == 3
+    assert "--state" in done.stderr
+
+
+def test_settings_reach_those_that_know_them(tmp_path):
+    with ended(tmp_path / "federation") as home:
+        words = ("--set", "token.expiration=77", "--set", "stream.certificate_lifetime_s=7777")
+        done = up(home, "--sites", "RegionOne", "--port", str(free_port()), *words)
+        assert done.returncode == 0, done.stderr
+        for member in home.members():
+            token = admin_token(home, member)
+            body = read(member, token, "/v3/auth/tokens", X_Subject_Token=token).body
+            issued, expires = (body["token"][name][:19] for name in ("issued_at", "expires_at"))
+            parsed = [time.mktime(time.strptime(one, "%Y-%m-%dT%H:%M:%S")) for one in (issued, expires)]
+            assert parsed[1] - parsed[0] in {76, 77, 78}
+
+
+def test_metrics_are_where_up_says(federation):
+    home, _ = federation
+    for member in home.members():
+        with urllib.request.urlopen(f"http://127.0.0.1:{member.admin}/metrics", timeout=5) as answer:
+            assert b"regional_keystone" in answer.read()
