@@ -1,7 +1,7 @@
 """The operator's socket of a controller: enrolment, keys, status; a Unix socket that only its owner can open."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ class Admin:
         overlay: Overlay,
         sequencer: Sequencer,
         status: Callable[[], Mapping[str, Any]],
+        bootstrap: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._sites = sites
         self._rotator = rotator
         self._overlay = overlay
         self._sequencer = sequencer
         self._status = status
+        self._bootstrap = bootstrap
 
     def app(self) -> web.Application:
         """The handlers; every answer is JSON."""
@@ -43,6 +45,7 @@ class Admin:
                 web.get("/region/list", self._list),
                 web.post("/region/add", self._add),
                 web.post("/region/remove", self._remove),
+                web.post("/bootstrap", self._first),
                 web.get("/keys/status", self._keys),
                 web.post("/keys/rotate", self._rotate),
             ]
@@ -71,6 +74,14 @@ class Admin:
         await self._sites.remove(name)
         return _json({"name": name, "state": "removed"})
 
+    async def _first(self, request: web.Request) -> web.Response:
+        """{username, password}: the first administrator; one that exists stays as it is."""
+        username, password = await _words(request, "username", "password")
+        if not username or not password:
+            raise Invalid("username and password are both needed.")
+        await self._bootstrap(username, password)
+        return _json({"username": username})
+
     async def _keys(self, request: web.Request) -> web.Response:
         del request
         return _json(_shown(await self._rotator.plan()))
@@ -89,11 +100,11 @@ class Admin:
 
 async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:
     """Open the socket, mode 0600 in a directory of mode 0700."""
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # noqa: ASYNC240  once, at the start
     runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     await web.UnixSite(runner, str(path)).start()
-    path.chmod(0o600)
+    path.chmod(0o600)  # noqa: ASYNC240
     return runner
 
 

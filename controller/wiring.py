@@ -129,10 +129,15 @@ class Controller:
             password = path.read_text().strip()
         except OSError as error:
             raise StoreRefused(f"{path}: {error.strerror}; it should hold the first administrator's password") from None
+        await self.bootstrap(settings.bootstrap.username, password)
+
+    async def bootstrap(self, username: str, password: str) -> None:
+        """The first domain, roles and administrator, and this controller's own endpoints; what exists stays."""
+        settings = self.settings
         await bootstrap(
             self.part.overlay,
             self.sequencer,
-            username=settings.bootstrap.username,
+            username=username,
             project=settings.bootstrap.project_name,
             password=password,
             rounds=settings.identity.password_hash_rounds,
@@ -212,6 +217,7 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
         overlay=controller.part.overlay,
         sequencer=controller.sequencer,
         status=controller.status,
+        bootstrap=controller.bootstrap,
     )
     socket = await serve_admin(admin, state / "admin.sock")
     stack.push_async_callback(socket.cleanup)

@@ -10,7 +10,7 @@ from typing import Any, NewType
 
 import msgspec
 
-from regional_keystone.record import TABLES, Key, Record, Touch, encode, facts, indexed_values, touches
+from regional_keystone.record import TABLES, Key, Record, Touch, decode, encode, facts, indexed_values, touches
 
 Position = NewType("Position", int)  # number of an entry in the log; 0 is before the first
 LOG = "log"  # the feed that controllers append to; every other feed is `site/incarnation`
@@ -67,10 +67,15 @@ class Collision(Exception):
 
 
 def put(new: Record, old: Record | None = None) -> Put:
-    """The change that stores `new` where `old` was."""
+    """The change that stores `new` where `old` was.
+
+    Raises msgspec.ValidationError for a record that could not be read again: it must never reach a log.
+    """
     table = facts(type(new))
     was = None if old is None else indexed_values(old)
-    return Put(table.name, table.key_of(new), encode(new), indexed_values(new), was)
+    row = encode(new)
+    decode(type(new), row)
+    return Put(table.name, table.key_of(new), row, indexed_values(new), was)
 
 
 def remove(old: Record) -> Remove:

@@ -145,7 +145,7 @@ class RevocationEvent(Record, frozen=True, kw_only=True):
     Instants are microseconds since 1970 UTC. Kept until `keep_until`, when no token it covers can be accepted.
     """
 
-    id: Id
+    id: str
     issued_before: int
     revoked_at: int
     keep_until: int
@@ -210,7 +210,7 @@ class Outcome(Record, frozen=True, kw_only=True):
     `request_digest` binds the id to what was asked; `answer` is an encoded `messages.Response`.
     """
 
-    id: Id
+    id: str
     request_digest: bytes
     answer: bytes
     at: int
