@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from regional_keystone import durable
-from regional_keystone.errors import Invalid
+from regional_keystone.errors import Invalid, StoreRefused
 
 CA_DAYS = 3650
 HOLDER = "@controller"  # the name under which rings are sealed for controllers; no site can be called so
+_PARTS = ("cluster", "ca.key", "ca.crt", "signer.key", "box.key")  # in the order in which they are made
 _PEM = serialization.Encoding.PEM
 _BACKDATE = datetime.timedelta(minutes=5)  # clocks of sites may be behind
 
@@ -40,16 +42,25 @@ class Authority:
 
     @classmethod
     def open(cls, directory: Path, now: int) -> "Authority":
-        """The authority kept in this directory, made when there is none."""
+        """The authority kept in this directory, made when there is none.
+
+        Raises StoreRefused if a part of it was lost: what were made in its place, no site would believe.
+        """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lost = [name for name in _PARTS if not (directory / name).exists()]
+        if lost and (directory / _PARTS[-1]).exists():
+            raise StoreRefused(f"{directory}: {', '.join(lost)} is missing; put it back from a backup")
         cluster = _keep(directory / "cluster", _new_cluster).decode()
         key = _load_ec(_keep(directory / "ca.key", _new_ec))
         ca = _keep(directory / "ca.crt", lambda: _self_signed(key, cluster, now).public_bytes(_PEM))
         signer = _keep(directory / "signer.key", lambda: Ed25519PrivateKey.generate().private_bytes_raw())
         box = _keep(directory / "box.key", lambda: X25519PrivateKey.generate().private_bytes_raw())
+        certificate = x509.load_pem_x509_certificate(ca)
+        if certificate.public_key() != key.public_key():
+            raise StoreRefused(f"{directory}: ca.key is not the key of ca.crt; put both back from one backup")
         return cls(
             cluster,
-            x509.load_pem_x509_certificate(ca),
+            certificate,
             key,
             Ed25519PrivateKey.from_private_bytes(signer),
             X25519PrivateKey.from_private_bytes(box),
@@ -80,15 +91,10 @@ class Authority:
 
         Raises Invalid for a request that is none, or not signed by its own key.
         """
-        try:
-            request = x509.load_pem_x509_csr(csr.encode())
-        except ValueError:
-            raise Invalid("The certificate signing request cannot be read.") from None
-        if not request.is_signature_valid:
-            raise Invalid("The certificate signing request is not signed by its own key.")
+        key = requested_key(csr)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(identity(self.cluster, site, instance))]
         usage = ExtendedKeyUsageOID.CLIENT_AUTH
-        return self._sign(request.public_key(), site, names, usage, now, lifetime_s).public_bytes(_PEM).decode()  # type: ignore[arg-type]
+        return self._sign(key, site, names, usage, now, lifetime_s).public_bytes(_PEM).decode()
 
     def serve(self, directory: Path, hosts: Sequence[str], now: int) -> ssl.SSLContext:
         """TLS for the stream port: our own certificate for these hosts; a client certificate is asked for, of our CA.
@@ -138,6 +144,20 @@ class Authority:
 def identity(cluster: str, site: str, instance: str) -> str:
     """The name that a site's certificate carries."""
     return f"rk://{cluster}/{site}/{instance}"
+
+
+def requested_key(csr: str) -> ec.EllipticCurvePublicKey:
+    """The key that a certificate signing request is about. Raises Invalid for any request but a site's own."""
+    try:
+        request = x509.load_pem_x509_csr(csr.encode())
+        key, signed = request.public_key(), request.is_signature_valid
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise Invalid("The certificate signing request cannot be read.") from None
+    if not signed:
+        raise Invalid("The certificate signing request is not signed by its own key.")
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Invalid("The certificate signing request is not for an elliptic curve key.")
+    return key
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, cluster: str, now: int) -> x509.Certificate:

@@ -4,6 +4,7 @@ One queueing writer per controller. Other controllers may append to the same log
 """
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,11 +22,13 @@ log = structlog.get_logger("commit")
 
 BATCH = 100
 BATCH_BYTES = 1024 * 1024
+_NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 REMEMBERED = 4096  # entries whose touches are kept to judge transactions that began before them
 
 
 class _Waiting(NamedTuple):
     transaction: Transaction
+    size_bytes: int
     position: asyncio.Future[Position]
 
 
@@ -34,7 +37,7 @@ class Sequencer:
 
     def __init__(self, *, store: Writer, follower: Follower, clock: Clock) -> None:
         self.publish: Callable[[Sequence[Entry]], None] = _nobody
-        self.batches = self.collisions = 0
+        self.committed = self.batches = self.collisions = 0
         self._store = store
         self._follower = follower
         self._clock = clock
@@ -43,6 +46,7 @@ class Sequencer:
         self._recent: deque[tuple[int, set[Touch]]] = deque(maxlen=REMEMBERED)
         self._turnstile = asyncio.Lock()
         self._alone: asyncio.Task[object] | None = None
+        self._writing = asyncio.Lock()
 
     @property
     def head(self) -> int:
@@ -61,8 +65,11 @@ class Sequencer:
         if asyncio.current_task() is not self._alone:
             async with self._turnstile:
                 pass  # somebody is alone: wait until they are done
+        size_bytes = len(encode_entry(Entry(0, transaction.id, 0, transaction.changes))) + _NUMBERS_BYTES
+        if size_bytes > BATCH_BYTES:
+            raise TooLarge("This changes more at once than one transaction can hold; do it in parts.")
         future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(transaction, future))
+        self._queue.append(_Waiting(transaction, size_bytes, future))
         self._more.set()
         return await future
 
@@ -85,15 +92,22 @@ class Sequencer:
                 batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
                 await self._judge(batch)
 
+    async def catch_up(self) -> None:
+        """Take in what another controller has appended meanwhile. Raises Unavailable."""
+        async with self._writing:
+            self._note(await self._store.tail(LOG, self.head))
+
     async def _judge(self, batch: list[_Waiting]) -> None:
-        try:
-            while batch:
-                entries, kept, batch = self._select(batch)
-                if entries and not await self._append(entries, kept):
-                    batch = kept + batch
-        except Unavailable as error:
-            for waiting in batch:
-                _refuse(waiting, error)
+        while batch:
+            async with self._writing:
+                entries, kept, rest = self._select(batch)
+                try:
+                    mine = not entries or await self._append(entries, kept)
+                except Unavailable as error:
+                    for waiting in (*kept, *rest):
+                        _refuse(waiting, error)
+                    return
+            batch = rest if mine else kept + rest
 
     def _select(self, batch: list[_Waiting]) -> tuple[list[Entry], list[_Waiting], list[_Waiting]]:
         """Entries for those that collide with nothing since they began, nor each other; others told to run again."""
@@ -102,18 +116,16 @@ class Sequencer:
         now, size, ahead = self._clock.now(), 0, set[Touch]()
         for place, waiting in enumerate(batch):
             transaction = waiting.transaction
-            entry = Entry(self.head + len(entries) + 1, transaction.id, now, transaction.changes)
-            entry_bytes = len(encode_entry(entry))
-            if entry_bytes > BATCH_BYTES:
-                _refuse(waiting, TooLarge("This changes more at once than one transaction can hold; do it in parts."))
-            elif size + entry_bytes > BATCH_BYTES:
+            if waiting.position.done():
+                continue  # whoever asked has gone away
+            if size + waiting.size_bytes > BATCH_BYTES:
                 return entries, kept, batch[place:]
-            elif self._collides(transaction, ahead):
+            if self._collides(transaction, ahead):
                 self.collisions += 1
                 _refuse(waiting, Collision())
             else:
-                size += entry_bytes
-                entries.append(entry)
+                size += waiting.size_bytes
+                entries.append(Entry(self.head + len(entries) + 1, transaction.id, now, transaction.changes))
                 kept.append(waiting)
                 ahead |= disturbed(transaction.changes)
         return entries, kept, []
@@ -125,21 +137,22 @@ class Sequencer:
         if transaction.collides(ahead):
             return True
         mine = transaction.reads | written(transaction.changes)
-        return any(not mine.isdisjoint(touched) for number, touched in reversed(self._recent) if number > since)
+        later = itertools.takewhile(lambda recent: recent[0] > since, reversed(self._recent))
+        return any(not mine.isdisjoint(touched) for _, touched in later)
 
     async def _append(self, entries: list[Entry], kept: list[_Waiting]) -> bool:
         """Whether these entries are the log's next; else what another controller appended is known now."""
-        try:
-            mine = await self._store.append(LOG, self.head, entries)
-        except Unavailable as error:
-            for waiting in kept:
-                _refuse(waiting, error)
-            return True
-        if not mine:
-            self._note(await self._store.tail(LOG, self.head))
+        if not await self._store.append(LOG, self.head, entries):
+            others = await self._store.tail(LOG, self.head)
+            if not others:
+                raise RuntimeError(
+                    f"the log was pruned beyond {self.head}, where this controller stands; start it again"
+                )
+            self._note(others)
             return False
         self._note(entries)
         self.batches += 1
+        self.committed += len(kept)
         for entry, waiting in zip(entries, kept, strict=True):
             if not waiting.position.done():
                 waiting.position.set_result(Position(entry.number))

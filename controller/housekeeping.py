@@ -9,10 +9,12 @@ import structlog
 
 from controller.commit import Sequencer
 from controller.replicate import Replicator
+from regional_keystone.errors import IdentityError
 from regional_keystone.follow import Follower
 from regional_keystone.log import LOG, Change, remove
 from regional_keystone.model import Outcome, RevocationEvent, Site
 from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.own_feed import pruned
 from regional_keystone.ports import Clock, Writer
 
 log = structlog.get_logger("housekeeping")
@@ -36,8 +38,12 @@ async def keep_house(
     while True:
         await clock.sleep(EVERY_S)
         follower.index.expire(clock.now())
-        await expire(overlay, sequencer, clock.now())
-        await prune(store, overlay, replicator, clock.now() - int(retention_s * 1_000_000))
+        try:
+            while await expire(overlay, sequencer, clock.now()) == _AT_ONCE:
+                pass  # there is more
+            await prune(store, overlay, replicator, clock.now() - int(retention_s * 1_000_000))
+        except IdentityError as error:  # a full disk, a busy log: it is tried again
+            log.error("house_not_kept", why=error.message)
 
 
 async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:
@@ -60,7 +66,7 @@ async def prune(store: Writer, overlay: Overlay, replicator: Replicator, before:
     held = [replicator.acknowledged[site.id].position for site in active if site.id in replicator.acknowledged]
     if len(held) < len(active):
         return 0  # a site has not said yet how far it is
-    upto = 0
+    upto = await pruned(store, LOG)
     limit = min([*held, await store.applied(LOG)])
     while entries := await store.tail(LOG, upto):
         for entry in entries:
@@ -68,6 +74,5 @@ async def prune(store: Writer, overlay: Overlay, replicator: Replicator, before:
                 await store.prune(LOG, upto)
                 return upto
             upto = entry.number
-    if upto:
-        await store.prune(LOG, upto)
+    await store.prune(LOG, upto)
     return upto

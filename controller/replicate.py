@@ -4,8 +4,10 @@ One session per connected site, known by its certificate. Source: docs/feeds.md,
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from controller.authority import identity
 from controller.commit import Sequencer
-from regional_keystone.errors import Unavailable
+from regional_keystone.errors import IdentityError, TooLarge, Unavailable
 from regional_keystone.log import LOG, Change, Entry, Put, put
 from regional_keystone.messages import (
     VERSION,
@@ -38,6 +40,7 @@ from regional_keystone.messages import (
 )
 from regional_keystone.model import RevocationEvent, Site, Taken
 from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.own_feed import portion
 from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import decode
 
@@ -50,10 +53,13 @@ RECENT = 4096
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FORWARDS = 64  # forwarded requests of one site under way at once
 SKEW_US = 2_000_000
+MESSAGE_BYTES = 2 * 1024 * 1024  # of entries or rows in one message, well below what a site takes
+_CLOSE_S = 1.0
+_FEED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
-    """What a site has said it holds durably; positions and epochs only grow."""
+    """What a site last said it holds durably, on its present stream."""
 
     position: int = 0
     rings: dict[str, tuple[int, str]] = {}
@@ -72,6 +78,7 @@ class Session:
     heard_ticks: float
     more: asyncio.Event = field(default_factory=asyncio.Event)
     forwards: set[asyncio.Task[None]] = field(default_factory=set)
+    sender: asyncio.Task[None] | None = None
 
 
 class Replicator:
@@ -91,6 +98,7 @@ class Replicator:
         self._clock = clock
         self._keep_us = int(keep_s * 1_000_000)
         self._recent: deque[Entry] = deque(maxlen=RECENT)
+        self._parting: set[asyncio.Task[None]] = set()
         sequencer.publish = self.publish
 
     def publish(self, entries: Sequence[Entry]) -> None:
@@ -105,10 +113,19 @@ class Replicator:
         return [site.id for site in sites if self._acknowledged(site.id).rings.get(ring) != wanted]
 
     async def drop(self, site: str, reason: str) -> None:
-        """Close a site's stream, telling it why."""
-        session = self.sessions.get(site)
+        """End a site's stream now; telling it why is not waited for."""
+        session = self.sessions.pop(site, None)
         if session is not None:
-            await self._refuse(session.socket, reason, final=True)
+            if session.sender is not None:
+                session.sender.cancel()
+            task = asyncio.create_task(self._refuse(session.socket, reason, final=True))
+            self._parting.add(task)
+            task.add_done_callback(self._parting.discard)
+
+    async def forget(self, site: str, reason: str) -> None:
+        """End a site's stream and forget what it acknowledged: it is another one now, or none."""
+        self.acknowledged.pop(site, None)
+        await self.drop(site, reason)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The handler of /stream/v1."""
@@ -124,7 +141,7 @@ class Replicator:
         if reason is not None or not isinstance(hello, Hello):
             await self._refuse(socket, reason or "the first word is a Hello", final=True)
             return socket
-        await self._serve(socket, hello)
+        await self._serve(socket, hello, certified(request))
         return socket
 
     async def _why_not(self, hello: object, certificate: str | None) -> str | None:
@@ -148,12 +165,16 @@ class Replicator:
             return "this site is ahead of the log: the controller was restored from an older state, see docs/operate.md"
         return None
 
-    async def _serve(self, socket: web.WebSocketResponse, hello: Hello) -> None:
+    async def _serve(self, socket: web.WebSocketResponse, hello: Hello, certificate: str | None) -> None:
         await self.drop(hello.site, "a newer stream of this site has opened")
         session = Session(hello.site, hello.instance, socket, self._clock.now(), hello.position, self._clock.ticks())
         self.sessions[hello.site] = session
+        if (reason := await self._why_not(hello, certificate)) is not None:  # removed while it was let in
+            await self.drop(hello.site, reason)
+            return
+        self._compare(hello)
         log.info("site_connected", site=session.site, position=hello.position)
-        sender = asyncio.create_task(self._send_all(session))
+        session.sender = sender = asyncio.create_task(self._send_to(session))
         watch = asyncio.create_task(self._watch(session))
         try:
             await self._listen(session)
@@ -165,8 +186,20 @@ class Replicator:
                 del self.sessions[session.site]
             log.info("site_disconnected", site=session.site)
 
+    def _compare(self, hello: Hello) -> None:
+        """A site that holds less than it has acknowledged was restored from a backup: its word no longer counts."""
+        said = self._acknowledged(hello.site)
+        lost = [name for name, (epoch, _) in said.rings.items() if hello.epochs.get(name, 0) < epoch]
+        if lost or hello.position < said.position:
+            log.error(
+                "site_went_back", site=hello.site, position=hello.position, acknowledged=said.position, rings=lost
+            )
+            self.acknowledged.pop(hello.site, None)
+
     async def _listen(self, session: Session) -> None:
         async for raw in session.socket:
+            if self.sessions.get(session.site) is not session:
+                return  # dropped; what it says no longer counts
             session.heard_ticks = self._clock.ticks()
             if raw.type is not WSMsgType.BINARY:
                 break
@@ -180,7 +213,7 @@ class Replicator:
     async def _hear(self, session: Session, message: object) -> None:
         match message:
             case Probe(ticks=ticks):
-                await self._say(session, Echo(ticks, self._sequencer.head, self._clock.now()))
+                await self._echo(session, ticks)
             case Acknowledge():
                 self._note(session.site, message)
             case Own(feed=feed, entries=entries):
@@ -196,39 +229,48 @@ class Replicator:
                 return
 
     def _note(self, site: str, message: Acknowledge) -> None:
-        before = self._acknowledged(site)
-        if message.position > self._sequencer.head:
+        if not 0 <= message.position <= self._sequencer.head:
             log.error("impossible_acknowledgement", site=site, position=message.position)
             return
-        rings = {
-            name: max(held, before.rings.get(name, held), key=lambda one: one[0])
-            for name, held in message.rings.items()
-        }
-        position = max(before.position, message.position)
-        self.acknowledged[site] = Acknowledged(position, before.rings | rings, self._clock.now())
+        self.acknowledged[site] = Acknowledged(message.position, message.rings, self._clock.now())
         self.heard(site)
+
+    async def _echo(self, session: Session, ticks: float) -> None:
+        """The head of the log, read after the probe arrived: another controller may have appended."""
+        try:
+            head = await self._store.head(LOG)
+            if head > self._sequencer.head:
+                await self._sequencer.catch_up()
+        except Unavailable as error:
+            log.error("log_not_readable", why=error.message)
+            return
+        await self._say(session, Echo(ticks, head, self._clock.now()))
 
     async def _answer(self, session: Session, request: Request) -> None:
         # a site's requests live in a name space of their own, so none can find or take another's outcome
-        response = await self.answer(msgspec.structs.replace(request, id=f"{session.site}/{request.id}"))
+        try:
+            response = await self.answer(msgspec.structs.replace(request, id=f"{session.site}/{request.id}"))
+        except IdentityError as error:
+            response = Response(status=error.status)
         await self._say(session, Answer(request.id, response))
 
     async def _take_over(self, session: Session, feed: str, entries: Sequence[Entry]) -> None:
         """Bring a site's own revocations into the log, each exactly once, in order."""
-        if not feed.startswith(f"{session.site}/") or not entries:
+        site, _, incarnation = feed.partition("/")
+        if site != session.site or not _FEED.fullmatch(incarnation) or not entries:
             await self._refuse(session.socket, "that feed is not this site's", final=True)
             return
         now = self._clock.now()
 
         async def decide(reader: Recording) -> tuple[list[Change], int]:
             taken = await reader.get(Taken, feed)
-            number = taken.number if taken else 0
+            known = number = taken.number if taken else 0
             changes: list[Change] = []
             for entry in entries:
                 if entry.number == number + 1:
                     number += 1
                     changes += await self._revocations(reader, feed, entry, now)
-            if taken is not None and taken.number == number:
+            if number == known:
                 return [], number
             return [*changes, put(Taken(feed=feed, number=number), taken)], number
 
@@ -236,7 +278,11 @@ class Replicator:
             number, position = await transact(self._overlay, self._sequencer, f"{feed}/{entries[-1].number}", decide)
         except Unavailable as error:
             log.error("own_feed_not_taken", feed=feed, why=str(error))
-            await session.socket.close()  # it comes again with the same entries
+            await self._close(session)  # it comes again with the same entries
+            return
+        except (TooLarge, ValueError) as error:
+            log.error("own_feed_refused", feed=feed, why=str(error)[:200])
+            await self._refuse(session.socket, "that cannot be taken over", final=True)
             return
         if position is not None:
             log.info("own_feed_taken", feed=feed, number=number, position=position)
@@ -250,20 +296,30 @@ class Replicator:
                 continue
             event = decode(RevocationEvent, change.row)
             late = "late/" if event.id.startswith("late/") else ""
+            # one token may be from a clock that is ahead; all tokens of somebody are not to be void in advance
+            latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
+            if event.issued_before > latest:
+                log.error("own_feed_ahead_of_time", feed=feed, number=entry.number, by_us=event.issued_before - now)
             bounded = msgspec.structs.replace(
                 event,
-                id=f"{late}{feed}/{entry.number}/{place}"[:255],
-                issued_before=min(event.issued_before, now + SKEW_US),
+                id=f"{late}{feed}/{entry.number}/{place}",
+                issued_before=min(event.issued_before, latest),
                 keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
             )
             found.append(put(bounded, await reader.get(RevocationEvent, bounded.id)))
         return found
 
+    async def _send_to(self, session: Session) -> None:
+        try:
+            await self._send_all(session)
+        except Unavailable as error:
+            log.error("log_not_readable", why=error.message)
+        await self._close(session)  # it comes again, here or to another controller
+
     async def _send_all(self, session: Session) -> None:
         """Welcome, a snapshot if the log no longer reaches back, then every entry as it comes."""
-        first = await self._store.tail(LOG, session.sent, 1)
-        behind = session.sent < self._sequencer.head and (not first or first[0].number != session.sent + 1)
-        head = self._sequencer.head
+        head = self._sequencer.head  # before it is looked whether the log reaches back, or what comes now looks missing
+        behind = session.sent < head and not await self._store.tail(LOG, session.sent, 1)
         await self._say(session, Welcome(VERSION, self._cluster, head, snapshot=behind))
         if behind:
             await self._send_snapshot(session)
@@ -271,28 +327,30 @@ class Replicator:
             while session.sent < self._sequencer.head:
                 entries = await self._next(session.sent)
                 if not entries:
-                    await session.socket.close()  # pruned under its feet: it comes again and gets a snapshot
-                    return
-                await self._say(session, Entries(tuple(entries), self._sequencer.head))
+                    return  # pruned under its feet: it comes again and gets a snapshot
+                await self._say(session, Entries(entries, self._sequencer.head))
                 session.sent = entries[-1].number
             session.more.clear()
             await session.more.wait()
 
-    async def _next(self, after: int) -> list[Entry]:
+    async def _next(self, after: int) -> tuple[Entry, ...]:
         if self._recent and self._recent[0].number <= after + 1:
             start = after + 1 - self._recent[0].number
-            return [self._recent[place] for place in range(start, min(start + BATCH, len(self._recent)))]
-        entries = await self._store.tail(LOG, after, BATCH)
-        return entries if entries and entries[0].number == after + 1 else []
+            entries = [self._recent[place] for place in range(start, min(start + BATCH, len(self._recent)))]
+        else:
+            entries = await self._store.tail(LOG, after, BATCH)
+        return portion(entries, BATCH, MESSAGE_BYTES)
 
     async def _send_snapshot(self, session: Session) -> None:
         async with self._store.snapshot() as snapshot:
             part: list[tuple[str, tuple[Any, ...], bytes]] = []
+            size_bytes = 0
             async for row in snapshot.rows():
                 part.append(row)
-                if len(part) == ROWS:
+                size_bytes += len(row[2])
+                if len(part) == ROWS or size_bytes > MESSAGE_BYTES:
                     await self._say(session, Rows(snapshot.position, tuple(part)))
-                    part = []
+                    part, size_bytes = [], 0
             await self._say(session, Rows(snapshot.position, tuple(part), last=True))
             session.sent = snapshot.position
         log.info("snapshot_sent", site=session.site, position=session.sent)
@@ -304,7 +362,12 @@ class Replicator:
         log.warning("site_silent", site=session.site)
         if self.sessions.get(session.site) is session:
             del self.sessions[session.site]
-        await session.socket.close(code=WSCloseCode.GOING_AWAY)
+        await self._close(session)
+
+    async def _close(self, session: Session) -> None:
+        with suppress(ConnectionError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await session.socket.close(code=WSCloseCode.GOING_AWAY)
 
     async def _say(self, session: Session, message: ToSite) -> None:
         try:
@@ -314,11 +377,10 @@ class Replicator:
 
     async def _refuse(self, socket: web.WebSocketResponse, reason: str, *, final: bool) -> None:
         log.warning("stream_refused", why=reason)
-        try:
-            await socket.send_bytes(encode(Refused(reason, final)))
-            await socket.close(code=WSCloseCode.POLICY_VIOLATION)
-        except (ConnectionError, RuntimeError):
-            return
+        with suppress(ConnectionError, RuntimeError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await socket.send_bytes(encode(Refused(reason, final)))
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
     def _acknowledged(self, site: str) -> Acknowledged:
         return self.acknowledged.get(site, Acknowledged())

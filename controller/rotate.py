@@ -15,7 +15,7 @@ from cryptography.fernet import Fernet
 from controller.commit import Sequencer
 from controller.replicate import Replicator
 from controller.sites import HOLDING, Sites
-from regional_keystone.errors import Conflict
+from regional_keystone.errors import Conflict, IdentityError
 from regional_keystone.holder import TOKEN
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import Change, put
@@ -38,6 +38,10 @@ class Plan(NamedTuple):
     quarantined: tuple[str, ...]
 
 
+class _Awaits(Conflict):
+    """The ring must not turn yet: a site came in between the acknowledgements and the turn."""
+
+
 class Rotator:
     """Turns the token ring once every site that is not quarantined has acknowledged holding what it needs."""
 
@@ -54,6 +58,7 @@ class Rotator:
         deadline_s: float,
         interval_s: float,
     ) -> None:
+        self.turns = 0
         self._overlay = overlay
         self._sequencer = sequencer
         self._replicator = replicator
@@ -91,8 +96,13 @@ class Rotator:
         async with self._lock.hold("rotate") as mine:
             if not mine:
                 raise Conflict("A turn of the keys is under way already.")
-            await self._acknowledged(progress)
-            return await self._turn()
+            deadline = self._clock.ticks() + self._deadline_s
+            while True:
+                await self._acknowledged(deadline, progress)
+                try:
+                    return await self._turn()
+                except _Awaits as awaited:  # a site has joined, or was taken back, just now
+                    log.info("turn_waits", why=awaited.message)
 
     async def run(self) -> None:
         """Turn whenever the interval has passed since the last turn, which the log remembers; for ever."""
@@ -101,20 +111,25 @@ class Rotator:
             if record is not None and self._clock.now() - record.turned_at >= self._interval_us:
                 try:
                     await self.turn()
-                except Conflict as error:
-                    log.info("turn_put_off", why=str(error))
+                except IdentityError as error:
+                    log.warning("turn_put_off", why=error.message)
             await self._clock.sleep(1.0)
 
     async def take_back(self, site: str) -> None:
         """A quarantined site that acknowledges the newest ring is waited for again."""
-        record, member = await self._overlay.get(Ring, TOKEN), await self._overlay.get(Site, site)
-        if record is None or member is None or member.state != "quarantined":
-            return
-        if not self._replicator.holdouts([member], TOKEN, record.epoch, record.fingerprint):
-            await self._sites.set_state(site, "active", "it holds the newest ring again")
 
-    async def _acknowledged(self, progress: Callable[[Plan], None] | None) -> None:
-        deadline = self._clock.ticks() + self._deadline_s
+        async def holds(reader: Recording, member: Site) -> bool:
+            record = await reader.get(Ring, TOKEN)  # so that it collides with a turn
+            return record is not None and not self._replicator.holdouts(
+                [member], TOKEN, record.epoch, record.fingerprint
+            )
+
+        try:
+            await self._sites.set_state(site, "active", "it holds the newest ring again", only_if=holds)
+        except IdentityError as error:
+            log.warning("site_not_taken_back", site=site, why=error.message)
+
+    async def _acknowledged(self, deadline: float, progress: Callable[[Plan], None] | None) -> None:
         while (plan := await self.plan()).waits_for:
             if progress is not None:
                 progress(plan)
@@ -133,7 +148,7 @@ class Rotator:
                 raise Conflict("There is no key ring yet.")
             plan = self._plan(record, [site async for site in reader.scan(Site)])
             if plan.waits_for:
-                raise Conflict(f"Not acknowledged by {', '.join(plan.waits_for)}.")
+                raise _Awaits(f"Not acknowledged by {', '.join(plan.waits_for)}.")
             ring = await self._sites.held(record)
             turned = await self._sites.sealed(reader, ring.rotated(fresh, plan.retires), record, now)
             ceased = {number: at for number, at in record.ceased.items() if number not in plan.retires}
@@ -143,6 +158,7 @@ class Rotator:
         turned, position = await transact(
             self._overlay, self._sequencer, f"turn/{TOKEN}/{secrets.token_hex(8)}", decide
         )
+        self.turns += 1
         log.warning("ring_turned", ring=TOKEN, epoch=turned.epoch, primary=max(turned.checks), position=position)
         return turned
 

@@ -7,13 +7,14 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import structlog
 from aiohttp import web
+from cryptography.hazmat.primitives import serialization
 
-from controller.authority import HOLDER, Authority, identity
+from controller.authority import HOLDER, Authority, identity, requested_key
 from controller.commit import Sequencer
 from controller.replicate import Replicator, certified
 from regional_keystone.bundle import header, seal
@@ -29,6 +30,8 @@ from regional_keystone.ports import Clock
 log = structlog.get_logger("sites")
 
 HOLDING = ("active", "quarantined")  # the states in which rings are sealed for a site
+_PUBLIC = serialization.PublicFormat.SubjectPublicKeyInfo
+Condition = Callable[[Recording, Site], Awaitable[bool]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -88,28 +91,28 @@ class Sites:
         Raises Forbidden for a token that is not, or no longer, good.
         """
         now = self._clock.now()
-        if len(request.box_key) != 32 or not re.fullmatch(r"[0-9a-f]{32}", request.instance):
+        good = _NAME.fullmatch(request.name) and re.fullmatch(r"[0-9a-f]{32}", request.instance)
+        if not good or len(request.box_key) != 32:
             raise Invalid("The join request is malformed.")
-        self._authority.certify(request.csr, request.name, request.instance, now, self._certificate_s)
+        who = _joiner(request)
 
         async def decide(reader: Recording) -> tuple[list[Change], None]:
             site = await reader.get(Site, request.name)
             if site is None or not _invited(site, request.secret, now):
                 raise Forbidden("The join token is unknown, used or expired; make one with `rkctl region add NAME`.")
-            mine = (site.join_instance, site.box_key) == (request.instance, request.box_key)
-            if site.join_instance is not None and not mine:
-                raise Forbidden("The join token was used; make another with `rkctl region add NAME`.")
-            if mine:
+            if site.join_instance == who:
                 return [], None  # its answer was lost
-            used = {"join_instance": request.instance, "instance": request.instance, "box_key": request.box_key}
+            if site.join_instance is not None:
+                raise Forbidden("The join token was used; make another with `rkctl region add NAME`.")
+            used = {"join_instance": who, "instance": request.instance, "box_key": request.box_key}
             member = msgspec.structs.replace(site, state="active", since=now, **used)
             return [put(member, site), *await self.resealed(reader, now, member)], None
 
-        await transact(
-            self._overlay, self._sequencer, f"join/{request.name}/{request.instance}/{secrets.token_hex(8)}", decide
-        )
-        await self._replicator.drop(request.name, "another instance of this site has joined")
-        log.info("site_joined", site=request.name, instance=request.instance)
+        name = f"join/{request.name}/{request.instance}/{secrets.token_hex(8)}"
+        _, position = await transact(self._overlay, self._sequencer, name, decide)
+        if position is not None:
+            await self._replicator.forget(request.name, "another instance of this site has joined")
+            log.info("site_joined", site=request.name, instance=request.instance)
         return self._welcome(request.csr, request.name, request.instance)
 
     async def remove(self, name: str) -> None:
@@ -124,15 +127,17 @@ class Sites:
 
         await transact(self._overlay, self._sequencer, f"remove/{name}/{secrets.token_hex(8)}", decide)
         log.warning("site_removed", site=name)
-        await self._replicator.drop(name, "this site was removed")
+        await self._replicator.forget(name, "this site was removed")
 
-    async def set_state(self, name: str, state: str, why: str) -> None:
+    async def set_state(self, name: str, state: str, why: str, only_if: Condition | None = None) -> None:
         """Quarantine a site, or take it back. Loud either way."""
         now = self._clock.now()
 
         async def decide(reader: Recording) -> tuple[list[Change], None]:
             site = await reader.get(Site, name)
             if site is None or site.state not in HOLDING or site.state == state:
+                return [], None
+            if only_if is not None and not await only_if(reader, site):
                 return [], None
             return [put(msgspec.structs.replace(site, state=state, since=now), site)], None
 
@@ -226,6 +231,12 @@ class Sites:
     def _welcome(self, csr: str, name: str, instance: str) -> Welcome:
         certificate = self._authority.certify(csr, name, instance, self._clock.now(), self._certificate_s)
         return Welcome(cluster=self._authority.cluster, certificate=certificate, signers=(self._authority.signer_key,))
+
+
+def _joiner(request: JoinRequest) -> str:
+    """Who used a join token: the instance with its keys, so that whoever finds the token later cannot use it again."""
+    key = requested_key(request.csr).public_bytes(serialization.Encoding.DER, _PUBLIC)
+    return f"{request.instance}/{hashlib.sha256(key + request.box_key).hexdigest()[:32]}"
 
 
 def _invited(site: Site, secret: str, now: int) -> bool:

@@ -101,11 +101,14 @@ def open_(
     """
     try:
         bundle = msgspec.msgpack.decode(data, type=_Bundle)
-        about = msgspec.msgpack.decode(bundle.header, type=Header)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise BundleRefused("not a bundle") from error
     if not any(_verifies(bundle, signer) for signer in signers):
         raise BundleRefused("not signed by a controller of this federation")
+    try:
+        about = msgspec.msgpack.decode(bundle.header, type=Header)
+    except ValueError as error:
+        raise BundleRefused("its header cannot be read") from error
     _check_header(about, cluster, holder, name, seen, now)
     ring = _unbox(bundle, about, box)
     if ring.check_values() != about.checks:
@@ -137,7 +140,7 @@ def _unbox(bundle: _Bundle, about: Header, box: X25519PrivateKey) -> KeyRing:
         content = AESGCM(_derive(shared, bundle.ephemeral + mine)).decrypt(bundle.nonce, bundle.box, bundle.header)
         numbers = msgspec.msgpack.decode(content, type=dict[int, bytes])
         return KeyRing(numbers, about.epoch)
-    except (InvalidTag, ValueError, msgspec.MsgspecError) as error:
+    except (InvalidTag, ValueError) as error:
         raise BundleRefused("it does not open with this holder's key") from error
 
 

@@ -134,7 +134,7 @@ class Identity:
         )
         context = pinned(self._path("ca.crt"))
         body = await _post(token.controllers, "/join/v1", msgspec.json.encode(request), context)
-        welcome = msgspec.json.decode(body, type=Welcome)
+        welcome = _welcome(body, key)
         durable.write(self._path("tls.crt"), welcome.certificate.encode())
         membership = Membership(
             cluster=welcome.cluster,
@@ -148,15 +148,19 @@ class Identity:
 
     async def renew(self, controllers: Sequence[str]) -> None:
         """A fresh certificate for the same key. Raises Unavailable, or StoreRefused once the site was removed."""
-        csr = _csr(_tls_key(self._path("tls.key")), self.membership().name)
+        key = _tls_key(self._path("tls.key"))
+        csr = _csr(key, self.membership().name)
         body = await _post(controllers, "/renew/v1", msgspec.json.encode({"csr": csr}), self.tls())
-        durable.write(self._path("tls.crt"), msgspec.json.decode(body, type=Welcome).certificate.encode())
+        durable.write(self._path("tls.crt"), _welcome(body, key).certificate.encode())
 
     async def _pin(self, token: JoinToken) -> None:
         """Fetch the CA certificate and believe it only if the token names it."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        ca = x509.load_pem_x509_certificate(await _get(token.controllers, "/ca/v1", context))
+        try:
+            ca = x509.load_pem_x509_certificate(await _get(token.controllers, "/ca/v1", context))
+        except ValueError:
+            raise StoreRefused("what answered is no controller; does the join token name the right address?") from None
         if hashlib.sha256(ca.public_bytes(serialization.Encoding.DER)).hexdigest() != token.ca:
             raise StoreRefused("the controller that answered is not of the federation that the join token names")
         durable.write(self._path("ca.crt"), ca.public_bytes(serialization.Encoding.PEM))
@@ -182,6 +186,18 @@ def _tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
         raise StoreRefused(f"{path}: not a key that this program made; remove it and join again")
     return loaded
+
+
+def _welcome(body: bytes, key: ec.EllipticCurvePrivateKey) -> Welcome:
+    """The answer to a join or a renewal. Raises Unavailable for one whose certificate is of no use with our key."""
+    try:
+        welcome = msgspec.json.decode(body, type=Welcome)
+        fits = x509.load_pem_x509_certificate(welcome.certificate.encode()).public_key() == key.public_key()
+    except ValueError:
+        raise Unavailable("The controller's answer cannot be read.") from None
+    if not fits:
+        raise Unavailable("The controller certified another key than ours.")
+    return welcome
 
 
 def _new_instance() -> bytes:

@@ -15,11 +15,11 @@ import structlog
 from regional_keystone.errors import Unavailable
 from regional_keystone.holder import Holder
 from regional_keystone.keys import KeyRing
-from regional_keystone.log import Entry, Put, disturbed
+from regional_keystone.log import Entry, Put, Remove, disturbed
 from regional_keystone.model import RevocationEvent, Ring
 from regional_keystone.overlay import Overlay
 from regional_keystone.ports import Clock, Writer
-from regional_keystone.record import Touch, decode
+from regional_keystone.record import R, Touch, decode
 from regional_keystone.revocation import Revocation, RevocationIndex
 
 log = structlog.get_logger("follow")
@@ -27,7 +27,9 @@ log = structlog.get_logger("follow")
 BATCH = 512
 LATE = "late/"  # ids of revocations by which a site answers one that reached back over its own issues
 _ISSUED_LIMIT = 100_000
+_ECHOES = 1024
 _RETRY_S = 1.0
+_RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
 
 Watcher = Callable[[int, set[Touch]], None]  # is told a position and what its entry disturbed
 
@@ -50,9 +52,15 @@ class Marks:
         """Wait for a number that has not been reached yet; False when it takes longer."""
         future = asyncio.get_running_loop().create_future()
         self._count += 1
-        heapq.heappush(self._waiting, (number, self._count, future))
-        done, _ = await asyncio.wait([future], timeout=within_s)
-        return bool(done)
+        waiting = (number, self._count, future)
+        heapq.heappush(self._waiting, waiting)
+        try:
+            await asyncio.wait([future], timeout=within_s)
+        finally:
+            if not future.done():  # what was given up is not kept until its number comes, which may be never
+                self._waiting.remove(waiting)
+                heapq.heapify(self._waiting)
+        return future.done()
 
 
 class Follower:
@@ -67,6 +75,9 @@ class Follower:
         self.watchers: list[Watcher] = []
         self.forgetters: list[Callable[[], None]] = []  # told when everything remembered may be wrong
         self.late: Callable[[list[RevocationEvent]], None] | None = None
+        self.own: str | None = (
+            None  # the name of this site's own feed, whose revocations were known when they were made
+        )
         self.progress: Callable[[], None] = _nobody
         self._store = store
         self._clock = clock
@@ -77,6 +88,9 @@ class Follower:
         self._projected = 0
         self._noted, self._stored = Marks(), Marks()
         self._issued: dict[str, int] = {}
+        self._issued_limit = _ISSUED_LIMIT
+        self._owed: Ring | None = None  # a ring of the log that could not be installed yet
+        self._retry_keys_s = _RETRY_S
         self._head = 0
         self._echoes: deque[tuple[float, int]] = deque()
         self._fresh_ticks: float | None = None
@@ -109,39 +123,33 @@ class Follower:
 
     async def start(self) -> None:
         """Take over what the replica holds: at the beginning, and after a snapshot replaced it."""
+        async for event in self._store.scan(RevocationEvent):  # they count before the position says that they do
+            self.void(event)
         self._projected = await self.overlay.start()
         self._queue.clear()
-        async for event in self.overlay.scan(RevocationEvent):
-            self.index.add(revocation(event), event.keep_until)
         for forget in self.forgetters:
             forget()
-        async for ring in self.overlay.scan(Ring):
+        async for ring in self._store.scan(Ring):
             if ring.epoch > self.holder.seen.epoch:
-                await self.holder.install(ring, self._clock.now())
+                await self._install(ring)
         self._wake()
 
     def note(self, entries: Iterable[Entry]) -> None:
         """From now on every answer knows these entries. Raises ValueError if one before them is missing."""
-        fresh = [entry for entry in entries if entry.number > self.position]
         late: list[RevocationEvent] = []
-        for entry in fresh:
-            self.overlay.note((entry,))
-            for change in entry.changes:
-                if change.table == "revocations" and isinstance(change, Put):
-                    late += self._void(decode(RevocationEvent, change.row))
-            touched = disturbed(entry.changes)
-            for watch in self.watchers:
-                watch(entry.number, touched)
-        self._queue.extend(fresh)
-        if late and self.late is not None:
-            self.late(late)
-        self._wake()
+        try:
+            for entry in entries:
+                if entry.number > self.position:
+                    late += self._note(entry)
+        finally:  # what came before the fault holds, and is projected
+            if late and self.late is not None:
+                self.late(late)
+            self._wake()
 
     async def run(self) -> None:
         """Project what was noted into the replica, for ever; a replica that cannot be written now is tried again."""
         while True:
-            await self._more.wait()
-            self._more.clear()
+            await self._work()
             while self._queue:
                 batch = [self._queue[place] for place in range(min(BATCH, len(self._queue)))]
                 try:
@@ -160,28 +168,74 @@ class Follower:
 
     def heard(self, ticks: float, head: int) -> None:
         """A controller named the head of its log after our probe of `ticks` had reached it."""
+        if ticks > self._clock.ticks():
+            return  # no probe of ours: it would look fresh for as long as it is ahead
         self._head = max(self._head, head)
+        if self._echoes and (self._echoes[-1][1] == head or len(self._echoes) == _ECHOES):
+            last_ticks, last_head = self._echoes.pop()
+            ticks, head = max(ticks, last_ticks), max(head, last_head)
         self._echoes.append((ticks, head))
         self._refresh()
 
     def note_issue(self, user_id: str, at: int) -> None:
         """Remember that a token was issued here, in case a revocation that is on its way reaches back behind it."""
-        if len(self._issued) >= _ISSUED_LIMIT:
+        if len(self._issued) >= self._issued_limit:
             oldest = self._clock.now() - self._lifetime_us
             self._issued = {user: then for user, then in self._issued.items() if then > oldest}
+            self._issued_limit = max(_ISSUED_LIMIT, 2 * len(self._issued))
         self._issued[user_id] = max(at, self._issued.get(user_id, 0))
 
     def void(self, event: RevocationEvent) -> None:
         """Make a revocation count here at once, before the log has it."""
         self.index.add(revocation(event), event.keep_until)
 
+    async def durable(self, kind: type[R], *key: Any) -> R | None:
+        """The record as this replica holds it durably, whatever has been noted since."""
+        return await self._store.get(kind, *key)
+
+    def _note(self, entry: Entry) -> list[RevocationEvent]:
+        events = [
+            decode(RevocationEvent, change.row)
+            for change in entry.changes
+            if change.table == "revocations" and isinstance(change, Put)
+        ]
+        self.overlay.note((entry,))
+        self._queue.append(entry)
+        late = [answer for event in events for answer in self._void(event)]
+        if any(change.table == "revocations" and isinstance(change, Remove) for change in entry.changes):
+            self.index.expire(entry.at)
+        touched = disturbed(entry.changes)
+        for watch in self.watchers:
+            watch(entry.number, touched)
+        return late
+
+    async def _work(self) -> None:
+        """Wait until something is to be projected; meanwhile try again to install a ring that was refused."""
+        while self._owed is not None and not self._more.is_set():
+            try:
+                async with asyncio.timeout(self._retry_keys_s):
+                    await self._more.wait()
+            except TimeoutError:
+                await self._install(self._owed)
+        await self._more.wait()
+        self._more.clear()
+
+    async def _install(self, record: Ring) -> None:
+        if await self.holder.install(record, self._clock.now()) or record.epoch <= self.holder.seen.epoch:
+            self._owed, self._retry_keys_s = None, _RETRY_S
+            self.progress()
+        else:
+            self._retry_keys_s = min(2 * self._retry_keys_s, _RETRY_KEYS_S) if record == self._owed else _RETRY_S
+            self._owed = record
+
     async def _project(self, batch: Sequence[Entry]) -> None:
         for record in _rings(batch):
-            await self.holder.install(record, self._clock.now())
+            await self._install(record)
         await self._store.apply(batch)
-        for _ in batch:
+        last = batch[-1].number
+        while self._queue and self._queue[0].number <= last:  # a snapshot may have emptied it meanwhile
             self._queue.popleft()
-        self._projected = batch[-1].number
+        self._projected = max(self._projected, last)
         self.overlay.drop(self._projected)
         self._stored.reached(self._projected)
         self.progress()
@@ -189,11 +243,10 @@ class Follower:
     def _void(self, event: RevocationEvent) -> list[RevocationEvent]:
         self.void(event)
         issued_at = self._issued.get(event.user_id or "", 0)
-        if event.user_id is None or event.id.startswith(LATE):
+        if event.id.startswith(LATE) or (self.own is not None and event.id.startswith(f"{self.own}/")):
             return []
         if issued_at // 1_000_000 <= event.issued_before // 1_000_000:
             return []
-        del self._issued[event.user_id]
         return [
             msgspec.structs.replace(
                 event,

@@ -34,9 +34,12 @@ class Holder:
     _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def load(self) -> None:
-        """Take up the ring that the directory holds, if any. Raises KeyRepositoryError for one that cannot be used."""
+        """Take up the ring that the directory holds, if any; a damaged one is written again from the replica."""
         if (self.directory / "0").exists():
-            self._ring = read_directory(self.directory)
+            try:
+                self._ring = read_directory(self.directory)
+            except KeyRepositoryError as error:
+                log.error("key_directory_damaged", why=str(error))
 
     @property
     def ring(self) -> KeyRing:
@@ -58,6 +61,8 @@ class Holder:
         async with self._installing:
             if record.id != TOKEN or record.epoch < self.seen.epoch:
                 return False
+            if (record.epoch, record.fingerprint) == self.seen and await asyncio.to_thread(self._intact):
+                return True
             try:
                 ring = self._open(record, now)
                 await asyncio.to_thread(write_directory, self.directory, ring)
@@ -67,6 +72,12 @@ class Holder:
             self._ring = ring
             log.info("ring_installed", ring=record.id, epoch=ring.epoch, fingerprint=ring.fingerprint)
             return True
+
+    def _intact(self) -> bool:
+        try:
+            return read_directory(self.directory) == self._ring
+        except KeyRepositoryError:
+            return False
 
     def _open(self, record: Ring, now: int) -> KeyRing:
         sealed = record.sealed.get(self.name)

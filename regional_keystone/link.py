@@ -29,11 +29,12 @@ from regional_keystone.messages import (
     Response,
     Rows,
     ToController,
+    ToSite,
     Welcome,
     at_site,
     encode,
 )
-from regional_keystone.own_feed import OwnFeed
+from regional_keystone.own_feed import OwnFeed, portion
 from regional_keystone.ports import Clock, Writer
 
 log = structlog.get_logger("link")
@@ -43,7 +44,10 @@ PAUSE_S = 0.4  # between attempts, on average, at the most: a controller that is
 SILENCE_S = 5.0  # a controller that says nothing for so long is taken for dead
 FORWARD_S = 8.0
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+_CLOSE_S = 1.0  # who does not say good-bye by then is left
 _OWN_BATCH = 200
+_OWN_BYTES = 256 * 1024
+_SKEW_US = 2_000_000
 _AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
 
 
@@ -79,6 +83,7 @@ class Link:
         self._connection: _Connection | None = None
         self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
         self._speak = asyncio.Event()
+        self._apart = False
         follower.progress = self._speak.set
         own.sent = self._speak.set
 
@@ -92,8 +97,8 @@ class Link:
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = (request, future)
         try:
-            await self._say(Forward(request))
             async with asyncio.timeout(FORWARD_S):
+                await self._say(Forward(request))
                 return await future
         except TimeoutError:
             raise Unavailable(
@@ -124,7 +129,13 @@ class Link:
         url = f"{controller}/stream/v1"
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.ws_connect(url, ssl=tls, max_msg_size=MAX_MESSAGE_BYTES, compress=0) as socket,
+            session.ws_connect(
+                url,
+                ssl=tls,
+                max_msg_size=MAX_MESSAGE_BYTES,
+                compress=0,
+                timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
+            ) as socket,
         ):
             connection = _Connection(socket, self._clock.ticks())
             try:
@@ -157,10 +168,21 @@ class Link:
         if not isinstance(message, Welcome) or message.cluster != member.cluster:
             raise ValueError("the controller's first word is not a welcome of this federation")
         if message.snapshot:
-            await self._store_snapshot(connection)
+            async with asyncio.TaskGroup() as tasks:
+                living = tasks.create_task(self._live(connection))
+                await self._store_snapshot(connection)
+                living.cancel()
+
+    async def _live(self, connection: _Connection) -> None:
+        """Say something while a snapshot is taken in, however long that takes: who is silent is cut off."""
+        while True:
+            await self._send(connection, Probe(self._clock.ticks(), self._clock.now()))
+            await self._clock.sleep(PROBE_S)
 
     async def _store_snapshot(self, connection: _Connection) -> None:
         first = await self._rows(connection)
+        if first.position < self._follower.position:
+            raise ValueError("the snapshot is older than this replica")
         log.info("snapshot_begins", position=first.position)
 
         async def all_rows() -> AsyncIterator[tuple[str, tuple[object, ...], bytes]]:
@@ -177,8 +199,10 @@ class Link:
         log.info("snapshot_applied", position=first.position)
 
     async def _rows(self, connection: _Connection) -> Rows:
+        message: ToSite | None = Echo(0, 0, 0)
         async with asyncio.timeout(4 * SILENCE_S):
-            message = at_site(await connection.socket.receive_bytes())
+            while isinstance(message, Echo):
+                message = at_site(await connection.socket.receive_bytes())
         if not isinstance(message, Rows):
             raise ValueError("the snapshot breaks off")
         return message
@@ -216,9 +240,9 @@ class Link:
                 case Entries(entries=entries, head=head):
                     self._follower.note(entries)
                     log.debug("entries", position=self._follower.position, head=head)
-                    await self._own.returned()
-                case Echo(ticks=ticks, head=head):
+                case Echo(ticks=ticks, head=head, now=now):
                     self._follower.heard(ticks, head)
+                    self._compare(now - self._clock.now(), self._clock.ticks() - ticks)
                 case Answer(id=request_id, response=response):
                     self._answered(request_id, response)
                 case Refused(reason=reason):
@@ -235,7 +259,6 @@ class Link:
     async def _probe(self, connection: _Connection) -> None:
         while True:
             if self._clock.ticks() - connection.heard_ticks > SILENCE_S:
-                await connection.socket.close()
                 raise TimeoutError("the controller is silent")
             await self._send(connection, Probe(self._clock.ticks(), self._clock.now()))
             await self._clock.sleep(PROBE_S)
@@ -249,11 +272,19 @@ class Link:
             seen = self._follower.holder.seen
             rings = {"token": (seen.epoch, seen.fingerprint)} if seen.epoch else {}
             await self._send(connection, Acknowledge(self._follower.projected, rings))
-            entries = (await self._own.after(connection.own_sent))[:_OWN_BATCH]
+            await self._own.returned()
+            entries = portion(await self._own.after(connection.own_sent), _OWN_BATCH, _OWN_BYTES)
             if entries:
-                await self._send(connection, Own(self._own.name, tuple(entries)))
+                await self._send(connection, Own(self._own.name, entries))
                 connection.own_sent = entries[-1].number
                 self._speak.set()
+
+    def _compare(self, ahead_us: int, under_way_s: float) -> None:
+        """Say so, loudly and once, when this machine's clock and the controller's are apart."""
+        apart = abs(ahead_us) > _SKEW_US + int(under_way_s * 1_000_000)
+        if apart and not self._apart:
+            log.error("clocks_apart", controller_ahead_s=round(ahead_us / 1_000_000, 1))
+        self._apart = apart
 
     async def _say(self, message: ToController) -> None:
         if self._connection is not None:

@@ -3,9 +3,10 @@
 import asyncio
 import socket
 import ssl
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+import aiohttp
 from aiohttp import web
 
 from controller.authority import HOLDER, Authority
@@ -20,10 +21,13 @@ from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
 from regional_keystone.link import Link
-from regional_keystone.log import put
+from regional_keystone.log import LOG, Put, put
+from regional_keystone.messages import VERSION, Hello, at_site, encode
+from regional_keystone.model import Project, RevocationEvent
 from regional_keystone.overlay import Overlay, transact
 from regional_keystone.own_feed import OwnFeed
-from regional_keystone.record import Record
+from regional_keystone.record import Record, decode
+from regional_keystone.revocation import Traits
 
 KEEP_S = 180_000.0
 
@@ -56,6 +60,11 @@ class Node:
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    def void(self, **traits) -> bool:
+        """Whether a token with these traits, issued at the beginning of time unless said otherwise, is refused here."""
+        found = {"issued_at": 0, "expires_at": 10**18, "audit_id": "another"} | traits
+        return self.follower.index.voided(Traits(**found))
 
     async def digest(self) -> tuple[int, str]:
         async with self.store.snapshot() as snapshot:
@@ -122,6 +131,19 @@ class ControllerNode(Node):
         tls = self.authority.serve(self.directory / "authority", ["127.0.0.1"], self.clock.now())
         await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=tls, reuse_address=True).start()
 
+    async def log(self):
+        """Every entry of the log that was not pruned."""
+        entries, after = [], 0
+        while page := await self.store.tail(LOG, after):
+            entries += page
+            after = page[-1].number
+        return entries
+
+    async def revocations(self) -> list[RevocationEvent]:
+        """Every revocation that ever was put into the log, in order."""
+        changes = [change for entry in await self.log() for change in entry.changes]
+        return [decode(RevocationEvent, one.row) for one in changes if isinstance(one, Put) and one.table == "revocations"]
+
     async def write(self, *records: Record, name: str | None = None) -> int:
         """Store these records in one transaction."""
 
@@ -142,13 +164,15 @@ class SiteNode(Node):
         super().__init__(directory)
         self.name = name
         self.identity = Identity(directory / "identity")
+        self.controllers: tuple[str, ...] | None = None
+        self.wrap = lambda store: store
 
     async def join(self, token: str) -> None:
         await self.identity.join(JoinToken.read(token))
 
     async def start(self) -> None:
         member = self.identity.membership()
-        self.store = await Sqlite.open(self.directory / "replica.db")
+        self.store = self.wrap(await Sqlite.open(self.directory / "replica.db"))
         self.stack.push_async_callback(self.store.close)
         self.follow(member.name, member.cluster, self.identity.box(), member.signers)
         own_store = await Sqlite.open(self.directory / "own" / "inc.db")
@@ -156,15 +180,25 @@ class SiteNode(Node):
         self.own = OwnFeed(f"{self.name}/inc", store=own_store, follower=self.follower, clock=self.clock)
         await self.follower.start()
         await self.own.start()
+        self.late = asyncio.Queue()
+        self.follower.late = self.late.put_nowait
         self.link = Link(
             identity=self.identity,
-            controllers=member.controllers,
+            controllers=self.controllers or member.controllers,
             follower=self.follower,
             own=self.own,
             store=self.store,
             clock=self.clock,
         )
-        self.background(self.follower.run(), self.link.run())
+        self.background(self.follower.run(), self.link.run(), self._answer_late())
+
+    async def _answer_late(self) -> None:
+        while True:
+            await self.own.revoke(await self.late.get())
+
+    async def revoke(self, audit_id: str) -> None:
+        """Revoke a token here, as its owner may."""
+        await self.own.revoke([event(audit_id, self.clock.now(), audit_id=audit_id)])
 
     async def settled(self, position: int, within_s: float = 10.0) -> None:
         assert await self.follower.reached(position, within_s), (self.name, self.follower.position, position)
@@ -195,6 +229,155 @@ class Cloud:
     async def stop(self) -> None:
         for node in (*self.sites.values(), self.controller):
             await node.stop()
+
+
+class Wire:
+    """A proxy between a site and the controller that can be cut, and can swallow what goes up or down."""
+
+    def __init__(self, port: int) -> None:
+        self.port, self.target = free_port(), port
+        self.whole = True
+        self.flows = {"up": asyncio.Event(), "down": asyncio.Event()}
+        self.writers = set()
+        self.tasks = set()
+        self.bytes = {"up": 0, "down": 0}
+        for flow in self.flows.values():
+            flow.set()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def stop(self) -> None:
+        self.cut()
+        self.server.close()
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        self.whole = False
+        for writer in self.writers:
+            writer.transport.abort()
+        self.writers = set()
+
+    def mend(self) -> None:
+        self.whole = True
+
+    def hold(self, *directions) -> None:
+        for direction in directions or self.flows:
+            self.flows[direction].clear()
+
+    def release(self) -> None:
+        for flow in self.flows.values():
+            flow.set()
+
+    async def _serve(self, reader, writer) -> None:
+        self.tasks.add(asyncio.current_task())
+        if not self.whole:
+            writer.transport.abort()
+            return
+        with suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            self.writers |= {writer, far_writer}
+            up = asyncio.create_task(self._pump(reader, far_writer, "up"))
+            down = asyncio.create_task(self._pump(far_reader, writer, "down"))
+            try:
+                await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (up, down):
+                    task.cancel()
+                await asyncio.gather(up, down, return_exceptions=True)
+                far_writer.transport.abort()
+        writer.transport.abort()
+
+    async def _pump(self, reader, writer, direction) -> None:
+        while data := await reader.read(65536):
+            await self.flows[direction].wait()
+            self.bytes[direction] += len(data)
+            writer.write(data)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def running(directory: Path, names=("RegionOne", "RegionTwo"), **settings):
+    """A cloud that is up; nothing of it is left afterwards."""
+    cloud = Cloud(directory, names, **settings)
+    try:
+        yield await cloud.start()
+    finally:
+        await cloud.stop()
+
+
+@asynccontextmanager
+async def wired(cloud, name):
+    """The site behind a wire that can be cut; it was started anew for that."""
+    wire = Wire(cloud.controller.port)
+    await wire.start()
+    site = cloud.sites[name]
+    await site.stop()
+    site.controllers = (wire.url,)
+    await site.start()
+    try:
+        await site.settled(cloud.controller.sequencer.head)
+        yield wire
+    finally:
+        await wire.stop()
+
+
+@asynccontextmanager
+async def stream(site, controller, *, tls=None, **changes):
+    """A site's stream by hand: what was answered to its Hello, and the socket."""
+    member = site.identity.membership()
+    said = {
+        "version": VERSION,
+        "cluster": member.cluster,
+        "site": member.name,
+        "instance": member.instance,
+        "position": 0,
+    }
+    async with aiohttp.ClientSession() as session:
+        url = f"https://127.0.0.1:{controller.port}/stream/v1"
+        async with session.ws_connect(url, ssl=tls or site.identity.tls(), max_msg_size=2**23) as socket:
+            await socket.send_bytes(encode(Hello(**(said | changes))))
+            yield at_site(await socket.receive_bytes(timeout=5)), socket
+
+
+async def say(socket, message) -> None:
+    await socket.send_bytes(encode(message))
+
+
+async def hear(socket, kind, within_s=5.0):
+    """The next message of this kind."""
+    async with asyncio.timeout(within_s):
+        while True:
+            message = at_site(await socket.receive_bytes())
+            if isinstance(message, kind):
+                return message
+
+
+async def eventually(check, within_s: float = 5.0) -> None:
+    """Wait until this holds."""
+    end = asyncio.get_running_loop().time() + within_s
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert asyncio.get_running_loop().time() < end, "it never came true"
+        await asyncio.sleep(0.01)
+
+
+def event(name: str, at: int, **traits) -> RevocationEvent:
+    return RevocationEvent(id=name, issued_before=at, revoked_at=at, keep_until=at + 10**11, **traits)
+
+
+def project(id_: str, **fields) -> Project:
+    return Project(**({"id": id_, "name": id_, "domain_id": "default"} | fields))
 
 
 def _key(record: Record) -> tuple[str, ...]:
