@@ -28,6 +28,7 @@ _BASE = {
 }
 _ALL, _SOME = ("system", "domain", "project"), ("system", "project")
 _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("rule:admin_or_owner", _ALL, "revoke_tokens_for_user"),
     ("", (), "get_auth_catalog get_auth_projects get_auth_domains get_auth_system"),
     (
         (
@@ -249,7 +250,7 @@ _NOT_YET_SERVED = (
     "ec2tokens_validate create_service_provider list_service_providers get_service_provider "
     "update_service_provider delete_service_provider revocation_list create_trust list_trusts "
     "list_trusts_for_trustor list_trusts_for_trustee list_roles_for_trust get_role_for_trust delete_trust"
-    " get_trust list_projects_for_user list_domains_for_user revoke_tokens_for_user"
+    " get_trust list_projects_for_user list_domains_for_user"
 )
 NOT_YET_SERVED = frozenset(_NOT_YET_SERVED.split())
 

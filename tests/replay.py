@@ -12,6 +12,7 @@ from controller import settings as sections
 from controller.wiring import Controller
 from regional_keystone import settings as region
 from regional_keystone import wiring
+from regional_keystone.errors import Unavailable
 from regional_keystone.messages import Request
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,8 +57,17 @@ class World:
         tasks = [asyncio.create_task(one) for one in running]
         stack.push_async_callback(_stopped, tasks)
         await self.controller.first()
+        await self._keys()
         self.api = self.controller.door.api
         self.overlay = self.controller.part.overlay
+
+    async def _keys(self):
+        """The first ring is taken up in the background; until then nobody can log in."""
+        for _ in range(500):
+            with suppress(Unavailable):
+                return self.controller.part.follower.ring
+            await asyncio.sleep(0.01)
+        raise TimeoutError("no keys")
 
     async def ask(self, method, target, *, headers=None, body=b"", keep=False, named=None):
         path, _, query = target.partition("?")

@@ -1,0 +1,134 @@
+"""Whatever is sent, the answer is a refusal that says why, and nothing has changed. Never a 500."""
+
+import json
+
+import pytest
+
+from regional_keystone.messages import Request
+
+DEEP = b'{"user":' * 40 + b"1" + b"}" * 40
+BAD = {
+    "not JSON": b"{",
+    "text": b'"user"',
+    "array": b"[]",
+    "null": b"null",
+    "number": b"5",
+    "NaN": b'{"user": {"name": NaN}}',
+    "infinite": b'{"user": {"name": 1e999}}',
+    "long number": b'{"user": {"size": 12345678901234567890}}',
+    "duplicate key": b'{"user": {"name": "a", "name": "b"}}',
+    "lone surrogate": b'{"user": {"name": "\\ud800"}}',
+    "lone surrogate in a key": b'{"user": {"name": "a", "\\ud800": 1}}',
+    "not UTF-8": b'{"user": {"name": "\xff"}}',
+    "deep": DEEP,
+    "very deep": b'{"user":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    "many keys": json.dumps({"user": {str(n): n for n in range(1001)}}).encode(),
+    "long text": json.dumps({"user": {"name": "a", "x": "y" * 65_537}}).encode(),
+    "no wrapper": b'{"name": "a"}',
+    "two wrappers": b'{"user": {"name": "a"}, "group": {}}',
+    "wrapper null": b'{"user": null}',
+    "wrapper list": b'{"user": [{"name": "a"}]}',
+    "no name": b'{"user": {}}',
+    "name null": b'{"user": {"name": null}}',
+    "name number": b'{"user": {"name": 5}}',
+    "name blank": b'{"user": {"name": " "}}',
+    "name long": json.dumps({"user": {"name": "x" * 256}}).encode(),
+    "enabled text": b'{"user": {"name": "a", "enabled": "true"}}',
+    "options unknown": b'{"user": {"name": "a", "options": {"x": 1}}}',
+    "password list": b'{"user": {"name": "a", "password": []}}',
+}
+
+
+@pytest.mark.parametrize("raw", BAD.values(), ids=BAD)
+async def test_a_bad_body_is_refused_and_nothing_is_done(admin, raw):
+    before = (await admin("GET", "/users")).body
+    answer = await admin("POST", "/users", raw=raw)
+    assert answer.status == 400, answer.body
+    assert answer.body["error"].keys() == {"code", "title", "message"}
+    assert (await admin("GET", "/users")).body == before
+
+
+async def test_the_message_names_the_field(admin):
+    answer = await admin("POST", "/regions", {"region": {"description": 5}})
+    assert (
+        answer.message == "Invalid input for field/attribute description. Value: 5. 5 is not of type 'string', 'null'"
+    )
+
+
+async def test_a_refusal_never_repeats_a_password(admin, stranger):
+    for body in ({"user": {"password": "secret-1"}}, {"user": {"password": "secret-1", "original_password": 5}}):
+        assert "secret-1" not in str((await admin("POST", "/users", body)).body)
+        assert "secret-1" not in str((await stranger("POST", "/users/x/password", body)).body)
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_body_that_says_it_is_not_json_is_refused(admin, kind):
+    answer = await admin("POST", "/regions", raw=b'{"region": {}}', headers={"Content-Type": kind})
+    assert answer.status == 400
+
+
+async def test_an_unknown_path_and_a_method_that_is_not_there(admin, stranger):
+    for path in ("/nothing", "//users", "/users/x/y/z", "/users//x"):
+        answer = await stranger("GET", path)
+        assert (answer.status, answer.body["error"]["title"]) == (404, "Not Found")
+    answer = await stranger("PUT", "/users")
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
+    options = await stranger("OPTIONS", "/users")
+    assert (options.status, options.headers["Allow"]) == (200, "GET, HEAD, OPTIONS, POST")
+
+
+@pytest.mark.parametrize("token", ["", "garbage", "gAAAA", "\x00", "é", "x" * 5000])
+async def test_a_token_that_proves_nothing_is_401(stranger, token):
+    answer = await stranger("GET", "/users", headers={"X-Auth-Token": token})
+    assert answer.status == 401
+    assert token == "" or token not in str(answer.body)
+
+
+@pytest.mark.parametrize("odd", ["%00", "a%20b", "%F0%9F%98%80", "x" * 3000, "..", "{user_id}", "%25"])
+async def test_odd_ids_are_just_not_found(admin, odd):
+    for path in (f"/users/{odd}", f"/projects/{odd}?parents_as_list", f"/regions/{odd}", f"/projects/{odd}/tags/x"):
+        assert (await admin("GET", path)).status == 404
+
+
+async def test_dangling_references_are_refused(admin):
+    gone = "0" * 32
+    service = await admin.make("service", type="t")
+    endpoint = {"interface": "public", "url": "http://x/", "service_id": service["id"]}
+    for member, body, status in (
+        ("user", {"name": "n", "domain_id": gone}, 404),
+        ("group", {"name": "n", "domain_id": gone}, 404),
+        ("role", {"name": "n", "domain_id": gone}, 404),
+        ("project", {"name": "n", "domain_id": gone}, 400),
+        ("project", {"name": "n", "parent_id": gone}, 400),
+        ("region", {"parent_region_id": gone}, 404),
+        ("endpoint", endpoint | {"service_id": gone}, 400),
+        ("endpoint", endpoint | {"region_id": gone}, 400),
+    ):
+        assert (await admin("POST", f"/{member}s", {member: body})).status == status
+
+
+async def test_a_retry_finds_its_answer_and_nobody_elses(world, admin):
+    body = {"region": {"id": "once"}}
+    first = await admin("POST", "/regions", body, keep=True, named="11111111-1111-1111-1111-111111111111")
+    again = await admin("POST", "/regions", body, keep=True, named="11111111-1111-1111-1111-111111111111")
+    assert first.status == again.status == 201
+    assert first.body == again.body
+    assert again.position >= first.position
+    other = await admin("POST", "/regions", {"region": {}}, keep=True, named="11111111-1111-1111-1111-111111111111")
+    assert other.status == 409
+    assert (await admin("POST", "/regions", body)).status == 409
+
+
+async def test_a_request_id_that_comes_twice_overwrites_nothing(admin):
+    first = await admin("POST", "/users", {"user": {"name": "a"}}, named="2" * 32)
+    second = await admin("POST", "/users", {"user": {"name": "b"}}, named="2" * 32)
+    assert (first.status, second.status) == (201, 409)
+    assert (await admin("GET", f"/users/{first.body['user']['id']}")).body["user"]["name"] == "a"
+
+
+async def test_what_breaks_inside_is_a_500_that_tells_nothing(world, admin, capsys):
+    broken = Request(id="x", method="GET", path=None, headers={"x-auth-token": admin.token})
+    answer = await world.api.answer(broken)
+    assert answer.status == 500
+    assert admin.token not in capsys.readouterr().out
+    assert b"NoneType" not in answer.body
