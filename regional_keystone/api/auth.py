@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from regional_keystone.api.auth_body import login
-from regional_keystone.api.projects import DOMAINS, PROJECTS
 from regional_keystone.api.shapes import Call, Resource, Result, Route, Shape
+from regional_keystone.api.tree import DOMAINS, PROJECTS
 from regional_keystone.api.verbs import found_or_refused, listing, seen
 from regional_keystone.document import instant, time
 from regional_keystone.errors import Forbidden, Invalid, NotFound

@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from regional_keystone.api.fields import shown
-from regional_keystone.api.projects import PROJECTS
 from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
+from regional_keystone.api.tree import PROJECTS
 from regional_keystone.api.verbs import listing, seen
 from regional_keystone.authenticate import DEFAULT_ROUNDS, hash_password, verify_password
 from regional_keystone.errors import Invalid, NotFound, Unauthenticated
