@@ -41,10 +41,18 @@ class _Listed(NamedTuple):
 class Catalog:
     """All that is enabled, ready to be rendered for anybody.
 
-    Services are in the order of type, name and id, endpoints in that of region, interface and id.
+    Services are in the order of type, name and id, endpoints in that of region, interface and id. `names` are further
+    words that URLs may hold, `public_endpoint` and the like.
     """
 
-    def __init__(self, services: Iterable[Service], endpoints: Iterable[Endpoint]) -> None:
+    def __init__(
+        self,
+        services: Iterable[Service],
+        endpoints: Iterable[Endpoint],
+        *,
+        names: Mapping[str, str] | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
         found: defaultdict[str, list[Endpoint]] = defaultdict(list)
         for endpoint in endpoints:
             if endpoint.enabled:
@@ -52,16 +60,15 @@ class Catalog:
         enabled = sorted((one for one in services if one.enabled), key=lambda one: (one.type, one.name, one.id))
         self._listed = tuple(_Listed(one, tuple(_addresses(found[one.id]))) for one in enabled)
         self._names = {name for one in self._listed for each in one.addresses for name in each.parts[1::2]}
-        self._rendered: dict[tuple[tuple[str, str], ...], bytes] = {}
+        self._given = dict(names or {})
+        self._max_bytes = max_bytes
+        self._rendered: bytes | None = None
 
-    def visible(self, user_id: str, project_id: str | None, names: Mapping[str, str] | None = None) -> list[Any]:
-        """The catalog as upstream's JSON has it; an endpoint whose URL asks for what there is not is left out.
-
-        `names` are further words that URLs may hold, `public_endpoint` and the like.
-        """
-        values = self._values(user_id, project_id, names)
+    def visible(self, user_id: str, project_id: str | None) -> list[Any]:
+        """The catalog as upstream's JSON has it; an endpoint whose URL asks for what there is not is left out."""
+        values = self._values(user_id, project_id)
         shown: list[Any] = []
-        room = MAX_BYTES
+        room = self._max_bytes
         for listed in self._listed:
             service = _shown(listed, values)
             room -= len(_encode(service)) + 1
@@ -69,26 +76,26 @@ class Catalog:
                 shown.append(service)
         return shown
 
-    def rendered(self, user_id: str, project_id: str | None, names: Mapping[str, str] | None = None) -> bytes:
+    def rendered(self, user_id: str, project_id: str | None) -> bytes:
         """The same as JSON; one object for all tokens for whom it is equal, if no URL names the user or the project."""
-        values = self._values(user_id, project_id, names)
-        key = tuple(sorted(values.items()))
         if self._names & _ALLOWED:
-            return _encode(self.visible(user_id, project_id, names))
-        if key not in self._rendered:
-            self._rendered[key] = _encode(self.visible(user_id, project_id, names))
-        return self._rendered[key]
+            return _encode(self.visible(user_id, project_id))
+        if self._rendered is None:
+            self._rendered = _encode(self.visible(user_id, project_id))
+        return self._rendered
 
-    def _values(self, user_id: str, project_id: str | None, names: Mapping[str, str] | None) -> dict[str, str]:
-        values = {**(names or {}), "user_id": user_id}
+    def _values(self, user_id: str, project_id: str | None) -> dict[str, str]:
+        values = {**self._given, "user_id": user_id}
         if project_id is not None:
             values |= dict.fromkeys(_PROJECT, project_id)
-        return {name: value for name, value in values.items() if name in self._names}
+        return values
 
 
-async def visible(reader: Reader) -> Catalog:
+async def visible(reader: Reader, *, names: Mapping[str, str] | None = None, max_bytes: int = MAX_BYTES) -> Catalog:
     """Reads what catalogs are made of: all services and endpoints."""
-    return Catalog([one async for one in reader.scan(Service)], [one async for one in reader.scan(Endpoint)])
+    services = [one async for one in reader.scan(Service)]
+    endpoints = [one async for one in reader.scan(Endpoint)]
+    return Catalog(services, endpoints, names=names, max_bytes=max_bytes)
 
 
 def _addresses(endpoints: Iterable[Endpoint]) -> Iterable[_Address]:

@@ -161,7 +161,9 @@ class Validator:
         if isinstance(known, _Listing):
             return known
         recording = Recording(self._reader)
-        catalog = await visible(recording)
+        front = self._settings.listen.public_endpoint
+        names = {"public_endpoint": front} if front else {}
+        catalog = await visible(recording, names=names)
         listing = _Listing(recording.reads, int(recording.position), catalog)
         self._fastpath.keep(listing)
         return listing

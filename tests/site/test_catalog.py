@@ -12,8 +12,8 @@ S = Service(id="s" * 32, type="identity", name="keystone")
 
 
 def urls(*given, project="p", names=None):
-    found = Catalog([S], [endpoint("R", url, interface=f"i{place:03}") for place, url in enumerate(given)])
-    return [one["url"] for one in found.visible("u", project, names)[0]["endpoints"]]
+    found = Catalog([S], [endpoint("R", url, interface=f"i{place:03}") for place, url in enumerate(given)], names=names)
+    return [one["url"] for one in found.visible("u", project)[0]["endpoints"]]
 
 
 @pytest.mark.parametrize(
