@@ -56,9 +56,7 @@ def test_without_a_project_what_asks_for_one_is_left_out():
 
 def test_a_value_is_never_read_as_a_template():
     catalog = Catalog([S], [endpoint("R", "http://x/$(project_id)s")])
-    assert catalog.visible("u", "$(user_id)s%(user_id)s", None)[0]["endpoints"][0]["url"].endswith(
-        "$(user_id)s%(user_id)s"
-    )
+    assert catalog.visible("u", "$(user_id)s%(user_id)s")[0]["endpoints"][0]["url"].endswith("$(user_id)s%(user_id)s")
 
 
 def test_all_regions_are_listed_in_a_fixed_order_and_each_with_its_own_endpoint():
