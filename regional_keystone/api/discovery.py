@@ -22,12 +22,14 @@ _NAMES = {
     "/roles/{prior_role_id}/implies": "implied_roles",
     "/roles/{prior_role_id}/implies/{implied_role_id}": "implied_role",
     "/users/{user_id}/password": "user_change_password",
-    "/auth/tokens": "auth_tokens",
-    "/auth/catalog": "auth_catalog",
-    "/auth/projects": "auth_projects",
-    "/auth/domains": "auth_domains",
-    "/auth/system": "auth_system",
 }
+_EXTENSIONS = {
+    "/auth/tokens/OS-PKI/revoked": "OS-PKI/1.0/rel/revocations",
+    "/OS-REVOKE/events": "OS-REVOKE/1.0/rel/events",
+    "/OS-FEDERATION/projects": "OS-FEDERATION/1.0/rel/projects",
+    "/OS-FEDERATION/domains": "OS-FEDERATION/1.0/rel/domains",
+}
+_MOVED = {"/OS-FEDERATION/projects": "/auth/projects", "/OS-FEDERATION/domains": "/auth/domains"}
 
 
 async def _versions(call: Call) -> Result:
@@ -76,26 +78,25 @@ def _home(found: Iterable[Route]) -> dict[str, Any]:
 
 
 def _relation(path: str) -> str:
-    """Upstream's name of a path: the singular of each literal part of it, the last as it stands if it is a list."""
-    if path.startswith("/OS-INHERIT"):
-        return f"{_BASE}/ext/OS-INHERIT/1.0/rel/{_joined(path.removeprefix('/OS-INHERIT'))}"
-    return f"{_BASE}/rel/{_NAMES.get(path) or _joined(path)}"
-
-
-def _joined(path: str) -> str:
+    """Upstream's name of a path: its literal parts, each the name of one where an id follows."""
+    if path in _EXTENSIONS:
+        return f"{_BASE}/ext/{_EXTENSIONS[path]}"
     parts = path.strip("/").split("/")
-    literal = [one for one in parts if not one.startswith("{")]
-    words = [one.removesuffix("s") if one != "inherited_to_projects" else one for one in literal]
-    words[0] = "system" if literal[0] == "system" else words[0]
-    if not parts[-1].startswith("{"):
-        words[-1] = literal[-1]
-    return "_".join(words)
+    if parts[0] == "OS-INHERIT":
+        return f"{_BASE}/ext/OS-INHERIT/1.0/rel/{_joined(parts[1:])}"
+    return f"{_BASE}/rel/{_NAMES.get(path) or _joined(parts)}"
+
+
+def _joined(parts: list[str]) -> str:
+    following = [*parts[1:], ""]
+    pairs = [(one, after) for one, after in zip(parts, following, strict=True) if not one.startswith("{")]
+    return "_".join(one.removesuffix("s") if after.startswith("{") else one for one, after in pairs)
 
 
 def _resource(path: str) -> dict[str, Any]:
     names = _PARAMETER.findall(path)
     if not names:
-        return {"href": path}
+        return {"href": _MOVED.get(path, path)}
     variables = {name: f"{_BASE}/param/{_ALIASES.get(name, name)}" for name in names}
     return {"href-template": path, "href-vars": variables}
 
