@@ -244,7 +244,7 @@ def test_killing_the_supervisor_leaves_nothing(alone, stopped):
             os.kill(pid, signal.SIGSTOP)
     os.kill(alone.holder(), signal.SIGKILL)
     until(lambda: not processes(alone), "every process to be gone")
-    assert all(is_free(port) for port in before)
+    until(lambda: all(is_free(port) for port in before), "the kernel to free the ports")
     assert up(alone).returncode == 0  # a stale socket is in nobody's way
 
 
@@ -368,3 +368,26 @@ def test_metrics_are_where_up_says(federation):
     for member in home.members():
         with urllib.request.urlopen(f"http://127.0.0.1:{member.admin}/metrics", timeout=5) as answer:
             assert b"regional_keystone" in answer.read()
+
+
+def test_bootstrap_is_safe_to_repeat_and_resets_no_password(federation, tmp_path):
+    home, _ = federation
+    position = status(home)["controller"]["position"]
+    (tmp_path / "password").write_text("another")
+    done = rkctl("bootstrap", "--password-file", str(tmp_path / "password"), "--state", str(home.directory))
+    assert (done.returncode, done.stdout) == (0, "admin is there\n")
+    assert status(home)["controller"]["position"] == position
+    assert admin_token(home)
+
+
+def test_a_region_is_added_and_removed(federation):
+    home, _ = federation
+    where = ("--state", str(home.directory))
+    token = rkctl("region", "add", "Oslo", "--url", "http://127.0.0.1:9/v3", *where).stdout.strip()
+    assert token.startswith("rkj1.")
+    assert rkctl("region", "remove", "Oslo", "--yes", *where).returncode == 0
+    listed = json.loads(rkctl("region", "list", "--json", *where).stdout)
+    assert {"name": "Oslo", "state": "removed"}.items() <= next(one for one in listed if one["name"] == "Oslo").items()
+    refused = rkctl("region", "remove", "Bergen", "--yes", *where)
+    assert refused.returncode == 1
+    assert "Bergen" in refused.stderr
