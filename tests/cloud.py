@@ -329,7 +329,7 @@ async def wired(cloud, name):
 
 
 @asynccontextmanager
-async def stream(site, controller, *, tls=None, **changes):
+async def stream(site, controller, /, *, tls=None, **changes):
     """A site's stream by hand: what was answered to its Hello, and the socket."""
     member = site.identity.membership()
     said = {

@@ -1,0 +1,408 @@
+"""The stream at the controller: who is let in, what is believed, what is taken over."""
+
+import asyncio
+from contextlib import suppress
+
+import aiohttp
+import pytest
+
+from controller.authority import Authority
+from controller.replicate import FORWARDS
+from regional_keystone.enrol import Identity
+from regional_keystone.log import Entry, Put, put
+from regional_keystone.messages import (
+    Acknowledge,
+    Answer,
+    Echo,
+    Entries,
+    Forward,
+    Own,
+    Probe,
+    Refused,
+    Request,
+    Response,
+    Rows,
+    Welcome,
+    at_site,
+    encode,
+)
+from regional_keystone.model import RevocationEvent, Taken
+from tests.cloud import Cloud, event, eventually, hear, no_tls, project, say, stream
+
+
+@pytest.fixture
+async def cloud(tmp_path):
+    """A controller; its one site has joined and is not running."""
+    made = Cloud(tmp_path, ("RegionOne",))
+    await made.controller.start()
+    site = made.sites["RegionOne"]
+    await site.join(await made.controller.sites.invite("RegionOne"))
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+def controller(cloud):
+    return cloud.controller
+
+
+@pytest.fixture
+def site(cloud):
+    return cloud.sites["RegionOne"]
+
+
+def own(number, *changes):
+    return Entry(number, f"own{number}", 1, changes or (put(event(f"e{number}", 10**6, audit_id=f"a{number}")),))
+
+
+async def taken(controller, feed="RegionOne/inc"):
+    record = await controller.overlay.get(Taken, feed)
+    return record.number if record else 0
+
+
+# ------------------------------------------------------------------------------------------------ who is let in
+
+
+async def test_a_site_with_its_certificate_is_welcome_and_gets_the_log(controller, site):
+    async with stream(site, controller) as (first, socket):
+        assert isinstance(first, Welcome)
+        assert not first.snapshot
+        entries = (await hear(socket, Entries)).entries
+        assert [entry.number for entry in entries] == list(range(1, controller.sequencer.head + 1))
+        position = await controller.write(project("p"))
+        assert [entry.number for entry in (await hear(socket, Entries)).entries] == [position]
+
+
+async def test_who_has_no_certificate_has_no_stream(controller, site):
+    async with stream(site, controller, tls=no_tls()) as (first, _):
+        assert isinstance(first, Refused)
+        assert "client certificate" in first.reason
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"site": "RegionTwo"}, "of another site"),
+        ({"instance": "0" * 32}, "of another site"),
+        ({"cluster": "other"}, "another federation"),
+        ({"version": 9}, "protocol version"),
+        ({"position": 10**6}, "ahead of the log"),
+    ],
+)
+async def test_a_first_word_that_is_not_true_is_refused(controller, site, said, why):
+    await controller.sites.invite("RegionTwo")
+    async with stream(site, controller, **said) as (first, _):
+        assert isinstance(first, Refused)
+        assert why in first.reason
+        assert first.final
+    assert controller.replicator.sessions == {}
+
+
+async def test_a_certificate_of_another_authority_does_not_get_past_tls(controller, site, tmp_path):
+    other = Authority.open(tmp_path / "other", controller.clock.now())
+    member = site.identity.membership()
+    csr_identity = Identity(tmp_path / "forged")
+    csr_identity.directory.mkdir()
+    for name in ("tls.key", "ca.crt"):
+        (csr_identity.directory / name).write_bytes((site.identity.directory / name).read_bytes())
+    from regional_keystone.enrol import _csr, _tls_key
+
+    csr = _csr(_tls_key(csr_identity.directory / "tls.key"), member.name)
+    forged = other.certify(csr, member.name, member.instance, controller.clock.now(), 3600.0)
+    (csr_identity.directory / "tls.crt").write_text(forged)
+    with pytest.raises((aiohttp.ClientError, OSError)):
+        async with stream(site, controller, tls=csr_identity.tls()):
+            pass
+
+
+async def test_an_expired_certificate_does_not_get_past_tls(controller, site):
+    from regional_keystone.enrol import _csr, _tls_key
+
+    member = site.identity.membership()
+    csr = _csr(_tls_key(site.identity.directory / "tls.key"), member.name)
+    day_us = 86_400_000_000
+    old = controller.authority.certify(csr, member.name, member.instance, controller.clock.now() - day_us, 3600.0)
+    (site.identity.directory / "tls.crt").write_text(old)
+    with pytest.raises((aiohttp.ClientError, OSError)):
+        async with stream(site, controller):
+            pass
+
+
+@pytest.mark.parametrize("first", [encode(Probe(1.0, 1)), b"\xc1", b"", encode({"type": "future"})])
+async def test_a_first_word_that_is_no_hello_ends_the_stream(controller, site, first):
+    async with aiohttp.ClientSession() as session:
+        url = f"https://127.0.0.1:{controller.port}/stream/v1"
+        async with session.ws_connect(url, ssl=site.identity.tls()) as socket:
+            await socket.send_bytes(first)
+            answer = await socket.receive(timeout=5)
+            assert answer.data is None or not isinstance(answer.data, bytes) or isinstance(at_site(answer.data), Refused)
+    assert controller.replicator.sessions == {}
+
+
+async def test_rubbish_later_on_ends_the_stream_and_nothing_else(controller, site):
+    async with stream(site, controller) as (_, socket):
+        await socket.send_bytes(b"\xc1")
+        assert (await hear(socket, Refused)).reason == "that is no message"
+    await eventually(lambda: not controller.replicator.sessions)
+    async with stream(site, controller) as (first, socket):
+        await socket.send_bytes(encode({"type": "from the future", "x": 1}))
+        await say(socket, Probe(1.0, 1))
+        assert (await hear(socket, Echo)).ticks == 1.0
+        assert isinstance(first, Welcome)
+
+
+async def test_a_newer_stream_of_a_site_ends_the_older_one_at_once(controller, site):
+    async with stream(site, controller) as (_, old):
+        async with stream(site, controller) as (first, new):
+            assert isinstance(first, Welcome)
+            assert "newer stream" in (await hear(old, Refused)).reason
+            with suppress(aiohttp.ClientError):
+                await say(old, Acknowledge(controller.sequencer.head))
+            await say(new, Probe(1.0, 1))
+            await hear(new, Echo)
+            assert "RegionOne" not in controller.replicator.acknowledged, "the old stream's word counts no more"
+            assert len(controller.replicator.sessions) == 1
+
+
+async def test_a_site_that_reads_nothing_holds_nobody_up(controller, site):
+    async with stream(site, controller) as (_, old):
+        del old  # it is never read from
+        for number in range(40):
+            await controller.write(project(f"p{number}", extra={"x": "x" * 900_000}))
+        began = asyncio.get_running_loop().time()
+        async with stream(site, controller) as (first, _):
+            assert isinstance(first, Welcome)
+        await asyncio.wait_for(controller.sites.remove("RegionOne"), 2)
+        assert asyncio.get_running_loop().time() - began < 3
+
+
+async def test_a_removed_site_is_put_out_and_not_let_in_again(controller, site):
+    async with stream(site, controller) as (_, socket):
+        await controller.sites.remove("RegionOne")
+        assert "removed" in (await hear(socket, Refused)).reason
+    assert controller.replicator.sessions == {}
+    async with stream(site, controller) as (first, _):
+        assert "removed" in first.reason
+
+
+# ------------------------------------------------------------------------------------------------- what is sent
+
+
+async def test_large_entries_and_rows_come_in_messages_that_a_site_takes(controller, site):
+    for number in range(12):
+        await controller.write(project(f"p{number}", extra={"x": "x" * 900_000}))
+    await controller.follower.settled(controller.sequencer.head, 5)
+    async with stream(site, controller) as (_, socket):
+        number = 0
+        while number < controller.sequencer.head:
+            data = await socket.receive_bytes(timeout=5)
+            assert len(data) < 4 * 2**20
+            number = at_site(data).entries[-1].number
+    await controller.store.prune("log", controller.sequencer.head)
+    controller.replicator._recent.clear()
+    async with stream(site, controller) as (first, socket):
+        assert first.snapshot
+        last = False
+        while not last:
+            data = await socket.receive_bytes(timeout=5)
+            assert len(data) < 4 * 2**20
+            last = at_site(data).last
+
+
+async def test_who_is_too_far_behind_gets_a_snapshot_then_the_entries_after_it(controller, site):
+    await controller.write(project("p"))
+    position = controller.sequencer.head
+    await controller.follower.settled(position, 5)
+    await controller.store.prune("log", position)
+    async with stream(site, controller, position=1) as (first, socket):
+        assert first.snapshot
+        rows = await hear(socket, Rows)
+        assert rows.position == position
+        assert rows.last
+        after = await controller.write(project("q"))
+        assert [entry.number for entry in (await hear(socket, Entries)).entries] == [after]
+
+
+async def test_who_has_everything_gets_no_snapshot_though_the_log_is_pruned(controller, site):
+    position = controller.sequencer.head
+    await controller.follower.settled(position, 5)
+    await controller.store.prune("log", position)
+    async with stream(site, controller, position=position) as (first, _):
+        assert not first.snapshot
+
+
+async def test_a_stream_whose_log_cannot_be_read_ends_instead_of_going_silent(controller, site):
+    controller.replicator._recent.clear()
+    tail = controller.store.tail
+
+    async def broken(feed, after, limit=1000):
+        from regional_keystone.errors import Unavailable
+
+        if limit > 1:
+            raise Unavailable("The disk is gone.")
+        return await tail(feed, after, limit)
+
+    controller.store.tail = broken
+    async with stream(site, controller) as (_, socket):
+        message = await socket.receive(timeout=3)
+        assert not isinstance(message.data, bytes)
+    controller.store.tail = tail
+
+
+async def test_an_echo_names_the_head_after_the_probe(controller, site):
+    async with stream(site, controller) as (_, socket):
+        await controller.write(project("p"))
+        await say(socket, Probe(7.5, 1))
+        echo = await hear(socket, Echo)
+        assert (echo.ticks, echo.head) == (7.5, controller.sequencer.head)
+
+
+# ----------------------------------------------------------------------------------------- what is acknowledged
+
+
+async def test_only_what_is_possible_is_believed(controller, site):
+    said = controller.replicator.acknowledged
+    async with stream(site, controller) as (_, socket):
+        for position in (-1, controller.sequencer.head + 1, 2**62):
+            await say(socket, Acknowledge(position, {"token": (9, "x")}))
+        await say(socket, Acknowledge(1, {"token": (1, "x")}))
+        await eventually(lambda: "RegionOne" in said)
+        assert said["RegionOne"].position == 1
+        assert (await controller.rotator.plan()).waits_for == ("RegionOne",), "the fingerprint is not that of the ring"
+
+
+async def test_a_site_restored_from_a_backup_no_longer_holds_what_it_had_acknowledged(controller, site):
+    seen = controller.holder.seen
+    head = controller.sequencer.head
+    async with stream(site, controller, epochs={"token": seen.epoch}) as (_, socket):
+        await say(socket, Acknowledge(head, {"token": tuple(seen)}))
+        await eventually(lambda: "RegionOne" in controller.replicator.acknowledged)
+    assert (await controller.rotator.plan()).waits_for == ()
+    async with stream(site, controller, position=head, epochs={"token": seen.epoch}):
+        assert (await controller.rotator.plan()).waits_for == ()
+    async with stream(site, controller, position=head, epochs={"token": seen.epoch - 1}):
+        await eventually(lambda: "RegionOne" not in controller.replicator.acknowledged)
+    assert (await controller.rotator.plan()).waits_for == ("RegionOne",)
+
+
+# --------------------------------------------------------------------------------------------------- taking over
+
+
+async def test_a_feed_is_taken_over_in_order_and_each_of_it_once(controller, site):
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(1), own(2))))
+        await say(socket, Own("RegionOne/inc", (own(1), own(2), own(3))))
+        await say(socket, Own("RegionOne/inc", (own(2),)))
+        await eventually(lambda: _is(taken(controller), 3))
+    async with stream(site, controller) as (_, socket):  # the answer was lost: all of it comes again
+        await say(socket, Own("RegionOne/inc", (own(1), own(2), own(3), own(4))))
+        await eventually(lambda: _is(taken(controller), 4))
+    assert [one.audit_id for one in await controller.revocations()] == ["a1", "a2", "a3", "a4"]
+
+
+async def test_a_feed_with_a_gap_waits_for_what_is_missing(controller, site):
+    before = controller.sequencer.head
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(2), own(3))))
+        await say(socket, Probe(1.0, 1))
+        await hear(socket, Echo)
+        assert controller.sequencer.head == before
+        await say(socket, Own("RegionOne/inc", (own(1), own(3))))
+        await eventually(lambda: _is(taken(controller), 1))
+        await say(socket, Own("RegionOne/inc", (own(1), own(2), own(3))))
+        await eventually(lambda: _is(taken(controller), 3))
+    assert [one.audit_id for one in await controller.revocations()] == ["a1", "a2", "a3"]
+
+
+async def test_a_restarted_controller_takes_nothing_twice(controller, site):
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(1),)))
+        await eventually(lambda: _is(taken(controller), 1))
+    await controller.stop()
+    await controller.start()
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(1), own(2))))
+        await eventually(lambda: _is(taken(controller), 2))
+    assert [one.audit_id for one in await controller.revocations()] == ["a1", "a2"]
+
+
+@pytest.mark.parametrize("feed", ["RegionTwo/inc", "RegionOne", "RegionOne/", "RegionOne/a/b", f"RegionOne/{'x' * 65}", "log"])
+async def test_the_feed_of_somebody_else_is_refused(controller, site, feed):
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own(feed, (own(1),)))
+        assert "not this site's" in (await hear(socket, Refused)).reason
+    assert await controller.revocations() == []
+
+
+async def test_a_site_changes_nothing_but_revocations_and_only_under_ids_of_its_own(controller, site):
+    stolen = event("other", 10**6, user_id="victim")
+    await controller.write(stolen)
+    async with stream(site, controller) as (_, socket):
+        changes = (put(project("evil")), put(event("other", 5, user_id="nobody")))
+        await say(socket, Own("RegionOne/inc", (own(1, *changes),)))
+        await eventually(lambda: _is(taken(controller), 1))
+    assert await controller.overlay.get(type(project("x")), "evil") is None
+    assert await controller.overlay.get(RevocationEvent, "other") == stolen
+    assert [one.id for one in await controller.revocations()] == ["other", "RegionOne/inc/1/1"]
+
+
+async def test_a_revocation_of_all_tokens_of_a_user_cannot_reach_into_the_future_but_one_of_a_token_can(controller, site):
+    now = controller.clock.now()
+    ahead = now + 3600 * 10**6
+    changes = (put(event("u", ahead, user_id="u")), put(event("a", ahead, audit_id="a")))
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(1, *changes),)))
+        await eventually(lambda: _is(taken(controller), 1))
+    by_user, by_token = await controller.revocations()
+    assert by_user.issued_before <= controller.clock.now() + 2 * 10**6
+    assert by_token.issued_before == ahead, "never weaker: the site's clock is fast"
+
+
+@pytest.mark.parametrize("bad", ["row", "size"])
+async def test_what_cannot_be_taken_over_is_refused_and_the_controller_goes_on(controller, site, bad):
+    changes = {
+        "row": (Put("revocations", ("x",), b"\xc1", {}),),
+        "size": tuple(put(event(f"{n}", 1, user_id="x" * 200)) for n in range(6000)),
+    }[bad]
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(1, *changes),)))
+        assert "taken over" in (await hear(socket, Refused)).reason
+    assert await controller.write(project("p"))
+
+
+# ------------------------------------------------------------------------------------------------------ forwards
+
+
+async def test_a_forwarded_request_is_answered_under_its_id_in_the_sites_own_name_space(controller, site):
+    async def answer(request):
+        return Response(status=201, body=request.id.encode())
+
+    controller.replicator.answer = answer
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Forward(Request(id="r1", method="POST", path="/v3/projects")))
+        answered = await hear(socket, Answer)
+        assert (answered.id, answered.response.body) == ("r1", b"RegionOne/r1")
+
+
+async def test_forwards_that_are_under_way_are_bounded_and_end_with_the_stream(controller, site):
+    under_way = []
+
+    async def answer(request):
+        under_way.append(request.id)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            under_way.remove(request.id)
+
+    controller.replicator.answer = answer
+    async with stream(site, controller) as (_, socket):
+        for number in range(FORWARDS + 5):
+            await say(socket, Forward(Request(id=f"r{number}", method="POST", path="/")))
+        for _ in range(5):
+            assert (await hear(socket, Answer)).response.status == 503
+        assert len(under_way) == FORWARDS
+    await eventually(lambda: not under_way)
+
+
+async def _is(found, wanted):
+    return await found == wanted

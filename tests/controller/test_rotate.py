@@ -1,0 +1,237 @@
+"""When the key ring may turn: never ahead of any site that is not quarantined."""
+
+import asyncio
+
+import pytest
+
+from controller.replicate import Acknowledged
+from regional_keystone.errors import Conflict, Unavailable
+from regional_keystone.model import Ring, Site
+from tests.cloud import ControllerNode, eventually, running, wired
+
+
+async def ring(controller):
+    return await controller.overlay.get(Ring, "token")
+
+
+async def states(controller):
+    return {site.id: site.state for site in await controller.sites.all()}
+
+
+async def still(task, seconds=0.3):
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    return not done
+
+
+@pytest.fixture
+async def cloud(tmp_path):
+    async with running(tmp_path, ("RegionOne", "RegionTwo"), deadline_s=30.0) as made:
+        yield made
+
+
+async def test_a_turn_makes_the_staged_key_primary_everywhere_and_old_tokens_still_open(cloud):
+    controller = cloud.controller
+    text = cloud.sites["RegionOne"].holder.ring.seal(b"payload", 0)
+    for _ in range(3):
+        before = controller.holder.ring
+        turned = await controller.rotator.turn()
+        await cloud.level()
+        for node in (controller, *cloud.sites.values()):
+            await eventually(lambda node=node: node.holder.seen.epoch == turned.epoch)
+            assert node.holder.ring.numbers[node.holder.ring.primary] == before.staged
+            assert node.holder.ring.open(text)[0] == b"payload"
+
+
+async def test_no_turn_before_every_active_site_has_acknowledged(cloud):
+    controller = cloud.controller
+    async with wired(cloud, "RegionTwo") as wire:
+        wire.hold("up")  # it receives everything, and nothing that it says arrives
+        epoch = (await controller.rotator.turn()).epoch  # it had acknowledged the one before
+        waited_for = []
+        turning = asyncio.create_task(controller.rotator.turn(lambda plan: waited_for.append(plan.waits_for)))
+        assert await still(turning)
+        assert (await ring(controller)).epoch == epoch
+        assert waited_for[-1] == ("RegionTwo",)
+        wire.release()
+        assert (await asyncio.wait_for(turning, 10)).epoch == epoch + 1
+
+
+@pytest.mark.parametrize("said", [{}, {"token": (1, "right")}, {"token": (99, "right")}, {"token": (0, "wrong")}])
+async def test_epoch_and_fingerprint_both_have_to_be_acknowledged(cloud, said):
+    controller = cloud.controller
+    record = await ring(controller)
+    held = {
+        name: (record.epoch if epoch == 0 else epoch, record.fingerprint if word == "right" else "0" * 32)
+        for name, (epoch, word) in said.items()
+    }
+    await cloud.sites["RegionTwo"].stop()
+    controller.replicator.acknowledged["RegionTwo"] = Acknowledged(controller.sequencer.head, held)
+    turning = asyncio.create_task(controller.rotator.turn())
+    assert await still(turning, 0.2)
+    controller.replicator.acknowledged["RegionTwo"] = Acknowledged(1, {"token": (record.epoch, record.fingerprint)})
+    assert (await asyncio.wait_for(turning, 5)).epoch == record.epoch + 1
+
+
+async def test_the_transaction_itself_checks_acknowledgements_again(cloud):
+    controller = cloud.controller
+    await cloud.sites["RegionTwo"].stop()
+    controller.replicator.acknowledged.pop("RegionTwo")
+    with pytest.raises(Conflict, match="RegionTwo"):
+        await controller.rotator._turn()
+
+
+async def test_a_site_that_joins_just_before_the_turn_is_waited_for(cloud, tmp_path):
+    controller = cloud.controller
+    from tests.cloud import SiteNode
+
+    late = SiteNode("RegionThree", tmp_path / "late")
+    await late.join(await controller.sites.invite("RegionThree"))
+    turning = asyncio.create_task(controller.rotator.turn())
+    assert await still(turning, 0.2)
+    await late.start()
+    turned = await asyncio.wait_for(turning, 5)
+    await eventually(lambda: late.holder.seen.epoch == turned.epoch)
+    await late.stop()
+
+
+async def test_who_misses_the_deadline_is_quarantined_and_taken_back_when_it_has_caught_up(tmp_path):
+    async with running(tmp_path, ("RegionOne", "RegionTwo"), deadline_s=0.3) as cloud:
+        controller, away = cloud.controller, cloud.sites["RegionTwo"]
+        await away.stop()
+        await controller.rotator.turn()
+        turned = await asyncio.wait_for(controller.rotator.turn(), 5)
+        assert await states(controller) == {"RegionOne": "active", "RegionTwo": "quarantined"}
+        assert "RegionTwo" in turned.sealed
+        await controller.rotator.take_back("RegionTwo")
+        assert (await states(controller))["RegionTwo"] == "quarantined", "it does not hold the newest ring"
+        turned = await controller.rotator.turn()
+        await away.start()
+        await away.settled(controller.sequencer.head)
+
+        async def back():
+            await controller.rotator.take_back("RegionTwo")
+            return (await states(controller))["RegionTwo"] == "active"
+
+        await eventually(back)
+        assert away.holder.seen.epoch == turned.epoch
+
+
+async def test_only_one_turn_at_a_time(cloud):
+    results = await asyncio.gather(*(cloud.controller.rotator.turn() for _ in range(3)), return_exceptions=True)
+    assert sum(isinstance(result, Conflict) for result in results) == 2
+
+
+async def test_two_rotators_that_both_believe_in_their_lock_turn_one_after_the_other(cloud):
+    from controller.rotate import Rotator
+    from regional_keystone.adapters.local import LocalLock
+
+    controller = cloud.controller
+    other = Rotator(
+        overlay=controller.overlay,
+        sequencer=controller.sequencer,
+        replicator=controller.replicator,
+        sites=controller.sites,
+        lock=LocalLock(),
+        clock=controller.clock,
+        keep_s=1000.0,
+        deadline_s=5.0,
+        interval_s=0,
+    )
+    before = (await ring(controller)).epoch
+    turned = await asyncio.gather(*(who.turn() for _ in range(3) for who in (controller.rotator, other)), return_exceptions=True)
+    epochs = [one.epoch for one in turned if isinstance(one, Ring)]
+    assert sorted(epochs) == list(range(before + 1, before + 1 + len(epochs)))
+    await cloud.level()
+    fingerprints = {node.holder.seen for node in (controller, *cloud.sites.values())}
+    assert fingerprints == {((await ring(controller)).epoch, (await ring(controller)).fingerprint)}
+
+
+async def test_two_controllers_on_one_log_make_no_two_rings_of_one_epoch(tmp_path):
+    one = ControllerNode(tmp_path)
+    await one.start()
+    two = ControllerNode(tmp_path)
+    await two.start()
+    try:
+        results = await asyncio.gather(one.rotator.turn(), two.rotator.turn(), one.rotator.turn(), return_exceptions=True)
+        assert any(isinstance(result, Ring) for result in results)
+        await one.sequencer.catch_up()
+        await two.sequencer.catch_up()
+        record = await ring(one)
+        assert record == await ring(two)
+        rings = [change for entry in await one.log() for change in entry.changes if change.table == "rings"]
+        assert record.epoch == len(rings)
+        await eventually(lambda: one.holder.seen.epoch == record.epoch)
+        assert one.holder.seen == (record.epoch, record.fingerprint)
+    finally:
+        await two.stop()
+        await one.stop()
+
+
+async def test_keys_are_retired_by_time_only(tmp_path):
+    from tests.controller.test_sites import Ahead
+
+    node = ControllerNode(tmp_path, keep_s=1000.0)
+    await node.start()
+    try:
+        for _ in range(6):
+            await node.rotator.turn()
+        await eventually(lambda: len(node.holder.ring.numbers) == 8)
+        node.rotator._clock = Ahead(node.clock, 999)
+        assert (await node.rotator.plan()).retires == ()
+        node.rotator._clock = Ahead(node.clock, 1001)
+        assert len((await node.rotator.plan()).retires) == 6
+        turned = await node.rotator.turn()
+        assert len(turned.checks) == 3
+        assert set(turned.ceased) == {max(turned.checks) - 1}
+    finally:
+        await node.stop()
+
+
+async def test_a_controller_whose_directory_is_behind_the_log_takes_the_newer_ring(tmp_path):
+    import shutil
+
+    node = ControllerNode(tmp_path)
+    await node.start()
+    shutil.copytree(tmp_path / "keys", tmp_path / "older")
+    turned = await node.rotator.turn()
+    await eventually(lambda: node.holder.seen.epoch == turned.epoch)
+    await node.follower.settled(node.sequencer.head, 5)
+    await node.stop()
+    shutil.rmtree(tmp_path / "keys")
+    (tmp_path / "older").rename(tmp_path / "keys")
+    await node.start()
+    try:
+        assert node.holder.seen == (turned.epoch, turned.fingerprint)
+        assert (await node.rotator.turn()).epoch == turned.epoch + 1
+    finally:
+        await node.stop()
+
+
+async def test_a_failing_store_does_not_end_rotation_for_ever(tmp_path):
+    node = ControllerNode(tmp_path)
+    await node.start()
+    append = node.store.append
+
+    async def full(*arguments):
+        raise Unavailable("The disk is full.")
+
+    node.store.append = full
+    running_ = asyncio.create_task(node.rotator.run())  # its interval is 0: always due
+    try:
+        assert await still(running_, 0.3)
+        node.store.append = append
+        before = node.holder.seen.epoch
+        await eventually(lambda: node.holder.seen.epoch > before)
+    finally:
+        running_.cancel()
+        await asyncio.gather(running_, return_exceptions=True)
+        await node.stop()
+
+
+async def test_a_quarantine_and_a_removal_are_records_of_the_log(cloud):
+    controller = cloud.controller
+    await controller.sites.set_state("RegionOne", "quarantined", "a test")
+    await controller.sites.set_state("RegionOne", "quarantined", "again")
+    assert (await controller.rotator.plan()).quarantined == ("RegionOne",)
+    await cloud.level()
+    assert (await cloud.sites["RegionTwo"].overlay.get(Site, "RegionOne")).state == "quarantined"
