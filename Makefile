@@ -27,7 +27,7 @@ install: $(SERVERS) ## .venv with the servers, rkctl and the stock clients of th
 dev: $(ALL) ## .venv with everything for working on it
 
 check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: under a minute
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo | tail -n 1
