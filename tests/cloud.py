@@ -142,7 +142,9 @@ class ControllerNode(Node):
     async def revocations(self) -> list[RevocationEvent]:
         """Every revocation that ever was put into the log, in order."""
         changes = [change for entry in await self.log() for change in entry.changes]
-        return [decode(RevocationEvent, one.row) for one in changes if isinstance(one, Put) and one.table == "revocations"]
+        return [
+            decode(RevocationEvent, one.row) for one in changes if isinstance(one, Put) and one.table == "revocations"
+        ]
 
     async def write(self, *records: Record, name: str | None = None) -> int:
         """Store these records in one transaction."""
@@ -280,7 +282,7 @@ class Wire:
         if not self.whole:
             writer.transport.abort()
             return
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # the server complains of tasks that were cancelled
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
             self.writers |= {writer, far_writer}
             up = asyncio.create_task(self._pump(reader, far_writer, "up"))
@@ -322,6 +324,7 @@ async def wired(cloud, name):
     site.controllers = (wire.url,)
     await site.start()
     try:
+        await eventually(lambda: site.link.connected_since is not None)
         await site.settled(cloud.controller.sequencer.head)
         yield wire
     finally:

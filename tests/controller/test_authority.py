@@ -65,7 +65,9 @@ def test_a_certificate_names_cluster_site_and_instance_whatever_was_asked_for(au
     csr = request(ec.generate_private_key(ec.SECP256R1()), "RegionTwo").public_bytes(PEM).decode()
     made = x509.load_pem_x509_certificate(authority.certify(csr, "RegionOne", "a" * 32, NOW, 60.0).encode())
     names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [f"rk://{authority.cluster}/RegionOne/{'a' * 32}"]
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [
+        f"rk://{authority.cluster}/RegionOne/{'a' * 32}"
+    ]
     assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     made.verify_directly_issued_by(authority.ca)
 

@@ -24,7 +24,9 @@ async def test_what_is_past_its_time_goes_and_all_replicas_stay_equal(cloud):
     controller, now = cloud.controller, cloud.controller.clock.now()
     kept = Outcome(id="kept", request_digest=b"", answer=b"", at=now)
     past = Outcome(id="past", request_digest=b"", answer=b"", at=now - OUTCOME_US - 1)
-    await controller.write(event("old", now - 10**11 - 10**8, audit_id="old"), event("new", now, audit_id="new"), kept, past)
+    await controller.write(
+        event("old", now - 10**11 - 10**8, audit_id="old"), event("new", now, audit_id="new"), kept, past
+    )
     await cloud.level()
     assert all(len(node.follower.index) == 2 for node in (controller, *cloud.sites.values()))
     assert await expire(controller.overlay, controller.sequencer, now) == 2
@@ -55,7 +57,9 @@ async def test_the_log_is_pruned_again_and_again_up_to_what_every_active_site_ho
         await cloud.level()
         head = controller.sequencer.head
         await controller.follower.settled(head, 5)
-        await eventually(lambda head=head: all(one.position == head for one in controller.replicator.acknowledged.values()))
+        await eventually(
+            lambda head=head: all(one.position == head for one in controller.replicator.acknowledged.values())
+        )
         assert await prune(controller.store, controller.overlay, controller.replicator, 2**62) == head
         assert await pruned(controller.store, LOG) == head
     assert await controller.store.tail(LOG, 0) == []

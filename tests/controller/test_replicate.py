@@ -135,7 +135,9 @@ async def test_a_first_word_that_is_no_hello_ends_the_stream(controller, site, f
         async with session.ws_connect(url, ssl=site.identity.tls()) as socket:
             await socket.send_bytes(first)
             answer = await socket.receive(timeout=5)
-            assert answer.data is None or not isinstance(answer.data, bytes) or isinstance(at_site(answer.data), Refused)
+            assert (
+                answer.data is None or not isinstance(answer.data, bytes) or isinstance(at_site(answer.data), Refused)
+            )
     assert controller.replicator.sessions == {}
 
 
@@ -326,7 +328,9 @@ async def test_a_restarted_controller_takes_nothing_twice(controller, site):
     assert [one.audit_id for one in await controller.revocations()] == ["a1", "a2"]
 
 
-@pytest.mark.parametrize("feed", ["RegionTwo/inc", "RegionOne", "RegionOne/", "RegionOne/a/b", f"RegionOne/{'x' * 65}", "log"])
+@pytest.mark.parametrize(
+    "feed", ["RegionTwo/inc", "RegionOne", "RegionOne/", "RegionOne/a/b", f"RegionOne/{'x' * 65}", "log"]
+)
 async def test_the_feed_of_somebody_else_is_refused(controller, site, feed):
     async with stream(site, controller) as (_, socket):
         await say(socket, Own(feed, (own(1),)))
@@ -346,7 +350,9 @@ async def test_a_site_changes_nothing_but_revocations_and_only_under_ids_of_its_
     assert [one.id for one in await controller.revocations()] == ["other", "RegionOne/inc/1/1"]
 
 
-async def test_a_revocation_of_all_tokens_of_a_user_cannot_reach_into_the_future_but_one_of_a_token_can(controller, site):
+async def test_a_revocation_of_all_tokens_of_a_user_cannot_reach_into_the_future_but_one_of_a_token_can(
+    controller, site
+):
     now = controller.clock.now()
     ahead = now + 3600 * 10**6
     changes = (put(event("u", ahead, user_id="u")), put(event("a", ahead, audit_id="a")))

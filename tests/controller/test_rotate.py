@@ -37,7 +37,7 @@ async def test_a_turn_makes_the_staged_key_primary_everywhere_and_old_tokens_sti
         turned = await controller.rotator.turn()
         await cloud.level()
         for node in (controller, *cloud.sites.values()):
-            await eventually(lambda node=node: node.holder.seen.epoch == turned.epoch)
+            await eventually(lambda node=node, epoch=turned.epoch: node.holder.seen.epoch == epoch)
             assert node.holder.ring.numbers[node.holder.ring.primary] == before.staged
             assert node.holder.ring.open(text)[0] == b"payload"
 
@@ -138,7 +138,9 @@ async def test_two_rotators_that_both_believe_in_their_lock_turn_one_after_the_o
         interval_s=0,
     )
     before = (await ring(controller)).epoch
-    turned = await asyncio.gather(*(who.turn() for _ in range(3) for who in (controller.rotator, other)), return_exceptions=True)
+    turned = await asyncio.gather(
+        *(who.turn() for _ in range(3) for who in (controller.rotator, other)), return_exceptions=True
+    )
     epochs = [one.epoch for one in turned if isinstance(one, Ring)]
     assert sorted(epochs) == list(range(before + 1, before + 1 + len(epochs)))
     await cloud.level()
@@ -152,7 +154,9 @@ async def test_two_controllers_on_one_log_make_no_two_rings_of_one_epoch(tmp_pat
     two = ControllerNode(tmp_path)
     await two.start()
     try:
-        results = await asyncio.gather(one.rotator.turn(), two.rotator.turn(), one.rotator.turn(), return_exceptions=True)
+        results = await asyncio.gather(
+            one.rotator.turn(), two.rotator.turn(), one.rotator.turn(), return_exceptions=True
+        )
         assert any(isinstance(result, Ring) for result in results)
         await one.sequencer.catch_up()
         await two.sequencer.catch_up()

@@ -130,7 +130,9 @@ class Ahead:
         return self._clock.now() + self._us
 
 
-@pytest.mark.parametrize("change", [{"instance": "x"}, {"box_key": b"short"}, {"csr": "none"}, {"name": ""}, {"name": "é"}])
+@pytest.mark.parametrize(
+    "change", [{"instance": "x"}, {"box_key": b"short"}, {"csr": "none"}, {"name": ""}, {"name": "é"}]
+)
 async def test_a_malformed_request_is_refused_and_the_token_stays_good(controller, sites, change):
     token = await sites.invite("RegionOne")
     with pytest.raises(Invalid):

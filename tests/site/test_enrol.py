@@ -41,7 +41,9 @@ def test_a_join_token_is_one_word_and_shows_its_secret_to_nobody():
     assert SECRET.secret not in repr(SECRET)
 
 
-@pytest.mark.parametrize("text", ["", "rkj1.", "rkj1.%%%", "rkj1.e30", "rkj2.e30", "rkj1." + base64.b64encode(b"\xff").decode(), "é"])
+@pytest.mark.parametrize(
+    "text", ["", "rkj1.", "rkj1.%%%", "rkj1.e30", "rkj2.e30", "rkj1." + base64.b64encode(b"\xff").decode(), "é"]
+)
 def test_what_is_no_join_token_is_refused_without_showing_it(text):
     with pytest.raises(StoreRefused) as refusal:
         JoinToken.read(text)

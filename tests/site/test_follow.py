@@ -316,4 +316,3 @@ async def test_who_was_issued_for_is_remembered_for_a_lifetime_at_most(part, mon
         await part.clock.advance(300)
     assert len(part.follower._issued) <= 40
     assert "u999" in part.follower._issued
-

@@ -15,8 +15,6 @@ from tests.site.test_follow import Part, voided
 NAME = "RegionOne/inc"
 
 
-
-
 class Feed:
     """An own feed beside a replica."""
 
