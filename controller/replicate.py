@@ -296,7 +296,7 @@ class Replicator:
                 continue
             event = decode(RevocationEvent, change.row)
             late = "late/" if event.id.startswith("late/") else ""
-            # one token may be from a clock that is ahead; all tokens of somebody are not to be void in advance
+            # a token may be from a fast clock; all tokens of somebody are not to be void in advance
             latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
             if event.issued_before > latest:
                 log.error("own_feed_ahead_of_time", feed=feed, number=entry.number, by_us=event.issued_before - now)

@@ -274,6 +274,7 @@ async def test_only_what_is_possible_is_believed(controller, site):
 
 
 async def test_a_site_restored_from_a_backup_no_longer_holds_what_it_had_acknowledged(controller, site):
+    assert await controller.follower.settled(controller.sequencer.head, 5)  # its own ring is the newest, too
     seen = controller.holder.seen
     head = controller.sequencer.head
     async with stream(site, controller, epochs={"token": seen.epoch}) as (_, socket):
