@@ -6,7 +6,7 @@ import pytest
 
 from regional_keystone.messages import Request
 
-DEEP = b'{"user":' * 40 + b"1" + b"}" * 40
+DEEP = b'{"user": {"name": "a", "x": ' + b"[" * 31 + b"]" * 31 + b"}}"
 BAD = {
     "not JSON": b"{",
     "text": b'"user"',
@@ -46,6 +46,12 @@ async def test_a_bad_body_is_refused_and_nothing_is_done(admin, raw):
     assert answer.status == 400, answer.body
     assert answer.body["error"].keys() == {"code", "title", "message"}
     assert (await admin("GET", "/users")).body == before
+
+
+async def test_what_is_just_within_the_limits_is_taken(admin):
+    deepest = DEEP.replace(b"[" * 31, b"[" * 30).replace(b"]" * 31, b"]" * 30)
+    assert (await admin("POST", "/users", raw=deepest)).status == 201
+    assert (await admin("POST", "/users", {"user": {"name": "b", "x": "y" * 65_536, "n": 10**19 - 1}})).status == 201
 
 
 async def test_the_message_names_the_field(admin):
