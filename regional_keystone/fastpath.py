@@ -158,7 +158,7 @@ class FastPath:
         self._era = 0
         self._ring: KeyRing | None = None
         self._index: RevocationIndex | None = None
-        self._version: object = None
+        self._version = -1
 
     def __len__(self) -> int:
         """How many verdicts are remembered at most; some may be twice in it."""
@@ -193,7 +193,7 @@ class FastPath:
             return None
         knowledge = self._knowledge
         index = knowledge.index
-        if index is not self._index or knowledge.ring is not self._ring or self._version != _version(index):
+        if index is not self._index or knowledge.ring is not self._ring or self._version != index.version:
             self._begin_era()
         if found.era != self._era and not self._survives(found):
             self._forget(digest)
@@ -284,7 +284,7 @@ class FastPath:
         """Ring or revocations are not what they were: every verdict has to be asked again, once."""
         self._era += 1
         self._ring, self._index = self._knowledge.ring, self._knowledge.index
-        self._version = _version(self._index)
+        self._version = self._index.version
 
     def _survives(self, verdict: Verdict) -> bool:
         knowledge = self._knowledge
@@ -303,9 +303,3 @@ class FastPath:
             readers.discard(derived)
             if not readers:
                 del self._readers[touch]
-
-
-def _version(index: RevocationIndex) -> object:
-    """Equal only if nothing was added in between; an index that does not count is asked every time."""
-    version: int | None = getattr(index, "version", None)
-    return object() if version is None else version

@@ -122,6 +122,7 @@ class RevocationIndex:
     """
 
     def __init__(self) -> None:
+        self.version = 0  # grows with every addition: nobody needs to ask again before it does
         self._tables: dict[_Shape, dict[_Key, _Kept]] = {}
         self._buckets: defaultdict[int, set[tuple[_Shape, _Key]]] = defaultdict(set)
 
@@ -137,6 +138,7 @@ class RevocationIndex:
 
     def add(self, revocation: Revocation, keep_until: int) -> None:
         """From now on it counts, until `keep_until` has passed; adding it again is harmless."""
+        self.version += 1
         wanted = _wanted(revocation)
         shape = tuple(place for place, value in enumerate(wanted) if value is not None)
         key = tuple(wanted[place] for place in shape)

@@ -5,8 +5,6 @@ Source: keystone/auth/schema.py, keystone/common/validation.
 """
 
 from collections.abc import Iterator, Mapping
-from pprint import pformat
-from textwrap import indent
 from typing import Any, NamedTuple
 
 from regional_keystone.authenticate import expected
@@ -44,28 +42,18 @@ SCHEMA: Mapping[str, Any] = {
 _TYPES: Mapping[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool}
 _NEEDS_ID_OR_NAME = ("identity/password/user", "identity/password/user/domain")
 _SCOPES_NEED_ID_OR_NAME = ("scope/project", "scope/project/domain", "scope/domain")
-_WIDTH = 72
 
 _Path = tuple[str | int, ...]
 
 
 class _Misfit(NamedTuple):
     reason: str
-    keyword: str
     path: _Path
-    schema_path: _Path
-    schema: Mapping[str, Any]
-    value: Any
 
     def message(self) -> str:
-        """What Python's jsonschema says of it."""
+        """What Python's jsonschema says of it, without the dump of what was sent: a password may be in it."""
         prefix = f"Invalid input for field '{'/'.join(map(str, self.path))}': " if self.path else ""
-        rule = pformat(self.schema, width=_WIDTH, sort_dicts=False)
-        value = pformat(self.value, width=_WIDTH, sort_dicts=False)
-        return (
-            f"{prefix}{self.reason}\n\nFailed validating {self.keyword!r} in schema{_steps(self.schema_path)}:\n"
-            f"{indent(rule, '    ')}\n\nOn instance{_steps(self.path)}:\n{indent(value, '    ')}"
-        )
+        return prefix + self.reason
 
 
 def login(body: Any) -> Login:
@@ -73,7 +61,7 @@ def login(body: Any) -> Login:
     auth = body.get("auth") if isinstance(body, dict) else None
     if auth is None:
         raise Invalid(expected("auth", "request body"))
-    misfit = min(_misfits(SCHEMA, auth, (), ()), key=lambda one: len(one.path), default=None)
+    misfit = min(_misfits(SCHEMA, auth, ()), key=lambda one: len(one.path), default=None)
     if misfit is not None:
         raise Invalid(misfit.message())
     for place in (*_NEEDS_ID_OR_NAME, *_SCOPES_NEED_ID_OR_NAME):
@@ -84,26 +72,28 @@ def login(body: Any) -> Login:
     return Login(methods=tuple(dict.fromkeys(identity["methods"])), data=identity, scope=auth.get("scope"))
 
 
-def _misfits(schema: Mapping[str, Any], value: Any, path: _Path, schema_path: _Path) -> Iterator[_Misfit]:
+def _misfits(schema: Mapping[str, Any], value: Any, path: _Path) -> Iterator[_Misfit]:
     kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     if not any(isinstance(value, _TYPES[kind]) for kind in kinds):
         wanted = ", ".join(repr(kind) for kind in kinds)
-        yield _Misfit(f"{value!r} is not of type {wanted}", "type", path, schema_path, schema, value)
+        yield _Misfit(f"{_shown(value, path)} is not of type {wanted}", path)
         return
     if isinstance(value, list):
         for place, item in enumerate(value):
-            yield from _misfits(schema["items"], item, (*path, place), (*schema_path, "items"))
+            yield from _misfits(schema["items"], item, (*path, place))
     if isinstance(value, dict):
         for name in schema.get("required", ()):
             if name not in value:
-                yield _Misfit(f"{name!r} is a required property", "required", path, schema_path, schema, value)
+                yield _Misfit(f"{name!r} is a required property", path)
         for name, inner in schema.get("properties", {}).items():
             if name in value:
-                yield from _misfits(inner, value[name], (*path, name), (*schema_path, "properties", name))
+                yield from _misfits(inner, value[name], (*path, name))
 
 
-def _steps(path: _Path) -> str:
-    return "".join(f"[{step!r}]" for step in path)
+def _shown(value: Any, path: _Path) -> str:
+    """The value as upstream shows it, unless a secret is or may be in it."""
+    hidden = value and (isinstance(value, dict | list) or (path and path[-1] == "password"))
+    return "What was sent" if hidden else repr(value)
 
 
 def _at(auth: Mapping[str, Any], place: str) -> Mapping[str, Any] | None:
