@@ -121,6 +121,16 @@ class Follower:
             return 0.0
         return float("inf") if self._fresh_ticks is None else max(0.0, self._clock.ticks() - self._fresh_ticks)
 
+    def fresh_at(self) -> int | None:
+        """The wall clock at the newest moment at which all was known here; None for never."""
+        age_s = self.age_s()
+        return None if age_s == float("inf") else self._clock.now() - int(age_s * 1_000_000)
+
+    def recall(self, fresh_at: int | None) -> None:
+        """Take up `fresh_at` of an earlier life of this replica, as far as the wall clock can be believed."""
+        if fresh_at is not None and fresh_at <= self._clock.now():
+            self._fresh_ticks = self._clock.ticks() - (self._clock.now() - fresh_at) / 1_000_000
+
     async def start(self) -> None:
         """Take over what the replica holds: at the beginning, and after a snapshot replaced it."""
         async for event in self._store.scan(RevocationEvent):  # they count before the position says that they do

@@ -172,6 +172,10 @@ class Recording:
         """Every row, group and table that was asked for, found or not."""
         return frozenset(self._reads)
 
+    def depend(self, reads: Iterable[Touch]) -> None:
+        """What is decided here depends on these as well: they were read before, for the same purpose."""
+        self._reads.update(reads)
+
     def transaction(self, id: str, changes: Iterable[Change]) -> Transaction:  # noqa: A002  the field's name
         """What was read so far and what is to be changed, one net change per row."""
         return Transaction(id, self._position, self.reads, net(changes))

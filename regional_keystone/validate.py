@@ -10,7 +10,7 @@ from regional_keystone.keys import digest, spelling
 from regional_keystone.overlay import Overlay, Recording
 from regional_keystone.payload import NotAToken
 from regional_keystone.policy import Policy
-from regional_keystone.ports import Cache, Clock
+from regional_keystone.ports import Clock
 from regional_keystone.record import Touch
 from regional_keystone.revocation import Traits
 from regional_keystone.roles import Lacking, Standing, standing
@@ -46,13 +46,11 @@ class Validator:
         reader: Overlay,
         knowledge: Knowledge,
         fastpath: FastPath,
-        cache: Cache | None,
         policy: Policy,
         *,
         clock: Clock,
         settings: Settings,
     ) -> None:
-        del cache  # what is remembered here is enough for one process; a shared cache would hold bodies for many
         self._reader = reader
         self._knowledge = knowledge
         self._fastpath = fastpath
@@ -62,10 +60,18 @@ class Validator:
 
     async def prove(self, text: str) -> Principal:
         """The caller whom this token proves. Raises Unauthenticated, and Unavailable if it cannot be known now."""
+        return (await self.proven(text))[0]
+
+    async def proven(self, text: str) -> tuple[Principal, frozenset[Touch]]:
+        """The caller whom this token proves, and what that depends on, for a transaction that stands or falls with it.
+
+        Raises as `prove` does.
+        """
         try:
-            return (await self.check(text)).principal
+            verdict = await self.check(text)
         except NotFound:
             raise Unauthenticated from None
+        return verdict.principal, verdict.facts.reads
 
     async def check(self, text: str, *, allow_expired: bool = False) -> Verdict:
         """What a token says and is worth. Raises NotFound for one that is worth nothing; never repeats its text.

@@ -15,8 +15,8 @@ from typing import Any
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from regional_keystone import front, logs
-from regional_keystone.adapters.local import LocalCache, LocalLock, SystemClock
+from regional_keystone import durable, front, logs
+from regional_keystone.adapters.local import LocalLock, SystemClock
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
 from regional_keystone.api.serve import Api
@@ -42,8 +42,17 @@ from regional_keystone.web import Limits, Web, admin_app
 
 log = structlog.get_logger("site")
 
+SHAPES = [
+    *discovery.SHAPES,
+    *catalog.SHAPES,
+    *projects.SHAPES,
+    *identity.SHAPES,
+    *assignment.SHAPES,
+]
 WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
 _JOIN_RETRY_S = 1.0
+_FRESH = "fresh"
+_SECOND_US = 1_000_000
 
 
 @dataclass(slots=True)
@@ -127,48 +136,39 @@ def door(
     own: Committer | None = None,
 ) -> Door:
     """The Identity API over one replica. With `forward` what changes goes to a controller."""
-    metrics = Metrics()
-    try:
-        policy = Policy(str(settings.policy.file) if settings.policy.file else None)
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    fastpath = FastPath(part.follower, settings.fastpath.entries)
+    metrics, fastpath = Metrics(), FastPath(part.follower, settings.fastpath.entries)
     part.follower.watchers.append(fastpath.disturb)
     part.follower.forgetters.append(fastpath.forget_all)
-    validator = Validator(
-        part.overlay,
-        part.follower,
-        fastpath,
-        LocalCache(part.clock),
-        policy,
-        clock=part.clock,
-        settings=settings,
-    )
+    policy = _policy(settings)
+    validator = Validator(part.overlay, part.follower, fastpath, policy, clock=part.clock, settings=settings)
     issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings)
-    shapes = [
-        *discovery.SHAPES,
-        *auth.shapes(issuer, validator),
-        *catalog.SHAPES,
-        *projects.SHAPES,
-        *identity.SHAPES,
-        *assignment.SHAPES,
-    ]
     engine = Api(
-        shapes,
+        [*auth.shapes(issuer, validator, keep_s(settings)), *SHAPES],
         reader=part.overlay,
         committer=committer,
-        prove=validator.prove,
+        prove=validator.proven,
         policy=policy,
         clock=part.clock,
+        keep_s=keep_s(settings),
         forward=forward,
         own=own,
     )
+    return Door(engine, _web(settings, part, engine, fastpath, metrics), fastpath, metrics)
 
+
+def _policy(settings: Settings) -> Policy:
+    try:
+        return Policy(str(settings.policy.file) if settings.policy.file else None)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def _web(settings: Settings, part: Replica, engine: Api, fastpath: FastPath, metrics: Metrics) -> Web:
     async def wait(position: int) -> None:
         if not await part.follower.reached(position, WAIT_S):
             raise Unavailable(f"This region has not received change {position} yet.")
 
-    web = Web(
+    return Web(
         engine,
         clock=part.clock,
         metrics=metrics,
@@ -178,7 +178,6 @@ def door(
         trusted_proxies=settings.listen.trusted_proxies,
         wait=wait,
     )
-    return Door(engine, web, fastpath, metrics)
 
 
 async def open_doors(
@@ -275,6 +274,7 @@ class Site:
         own_store = await open_store(own_path)
         stack.push_async_callback(own_store.close)
         self.own = OwnFeed(own_name, store=own_store, follower=self.part.follower, clock=self.clock)
+        self.part.follower.recall(_recalled(state / _FRESH))
         await self.part.follower.start()
         await self.own.start()
         self.part.follower.late = self._late.put_nowait
@@ -318,6 +318,7 @@ class Site:
             self.link.run(),
             renew(self.identity, self.settings.site.controllers or self.identity.membership().controllers, self.clock),
             self._answer_late(),
+            self._note_freshness(),
         ]
 
     async def _forward(self, request: Request) -> Response:
@@ -330,6 +331,16 @@ class Site:
         if response.position is not None:
             await self.part.follower.reached(response.position, WAIT_S)
         return response
+
+    async def _note_freshness(self) -> None:
+        """Keep on disk when all was known last, so that a restart while the controller is away does not forget it."""
+        path, noted_at = self.settings.site.state_dir / _FRESH, 0
+        while True:
+            fresh_at = self.part.follower.fresh_at()
+            if fresh_at is not None and fresh_at - noted_at > 10 * _SECOND_US:
+                await asyncio.to_thread(durable.write, path, str(fresh_at).encode())
+                noted_at = fresh_at
+            await self.clock.sleep(5.0)
 
     async def _answer_late(self) -> None:
         while True:
@@ -390,6 +401,14 @@ def _own_feed(directory: Path, member: Membership) -> tuple[Path, str]:
     known = sorted(directory.glob("*.db")) if directory.exists() else []
     path = known[0] if known else directory / f"{uuid.uuid4().hex}.db"
     return path, f"{member.name}/{path.stem}"
+
+
+def _recalled(path: Path) -> int | None:
+    """When all was known last, by the wall clock; None if that is not known."""
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _moved_aside(path: Path) -> Path:

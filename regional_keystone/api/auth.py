@@ -22,9 +22,6 @@ from regional_keystone.model import Project, RevocationEvent, User
 from regional_keystone.roles import reachable
 from regional_keystone.validate import Validator
 
-KEEP_US = (172_800 + 1800) * 1_000_000
-"""For how long after its expiry a token may still be asked for, and a little more: its revocation outlives that."""
-
 _TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
 _FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
 _SHOWN = ("user_id", "role_id", "domain_id", "project_id", "audit_id", "audit_chain_id")
@@ -35,9 +32,9 @@ _SHOWN_OTHERWISE = {
 }
 
 
-def shapes(issuer: Issuer, validator: Validator) -> list[Shape]:
-    """The routes below /auth, and those of revocation."""
-    tokens = _Tokens(issuer, validator)
+def shapes(issuer: Issuer, validator: Validator, keep_s: float) -> list[Shape]:
+    """The routes below /auth, and those of revocation. `keep_s`: for how long a token made now may matter."""
+    tokens = _Tokens(issuer, validator, keep_s)
     return [
         Route(method="POST", path="/auth/tokens", handle=tokens.issue, open=True),
         Route(method="GET", path="/auth/tokens", handle=tokens.show),
@@ -51,16 +48,17 @@ def shapes(issuer: Issuer, validator: Validator) -> list[Shape]:
             for resource in (PROJECTS, DOMAINS)
         ),
         Route(method="GET", path="/OS-REVOKE/events", handle=_events),
-        Route(method="DELETE", path="/users/{user_id}/tokens", handle=_revoke_all, changes="own"),
+        Route(method="DELETE", path="/users/{user_id}/tokens", handle=tokens.revoke_all, changes="own"),
     ]
 
 
 class _Tokens:
     """/auth/tokens: the handlers that need the services behind them."""
 
-    def __init__(self, issuer: Issuer, validator: Validator) -> None:
+    def __init__(self, issuer: Issuer, validator: Validator, keep_s: float) -> None:
         self._issuer = issuer
         self._validator = validator
+        self._keep_s = keep_s
 
     async def issue(self, call: Call) -> Result:
         """A token for what the body presents."""
@@ -85,7 +83,7 @@ class _Tokens:
         void = partial(
             RevocationEvent,
             revoked_at=call.now,
-            keep_until=token.expires_at + KEEP_US,
+            keep_until=call.now + int(self._keep_s * 1_000_000),
         )
         own = void(id=call.fresh("token"), issued_before=max(call.now, token.issued_at), audit_id=token.audit_id)
         if len(token.audit_ids) > 1 or (call.query("cascade") or "").strip().lower() in _FALSE:
@@ -93,6 +91,20 @@ class _Tokens:
         # Whatever another region still makes from it, before it hears of this, is void as well: hence its expiry.
         made = void(id=call.fresh("made from it"), issued_before=token.expires_at, audit_chain_id=token.audit_id)
         return Result(status=204, changes=(put(own), put(made)))
+
+    async def revoke_all(self, call: Call) -> Result:
+        """The end of every token of a user."""
+        user_id = call.path["user_id"]
+        call.enforce("identity:revoke_tokens_for_user", {"user_id": user_id})
+        await found_or_refused(call, User, user_id)
+        event = RevocationEvent(
+            id=call.fresh("user"),
+            user_id=user_id,
+            issued_before=call.now,
+            revoked_at=call.now,
+            keep_until=call.now + int(self._keep_s * 1_000_000),
+        )
+        return Result(status=204, changes=(put(event),))
 
     async def catalog(self, call: Call) -> Result:
         """The catalog that the caller's token shows."""
@@ -150,21 +162,6 @@ async def _events(call: Call) -> Result:
     events = [_event(one) async for one in call.reader.scan(RevocationEvent) if one.revoked_at >= after]
     links = {"next": None, "self": call.url("/OS-REVOKE/events"), "previous": None}
     return Result(body={"events": events, "links": links})
-
-
-async def _revoke_all(call: Call) -> Result:
-    """The end of every token of a user."""
-    user_id = call.path["user_id"]
-    call.enforce("identity:revoke_tokens_for_user", {"user_id": user_id})
-    await found_or_refused(call, User, user_id)
-    event = RevocationEvent(
-        id=call.fresh("user"),
-        user_id=user_id,
-        issued_before=call.now,
-        revoked_at=call.now,
-        keep_until=call.now + KEEP_US * 2,
-    )
-    return Result(status=204, changes=(put(event),))
 
 
 def _event(event: RevocationEvent) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from regional_keystone.model import Outcome
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Clock, Committer, Reader
+from regional_keystone.record import Touch
 from regional_keystone.token import Principal
 
-Prove = Callable[[str], Awaitable[Principal]]
+Prove = Callable[[str], Awaitable[tuple[Principal, frozenset[Touch]]]]  # a caller, and what proves it
 Forward = Callable[[Request], Awaitable[Response]]
 
 _JSON = {"Content-Type": "application/json"}
@@ -86,7 +87,7 @@ class Api:
     """The Identity API behind any transport: every request gets an answer.
 
     `forward`: a site's way to a controller; `own`: the feed into which a site may take some changes itself.
-    `keep_s`: for how long a revocation must be kept beside the longest life of a token.
+    `keep_s`: for how long a token made now may matter, so for how long its revocation must be kept.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Api:
         clock: Clock,
         forward: Forward | None = None,
         own: Committer | None = None,
-        keep_s: float = 3600 + 48 * 3600 + 600,
+        keep_s: float,
     ) -> None:
         self._routes = tuple(routes(shapes))
         self._router = Router(self._routes)
@@ -144,15 +145,15 @@ class Api:
     async def _run(self, request: Request, route: Route, path: Mapping[str, str], keep: bool) -> Response:  # noqa: FBT001
         body = parse(request.body, request.headers.get("content-type", ""))
         _check(route, request, body)
-        principal = None if route.open else await self._proven(request)
+        principal, _ = await self._proven(request, route)
         if route.changes == "log" and self._forward is not None and not keep:
             return await self._forward(request)
         once = _Once()
 
-        def call(reader: Reader) -> Call:
+        def call(reader: Reader, caller: Principal | None) -> Call:
             return Call(
                 request=request,
-                principal=principal,
+                principal=caller,
                 path=path,
                 reader=reader,
                 now=now,
@@ -165,13 +166,15 @@ class Api:
 
         now = self._clock.now()
         if route.changes == "no":
-            return rendered(await route.handle(call(self._reader)))
+            return rendered(await route.handle(call(self._reader, principal)))
 
         async def decide(recording: Recording) -> tuple[tuple[Change, ...], Response]:
             kept = await _kept(recording, request) if keep else None
             if kept is not None:
                 return (), msgspec.structs.replace(kept, position=self._reader.position)
-            result = await route.handle(call(recording))
+            caller, reads = await self._proven(request, route)
+            recording.depend(reads)  # who loses a role at this moment changes nothing with it
+            result = await route.handle(call(recording, caller))
             changes = await follow(recording, result.changes, now, self._keep_s)
             response = rendered(result)
             if keep and changes:
@@ -181,7 +184,9 @@ class Api:
         response, position = await transact(self._reader, self._committers[route.changes], request.id, decide)
         return response if position is None else msgspec.structs.replace(response, position=position)
 
-    async def _proven(self, request: Request) -> Principal:
+    async def _proven(self, request: Request, route: Route) -> tuple[Principal | None, frozenset[Touch]]:
+        if route.open:
+            return None, frozenset()
         token = request.headers.get("x-auth-token")
         if not token:
             raise Unauthenticated

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from controller.settings import Settings as ControllerSettings
+from docs.generate import PAGES
 from regional_keystone import settings
 
 _PREFACE = """# Settings
@@ -24,4 +25,5 @@ DERIVED: dict[str, Callable[[], str]] = {
     "configs/region.conf": lambda: settings.sample(settings.Settings, "A site of a federation."),
     "configs/controller.conf": lambda: settings.sample(ControllerSettings, "The controller of a federation."),
     "docs/settings.md": _page,
+    **PAGES,
 }

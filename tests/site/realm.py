@@ -41,6 +41,7 @@ ROLE = {name: name[0] * 32 for name in ("admin", "member", "reader", "service")}
 SCOPE_P = {"project": {"id": P}}
 SYSTEM = {"system": {"all": True}}
 ON_P = ProjectScope(P)
+KEEP_S = 180_000.0
 PASSWORD = "correct horse"
 KEYS = [bytes([65 + number]) * 42 + b"A=" for number in range(6)]
 SETTINGS = Settings(
@@ -81,7 +82,7 @@ class Realm:
     def another_validator(self, fastpath: FastPath) -> Validator:
         """The long road over the same replica, with a memory of its own."""
         return Validator(
-            self.overlay, self.known, fastpath, None, self.policy, clock=self.clock, settings=self.settings
+            self.overlay, self.known, fastpath, self.policy, clock=self.clock, settings=self.settings
         )
 
     def forgetful(self) -> Validator:
@@ -127,16 +128,17 @@ class Realm:
         yield
 
     def api(self) -> Api:
-        shapes = [*auth.shapes(self.issuer, self.validator)]
+        shapes = [*auth.shapes(self.issuer, self.validator, KEEP_S)]
         for module in (catalog, projects, identity, assignment):
             shapes += module.SHAPES
         return Api(
             shapes,
             reader=self.overlay,
             committer=self,
-            prove=self.validator.prove,
+            prove=self.validator.proven,
             policy=self.policy,
             clock=self.clock,
+            keep_s=KEEP_S,
         )
 
     async def furnish(self) -> None:
