@@ -12,6 +12,7 @@ throw-away virtual environment:
 on, so "deprecated_rule" is information only: it is NOT or-ed in).
 "parsed" is oslo.policy's own rendering of the parsed check.
 """
+
 import importlib.metadata
 import json
 import os
@@ -23,32 +24,41 @@ def main():
 
     rules = []
     for rule in policies.list_rules():
-        old = getattr(rule, 'deprecated_rule', None)
-        rules.append({
-            'name': rule.name,
-            'check_str': rule.check_str,
-            'parsed': str(rule.check),
-            'scope_types': rule.scope_types,
-            'description': rule.description,
-            'operations': [
-                {'path': op['path'], 'method': op['method']}
-                for op in (getattr(rule, 'operations', None) or [])],
-            'deprecated_for_removal': bool(rule.deprecated_for_removal),
-            'deprecated_rule': old and {
-                'name': old.name, 'check_str': old.check_str},
-        })
-    out = sys.argv[1] if len(sys.argv) > 1 else os.path.join(
-        os.path.dirname(os.path.abspath(__file__)), 'upstream',
-        'policies.json')
+        old = getattr(rule, "deprecated_rule", None)
+        rules.append(
+            {
+                "name": rule.name,
+                "check_str": rule.check_str,
+                "parsed": str(rule.check),
+                "scope_types": rule.scope_types,
+                "description": rule.description,
+                "operations": [
+                    {"path": op["path"], "method": op["method"]} for op in (getattr(rule, "operations", None) or [])
+                ],
+                "deprecated_for_removal": bool(rule.deprecated_for_removal),
+                "deprecated_rule": old and {"name": old.name, "check_str": old.check_str},
+            }
+        )
+    out = (
+        sys.argv[1]
+        if len(sys.argv) > 1
+        else os.path.join(os.path.dirname(os.path.abspath(__file__)), "upstream", "policies.json")
+    )
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-    with open(out, 'w', encoding='utf-8') as f:
-        json.dump({
-            'keystone': importlib.metadata.version('keystone'),
-            'oslo.policy': importlib.metadata.version('oslo.policy'),
-            'rules': rules}, f, indent=1, ensure_ascii=False)
-        f.write('\n')
-    print(f'{len(rules)} rules -> {os.path.relpath(out)}')
+    with open(out, "w", encoding="utf-8") as f:
+        json.dump(
+            {
+                "keystone": importlib.metadata.version("keystone"),
+                "oslo.policy": importlib.metadata.version("oslo.policy"),
+                "rules": rules,
+            },
+            f,
+            indent=1,
+            ensure_ascii=False,
+        )
+        f.write("\n")
+    print(f"{len(rules)} rules -> {os.path.relpath(out)}")
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -14,6 +14,7 @@ With --check the battery is played on the fresh Keystone and compared with the
 recorded file instead of replacing it: differences are things which are not
 deterministic.  --only SECTION,SECTION limits the run (nothing is written).
 """
+
 import argparse
 import base64
 import json
@@ -27,10 +28,10 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
-import normalise                                            # noqa: E402
+import normalise  # noqa: E402
 
-ADMIN_PASSWORD = 'golden-admin-pw'
-CONF = '''[DEFAULT]
+ADMIN_PASSWORD = "golden-admin-pw"
+CONF = """[DEFAULT]
 log_file = {tmp}/keystone.log
 [database]
 connection = sqlite:///{tmp}/keystone.db
@@ -42,64 +43,87 @@ key_repository = {tmp}/keys
 key_repository = {tmp}/keys
 [credential]
 key_repository = {tmp}/keys
-'''
-LAUNCH = '''import os, sys
+"""
+LAUNCH = """import os, sys
 sys.argv = sys.argv[:1]
 from keystone.wsgi.api import application
 import waitress
 waitress.serve(application, host='127.0.0.1', port={port}, threads=4,
                ident=None)
-'''
+"""
 
 
 class Keystone:
     """A bootstrapped Keystone in a temporary directory."""
 
-    def __init__(self, extra_conf=''):
+    def __init__(self, extra_conf=""):
         self.dir = tempfile.TemporaryDirectory()
         tmp = self.dir.name
-        self.conf = os.path.join(tmp, 'keystone.conf')
-        with open(self.conf, 'w') as f:
+        self.conf = os.path.join(tmp, "keystone.conf")
+        with open(self.conf, "w") as f:
             f.write(CONF.format(tmp=tmp) + extra_conf)
-        os.mkdir(os.path.join(tmp, 'keys'))
-        for n in '01':
-            with open(os.path.join(tmp, 'keys', n), 'wb') as f:
+        os.mkdir(os.path.join(tmp, "keys"))
+        for n in "01":
+            with open(os.path.join(tmp, "keys", n), "wb") as f:
                 f.write(base64.urlsafe_b64encode(os.urandom(32)))
         with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
+            s.bind(("127.0.0.1", 0))
             self.port = s.getsockname()[1]
-        url = f'http://127.0.0.1:{self.port}/v3'
-        self.manage('db_sync')
+        url = f"http://127.0.0.1:{self.port}/v3"
+        self.manage("db_sync")
         self.manage(
-            'bootstrap', '--bootstrap-password', ADMIN_PASSWORD,
-            '--bootstrap-username', 'admin',
-            '--bootstrap-project-name', 'admin',
-            '--bootstrap-role-name', 'admin',
-            '--bootstrap-service-name', 'keystone',
-            '--bootstrap-region-id', 'RegionOne',
-            '--bootstrap-admin-url', url, '--bootstrap-public-url', url,
-            '--bootstrap-internal-url', url)
-        launcher = os.path.join(tmp, 'launch.py')
-        with open(launcher, 'w') as f:
+            "bootstrap",
+            "--bootstrap-password",
+            ADMIN_PASSWORD,
+            "--bootstrap-username",
+            "admin",
+            "--bootstrap-project-name",
+            "admin",
+            "--bootstrap-role-name",
+            "admin",
+            "--bootstrap-service-name",
+            "keystone",
+            "--bootstrap-region-id",
+            "RegionOne",
+            "--bootstrap-admin-url",
+            url,
+            "--bootstrap-public-url",
+            url,
+            "--bootstrap-internal-url",
+            url,
+        )
+        launcher = os.path.join(tmp, "launch.py")
+        with open(launcher, "w") as f:
             f.write(LAUNCH.format(port=self.port))
         self.process = subprocess.Popen(
-            [sys.executable, '-W', 'ignore', launcher],
+            [sys.executable, "-W", "ignore", launcher],
             env=dict(os.environ, OS_KEYSTONE_CONFIG_FILES=self.conf),
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for _ in range(300):
             try:
-                socket.create_connection(('127.0.0.1', self.port), 1).close()
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
                 break
             except OSError:
                 time.sleep(0.1)
 
     def manage(self, *args):
         subprocess.run(
-            [sys.executable, '-W', 'ignore', '-c',
-             'import sys; from keystone.cmd.manage import main; '
-             'sys.argv[0] = "keystone-manage"; sys.exit(main())',
-             '--config-file', self.conf, *args],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                'import sys; from keystone.cmd.manage import main; sys.argv[0] = "keystone-manage"; sys.exit(main())',
+                "--config-file",
+                self.conf,
+                *args,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def stop(self):
         self.process.terminate()
@@ -119,9 +143,22 @@ def section(f):
 
 
 # Answers that depend on what other sections created.
-GLOBAL = {(m, '/v3/' + p) for m in ('GET', 'HEAD') for p in (
-    'domains', 'endpoints', 'groups', 'projects', 'regions',
-    'role_assignments', 'role_inferences', 'roles', 'services', 'users')}
+GLOBAL = {
+    (m, "/v3/" + p)
+    for m in ("GET", "HEAD")
+    for p in (
+        "domains",
+        "endpoints",
+        "groups",
+        "projects",
+        "regions",
+        "role_assignments",
+        "role_inferences",
+        "roles",
+        "services",
+        "users",
+    )
+}
 
 
 class Battery:
@@ -129,2116 +166,2332 @@ class Battery:
         self.port = port
         self.exchanges = exchanges
         self.names = set()
-        self.token = 'admin'
+        self.token = "admin"
 
     def start(self, name):
         self.section = name
-        self.token = 'admin'
-        self.player = normalise.Player(
-            '127.0.0.1', self.port,
-            variables={'admin_password': ADMIN_PASSWORD})
+        self.token = "admin"
+        self.player = normalise.Player("127.0.0.1", self.port, variables={"admin_password": ADMIN_PASSWORD})
         self.player.symbols.strict = True
 
-    def __call__(self, name, method, path, body=None, token='', capture=None,
-                 headers=None, pause=0, glob=False, raw=None, repeat=None,
-                 **cap):
+    def __call__(
+        self,
+        name,
+        method,
+        path,
+        body=None,
+        token="",
+        capture=None,
+        headers=None,
+        pause=0,
+        glob=False,
+        raw=None,
+        repeat=None,
+        **cap,
+    ):
         """One exchange.  cap: kind_name='where' is a short capture."""
-        n, base = 1, f'{self.section}/{name}'
+        n, base = 1, f"{self.section}/{name}"
         name = base
         while name in self.names:
             n += 1
-            name = f'{base} #{n}'
+            name = f"{base} #{n}"
         self.names.add(name)
         h = dict(headers or {})
-        t = self.token if token == '' else token
+        t = self.token if token == "" else token
         if t is not None:
-            h.setdefault('X-Auth-Token', f'<token:{t}>')
-        request = {'method': method, 'path': path, 'headers': h}
+            h.setdefault("X-Auth-Token", f"<token:{t}>")
+        request = {"method": method, "path": path, "headers": h}
         if raw is not None:
-            request['raw'] = raw
+            request["raw"] = raw
         elif repeat is not None:
-            request['repeat'] = repeat
+            request["repeat"] = repeat
         elif body is not None:
-            request['body'] = body
-        x = {'section': self.section, 'name': name, 'request': request}
+            request["body"] = body
+        x = {"section": self.section, "name": name, "request": request}
         if capture:
-            x['capture'] = capture
+            x["capture"] = capture
         if pause:
-            x['pause'] = pause
+            x["pause"] = pause
         if glob or (method, path) in GLOBAL:
-            x['global'] = True
-        if re.search(r'[?&](limit|marker)=|implies of da after', path + name):
-            x['order'] = True
-        x['response'] = self.player.play(x)
+            x["global"] = True
+        if re.search(r"[?&](limit|marker)=|implies of da after", path + name):
+            x["order"] = True
+        x["response"] = self.player.play(x)
         self.exchanges.append(x)
-        return x['response']
+        return x["response"]
 
     # -- helpers
 
-    def auth(self, name, user=None, scope=None, save=None, domain='default',
-             password=None, methods=None, identity=None, query='', **kw):
+    def auth(
+        self,
+        name,
+        user=None,
+        scope=None,
+        save=None,
+        domain="default",
+        password=None,
+        methods=None,
+        identity=None,
+        query="",
+        **kw,
+    ):
         """POST /v3/auth/tokens with a password."""
         if identity is None:
             if user is None:
-                user, password = 'admin', '<var:admin_password>'
-            u = {'password': password if password is not None else 'pw-1234'}
-            if user.startswith('<'):
-                u['id'] = user
+                user, password = "admin", "<var:admin_password>"
+            u = {"password": password if password is not None else "pw-1234"}
+            if user.startswith("<"):
+                u["id"] = user
             else:
-                u['name'] = user
-                u['domain'] = {'id': domain}
-            identity = {'methods': methods or ['password'],
-                        'password': {'user': u}}
-        body = {'auth': {'identity': identity}}
+                u["name"] = user
+                u["domain"] = {"id": domain}
+            identity = {"methods": methods or ["password"], "password": {"user": u}}
+        body = {"auth": {"identity": identity}}
         if scope is not None:
-            body['auth']['scope'] = scope
+            body["auth"]["scope"] = scope
         cap = {}
         if save:
-            cap = {f'token:{save}': 'header:X-Subject-Token',
-                   f'audit:{save}': 'token.audit_ids.0'}
-        return self(name, 'POST', '/v3/auth/tokens' + query, body,
-                    token=None, capture=cap, **kw)
+            cap = {f"token:{save}": "header:X-Subject-Token", f"audit:{save}": "token.audit_ids.0"}
+        return self(name, "POST", "/v3/auth/tokens" + query, body, token=None, capture=cap, **kw)
 
     def create(self, kind, symbol, body, plural=None, **kw):
         """POST /v3/<kind>s and remember the id as <id:kind:symbol>."""
-        plural = plural or kind + 's'
-        return self(f'create {kind} {symbol}', 'POST', f'/v3/{plural}',
-                    {kind: body},
-                    capture={f'id:{kind}:{symbol}': f'{kind}.id'}, **kw)
+        plural = plural or kind + "s"
+        return self(
+            f"create {kind} {symbol}",
+            "POST",
+            f"/v3/{plural}",
+            {kind: body},
+            capture={f"id:{kind}:{symbol}": f"{kind}.id"},
+            **kw,
+        )
 
     def prelude(self, member=True):
         """Tokens and ids nearly every section needs."""
         s = self.section
-        self.auth('login admin', scope={'project': {
-            'name': 'admin', 'domain': {'id': 'default'}}}, save='admin')
-        self('roles', 'GET', '/v3/roles', glob=True, capture={
-            f'id:role:{r}': f'roles[name={r}].id'
-            for r in ('admin', 'manager', 'member', 'reader', 'service')})
-        self('admin project', 'GET',
-             '/v3/projects?name=admin&domain_id=default',
-             capture={'id:project:admin': 'projects.0.id'})
-        self('admin user', 'GET', '/v3/users?name=admin&domain_id=default',
-             capture={'id:user:admin': 'users.0.id'})
-        self('identity service', 'GET', '/v3/services?type=identity',
-             capture={'id:service:identity': 'services[name=keystone].id'})
-        self.auth('login admin on the system', scope={'system': {'all': True}},
-                  save='system')
+        self.auth("login admin", scope={"project": {"name": "admin", "domain": {"id": "default"}}}, save="admin")
+        self(
+            "roles",
+            "GET",
+            "/v3/roles",
+            glob=True,
+            capture={
+                f"id:role:{r}": f"roles[name={r}].id" for r in ("admin", "manager", "member", "reader", "service")
+            },
+        )
+        self(
+            "admin project",
+            "GET",
+            "/v3/projects?name=admin&domain_id=default",
+            capture={"id:project:admin": "projects.0.id"},
+        )
+        self("admin user", "GET", "/v3/users?name=admin&domain_id=default", capture={"id:user:admin": "users.0.id"})
+        self(
+            "identity service",
+            "GET",
+            "/v3/services?type=identity",
+            capture={"id:service:identity": "services[name=keystone].id"},
+        )
+        self.auth("login admin on the system", scope={"system": {"all": True}}, save="system")
         if not member:
             return
-        self.create('domain', 'own', {'name': f'{s}-own'})
-        self.create('project', 'own', {
-            'name': f'{s}-own', 'domain_id': '<id:domain:own>'})
-        self.create('user', 'own', {
-            'name': f'{s}-own', 'domain_id': '<id:domain:own>',
-            'password': 'pw-1234'})
-        self('grant member', 'PUT', '/v3/projects/<id:project:own>/users/'
-             '<id:user:own>/roles/<id:role:member>')
-        self.auth('login member', '<id:user:own>', save='member',
-                  scope={'project': {'id': '<id:project:own>'}})
+        self.create("domain", "own", {"name": f"{s}-own"})
+        self.create("project", "own", {"name": f"{s}-own", "domain_id": "<id:domain:own>"})
+        self.create("user", "own", {"name": f"{s}-own", "domain_id": "<id:domain:own>", "password": "pw-1234"})
+        self("grant member", "PUT", "/v3/projects/<id:project:own>/users/<id:user:own>/roles/<id:role:member>")
+        self.auth("login member", "<id:user:own>", save="member", scope={"project": {"id": "<id:project:own>"}})
 
     def gethead(self, name, path, **kw):
-        self('GET ' + name, 'GET', path, **kw)
-        kw.pop('capture', None)
-        self('HEAD ' + name, 'HEAD', path, **kw)
+        self("GET " + name, "GET", path, **kw)
+        kw.pop("capture", None)
+        self("HEAD " + name, "HEAD", path, **kw)
 
-    def bad_fields(self, kind, path, fields, base=None, method='POST',
-                   verb='create', **kw):
+    def bad_fields(self, kind, path, fields, base=None, method="POST", verb="create", **kw):
         """One request per wrong value of a field."""
         for field, values in fields.items():
             for i, value in enumerate(values):
-                body = {k: v.replace('#', f'{field}-{i}')
-                        if isinstance(v, str) else v
-                        for k, v in (base or {}).items()}
+                body = {k: v.replace("#", f"{field}-{i}") if isinstance(v, str) else v for k, v in (base or {}).items()}
                 body[field] = value
                 shown = json.dumps(value)
                 if len(shown) > 30:
-                    shown = f'{shown[:10]}... ({len(shown)})'
-                name = f'{verb} {kind} {field}={shown}'
-                self(name, method, path, {kind: body},
-                     glob=field == 'region_id' and value == ' ', **kw)
+                    shown = f"{shown[:10]}... ({len(shown)})"
+                name = f"{verb} {kind} {field}={shown}"
+                self(name, method, path, {kind: body}, glob=field == "region_id" and value == " ", **kw)
                 self.tidy(name, kind, method)
 
     def tidy(self, name, kind, method):
         """Delete what shows up in the lists or tokens of other sections."""
         status, _headers, body = self.player.last_raw
-        if method != 'POST' or status != 201 or kind not in (
-                'service', 'endpoint', 'region', 'role'):
+        if method != "POST" or status != 201 or kind not in ("service", "endpoint", "region", "role"):
             return
         x = self.exchanges[-1]
-        response = x.pop('response')
-        x['capture'] = {f'id:{kind}:tmp': f'{kind}.id'}
-        self.player.symbols.bind(f'id:{kind}:tmp', body[kind]['id'])
-        x['response'] = self.player.normalise(*self.player.last_raw)
+        response = x.pop("response")
+        x["capture"] = {f"id:{kind}:tmp": f"{kind}.id"}
+        self.player.symbols.bind(f"id:{kind}:tmp", body[kind]["id"])
+        x["response"] = self.player.normalise(*self.player.last_raw)
         del response
-        if re.fullmatch(r'[\w-]+', body[kind]['id']):
-            self('tidy ' + name, 'DELETE', f'/v3/{kind}s/<id:{kind}:tmp>')
+        if re.fullmatch(r"[\w-]+", body[kind]["id"]):
+            self("tidy " + name, "DELETE", f"/v3/{kind}s/<id:{kind}:tmp>")
 
-    def bad_bodies(self, kind, path, method='POST'):
+    def bad_bodies(self, kind, path, method="POST"):
         """Bodies which are wrong as a whole."""
-        t = {'X-Auth-Token': f'<token:{self.token}>'}
-        n = f'{method} {kind} body '
-        self(n + 'absent', method, path)
-        self(n + 'empty object', method, path, {})
-        self(n + 'null member', method, path, {kind: None})
-        self(n + 'text member', method, path, {kind: 'x'})
-        self(n + 'list member', method, path, {kind: []})
-        self(n + 'empty member', method, path, {kind: {}})
-        self(n + 'wrong key', method, path, {'other': {'name': 'x'}})
-        self(n + 'extra key', method, path,
-             {kind: {'name': 'extra-key-' + kind}, 'other': 1})
-        self.tidy(n + 'extra key', kind, method)
-        self(n + 'array', method, path, raw='[]', headers=dict(
-            t, **{'Content-Type': 'application/json'}))
-        self(n + 'not JSON', method, path, raw='{"', headers=dict(
-            t, **{'Content-Type': 'application/json'}))
-        self(n + 'wrong type', method, path, raw='{}', headers=dict(
-            t, **{'Content-Type': 'text/plain'}))
+        t = {"X-Auth-Token": f"<token:{self.token}>"}
+        n = f"{method} {kind} body "
+        self(n + "absent", method, path)
+        self(n + "empty object", method, path, {})
+        self(n + "null member", method, path, {kind: None})
+        self(n + "text member", method, path, {kind: "x"})
+        self(n + "list member", method, path, {kind: []})
+        self(n + "empty member", method, path, {kind: {}})
+        self(n + "wrong key", method, path, {"other": {"name": "x"}})
+        self(n + "extra key", method, path, {kind: {"name": "extra-key-" + kind}, "other": 1})
+        self.tidy(n + "extra key", kind, method)
+        self(n + "array", method, path, raw="[]", headers=dict(t, **{"Content-Type": "application/json"}))
+        self(n + "not JSON", method, path, raw='{"', headers=dict(t, **{"Content-Type": "application/json"}))
+        self(n + "wrong type", method, path, raw="{}", headers=dict(t, **{"Content-Type": "text/plain"}))
 
     def denied(self, method, path, body=None, name=None):
         """Without a token, with a bad one, with a member's token."""
-        n = name or f'{method} {path}'
-        self(n + ' without token', method, path, body, token=None)
-        self(n + ' garbage token', method, path, body,
-             headers={'X-Auth-Token': 'garbage'}, token=None)
-        self(n + ' as member', method, path, body, token='member')
+        n = name or f"{method} {path}"
+        self(n + " without token", method, path, body, token=None)
+        self(n + " garbage token", method, path, body, headers={"X-Auth-Token": "garbage"}, token=None)
+        self(n + " as member", method, path, body, token="member")
 
 
-LONG = {n: 'x' * n for n in (64, 65, 255, 256)}
-WRONG = [None, '', ' ', 5, True, [], {}]
-WRONG_BOOL = [None, '', 'true', 'no', 'maybe', 1, 0, 5, [], {}]
-GONE = '0123456789abcdef0123456789abcdef'
+LONG = {n: "x" * n for n in (64, 65, 255, 256)}
+WRONG = [None, "", " ", 5, True, [], {}]
+WRONG_BOOL = [None, "", "true", "no", "maybe", 1, 0, 5, [], {}]
+GONE = "0123456789abcdef0123456789abcdef"
 
 
 @section
 def discovery(b):
     b.token = None
-    for m in ('GET', 'HEAD'):
-        b(f'{m} /', m, '/')
-        b(f'{m} /v3', m, '/v3')
-        b(f'{m} /v3/', m, '/v3/')
-    b('GET / json-home', 'GET', '/',
-      headers={'Accept': 'application/json-home'})
-    b('GET /v3 json', 'GET', '/v3', headers={'Accept': 'application/json'})
-    b('GET /v3 any', 'GET', '/v3', headers={'Accept': '*/*'})
-    b('GET /v3 html', 'GET', '/v3', headers={'Accept': 'text/html'})
-    b('GET /v3 prefers json-home', 'GET', '/v3', headers={
-        'Accept': 'application/json;q=0.5, application/json-home'})
-    b('GET /v3 garbage token', 'GET', '/v3',
-      headers={'X-Auth-Token': 'garbage'})
-    b('GET / garbage token', 'GET', '/',
-      headers={'X-Auth-Token': 'garbage'})
-    b('GET /v2.0', 'GET', '/v2.0')
-    b('GET /v4', 'GET', '/v4')
-    b('GET unknown', 'GET', '/v3/nothing')
-    b('POST unknown', 'POST', '/v3/nothing', {'a': 1})
-    b('GET unknown deep', 'GET', '/v3/users/x/y/z')
-    b('GET double slash', 'GET', '/v3//users')
-    b('GET outside v3', 'GET', '/users')
-    for m in ('POST', 'PUT', 'PATCH', 'DELETE'):
-        b(f'{m} /', m, '/')
-        b(f'{m} /v3', m, '/v3')
-    b('OPTIONS /v3', 'OPTIONS', '/v3')
-    b('OPTIONS users', 'OPTIONS', '/v3/users')
-    b('TRACE users', 'TRACE', '/v3/users')
-    b('GET healthcheck', 'GET', '/healthcheck')
-    b('login', 'POST', '/v3/auth/tokens', {'auth': {'identity': {
-        'methods': ['password'], 'password': {'user': {
-            'name': 'admin', 'domain': {'id': 'default'},
-            'password': '<var:admin_password>'}}}}},
-      capture={'token:u': 'header:X-Subject-Token',
-               'audit:u': 'token.audit_ids.0'})
-    b.token = 'u'
-    b('GET unknown with token', 'GET', '/v3/nothing')
-    for m, p in (('PUT', '/v3/users'), ('DELETE', '/v3/users'),
-                 ('PATCH', '/v3/projects'), ('POST', '/v3/users/x'),
-                 ('PUT', '/v3/auth/tokens'), ('PATCH', '/v3/auth/tokens'),
-                 ('POST', '/v3/auth/catalog'), ('PUT', '/v3/services/x'),
-                 ('POST', '/v3/regions/x'), ('POST', '/v3/role_assignments'),
-                 ('POST', '/v3/projects/x/users/y/roles/z'),
-                 ('DELETE', '/v3/role_inferences')):
-        b(f'{m} {p} not allowed', m, p)
-        b(f'{m} {p} not allowed, no token', m, p, token=None)
-    b('body of 114688 bytes', 'POST', '/v3/auth/tokens',
-      repeat=['x', 114688],
-      headers={'Content-Type': 'application/json'})
-    b('body of 114689 bytes', 'POST', '/v3/auth/tokens',
-      repeat=['x', 114689],
-      headers={'Content-Type': 'application/json'})
-    b('body of 200000 bytes on GET', 'GET', '/v3/users',
-      repeat=['x', 200000],
-      headers={'Content-Type': 'application/json'})
+    for m in ("GET", "HEAD"):
+        b(f"{m} /", m, "/")
+        b(f"{m} /v3", m, "/v3")
+        b(f"{m} /v3/", m, "/v3/")
+    b("GET / json-home", "GET", "/", headers={"Accept": "application/json-home"})
+    b("GET /v3 json", "GET", "/v3", headers={"Accept": "application/json"})
+    b("GET /v3 any", "GET", "/v3", headers={"Accept": "*/*"})
+    b("GET /v3 html", "GET", "/v3", headers={"Accept": "text/html"})
+    b("GET /v3 prefers json-home", "GET", "/v3", headers={"Accept": "application/json;q=0.5, application/json-home"})
+    b("GET /v3 garbage token", "GET", "/v3", headers={"X-Auth-Token": "garbage"})
+    b("GET / garbage token", "GET", "/", headers={"X-Auth-Token": "garbage"})
+    b("GET /v2.0", "GET", "/v2.0")
+    b("GET /v4", "GET", "/v4")
+    b("GET unknown", "GET", "/v3/nothing")
+    b("POST unknown", "POST", "/v3/nothing", {"a": 1})
+    b("GET unknown deep", "GET", "/v3/users/x/y/z")
+    b("GET double slash", "GET", "/v3//users")
+    b("GET outside v3", "GET", "/users")
+    for m in ("POST", "PUT", "PATCH", "DELETE"):
+        b(f"{m} /", m, "/")
+        b(f"{m} /v3", m, "/v3")
+    b("OPTIONS /v3", "OPTIONS", "/v3")
+    b("OPTIONS users", "OPTIONS", "/v3/users")
+    b("TRACE users", "TRACE", "/v3/users")
+    b("GET healthcheck", "GET", "/healthcheck")
+    b(
+        "login",
+        "POST",
+        "/v3/auth/tokens",
+        {
+            "auth": {
+                "identity": {
+                    "methods": ["password"],
+                    "password": {
+                        "user": {"name": "admin", "domain": {"id": "default"}, "password": "<var:admin_password>"}
+                    },
+                }
+            }
+        },
+        capture={"token:u": "header:X-Subject-Token", "audit:u": "token.audit_ids.0"},
+    )
+    b.token = "u"
+    b("GET unknown with token", "GET", "/v3/nothing")
+    for m, p in (
+        ("PUT", "/v3/users"),
+        ("DELETE", "/v3/users"),
+        ("PATCH", "/v3/projects"),
+        ("POST", "/v3/users/x"),
+        ("PUT", "/v3/auth/tokens"),
+        ("PATCH", "/v3/auth/tokens"),
+        ("POST", "/v3/auth/catalog"),
+        ("PUT", "/v3/services/x"),
+        ("POST", "/v3/regions/x"),
+        ("POST", "/v3/role_assignments"),
+        ("POST", "/v3/projects/x/users/y/roles/z"),
+        ("DELETE", "/v3/role_inferences"),
+    ):
+        b(f"{m} {p} not allowed", m, p)
+        b(f"{m} {p} not allowed, no token", m, p, token=None)
+    b(
+        "body of 114688 bytes",
+        "POST",
+        "/v3/auth/tokens",
+        repeat=["x", 114688],
+        headers={"Content-Type": "application/json"},
+    )
+    b(
+        "body of 114689 bytes",
+        "POST",
+        "/v3/auth/tokens",
+        repeat=["x", 114689],
+        headers={"Content-Type": "application/json"},
+    )
+    b(
+        "body of 200000 bytes on GET",
+        "GET",
+        "/v3/users",
+        repeat=["x", 200000],
+        headers={"Content-Type": "application/json"},
+    )
 
 
 @section
 def auth_issue(b):
     b.prelude()
-    me = {'id': '<id:user:own>', 'password': 'pw-1234'}
-    b.auth('unscoped implicit', '<id:user:own>', save='un')
-    b.auth('unscoped explicit text', '<id:user:own>', 'unscoped')
-    b.auth('unscoped explicit object', '<id:user:own>', {'unscoped': {}})
-    b.auth('scope other text', '<id:user:own>', 'everything')
-    b.auth('scope empty object', '<id:user:own>', {})
-    b.auth('by name and domain name', identity={
-        'methods': ['password'], 'password': {'user': {
-            'name': 'auth_issue-own', 'domain': {'name': 'auth_issue-own'},
-            'password': 'pw-1234'}}})
-    b.auth('by name and domain id', identity={
-        'methods': ['password'], 'password': {'user': {
-            'name': 'auth_issue-own', 'domain': {'id': '<id:domain:own>'},
-            'password': 'pw-1234'}}})
-    b.auth('by name without domain', identity={
-        'methods': ['password'], 'password': {'user': {
-            'name': 'auth_issue-own', 'password': 'pw-1234'}}})
-    b.auth('project by id', '<id:user:own>',
-           {'project': {'id': '<id:project:own>'}}, save='p')
-    b.auth('project by id nocatalog', '<id:user:own>',
-           {'project': {'id': '<id:project:own>'}}, query='?nocatalog')
-    b.auth('project by id nocatalog=0', '<id:user:own>',
-           {'project': {'id': '<id:project:own>'}}, query='?nocatalog=0')
-    b.auth('project by name and domain id', '<id:user:own>',
-           {'project': {'name': 'auth_issue-own',
-                        'domain': {'id': '<id:domain:own>'}}})
-    b.auth('project by name and domain name', '<id:user:own>',
-           {'project': {'name': 'auth_issue-own',
-                        'domain': {'name': 'auth_issue-own'}}})
-    b.auth('project by name without domain', '<id:user:own>',
-           {'project': {'name': 'auth_issue-own'}})
-    b.auth('project unknown id', '<id:user:own>', {'project': {'id': GONE}})
-    b.auth('project unknown name', '<id:user:own>',
-           {'project': {'name': 'nope', 'domain': {'id': 'default'}}})
-    b.auth('project unknown domain', '<id:user:own>',
-           {'project': {'name': 'auth_issue-own', 'domain': {'id': GONE}}})
-    b.auth('project without role', '<id:user:own>',
-           {'project': {'id': '<id:project:admin>'}})
-    b.auth('domain without role', '<id:user:own>',
-           {'domain': {'id': '<id:domain:own>'}})
-    b.auth('system without role', '<id:user:own>', {'system': {'all': True}})
-    b('grant manager on domain', 'PUT', '/v3/domains/<id:domain:own>/users/'
-      '<id:user:own>/roles/<id:role:manager>')
-    b('grant reader on system', 'PUT', '/v3/system/users/<id:user:own>/roles/'
-      '<id:role:reader>')
-    b.auth('domain by id', '<id:user:own>',
-           {'domain': {'id': '<id:domain:own>'}}, save='d')
-    b.auth('domain by name', '<id:user:own>',
-           {'domain': {'name': 'auth_issue-own'}})
-    b.auth('domain unknown', '<id:user:own>', {'domain': {'id': GONE}})
-    b.auth('domain as project', '<id:user:own>',
-           {'project': {'id': '<id:domain:own>'}})
-    b.auth('project as domain', '<id:user:own>',
-           {'domain': {'id': '<id:project:own>'}})
-    b.auth('system', '<id:user:own>', {'system': {'all': True}}, save='s')
-    b.auth('system nocatalog', '<id:user:own>', {'system': {'all': True}},
-           query='?nocatalog')
-    b.auth('system all false', '<id:user:own>', {'system': {'all': False}})
-    b.auth('system all text', '<id:user:own>', {'system': {'all': 'true'}})
-    b.auth('system all other text', '<id:user:own>',
-           {'system': {'all': 'maybe'}})
-    b.auth('system empty', '<id:user:own>', {'system': {}})
+    me = {"id": "<id:user:own>", "password": "pw-1234"}
+    b.auth("unscoped implicit", "<id:user:own>", save="un")
+    b.auth("unscoped explicit text", "<id:user:own>", "unscoped")
+    b.auth("unscoped explicit object", "<id:user:own>", {"unscoped": {}})
+    b.auth("scope other text", "<id:user:own>", "everything")
+    b.auth("scope empty object", "<id:user:own>", {})
+    b.auth(
+        "by name and domain name",
+        identity={
+            "methods": ["password"],
+            "password": {
+                "user": {"name": "auth_issue-own", "domain": {"name": "auth_issue-own"}, "password": "pw-1234"}
+            },
+        },
+    )
+    b.auth(
+        "by name and domain id",
+        identity={
+            "methods": ["password"],
+            "password": {
+                "user": {"name": "auth_issue-own", "domain": {"id": "<id:domain:own>"}, "password": "pw-1234"}
+            },
+        },
+    )
+    b.auth(
+        "by name without domain",
+        identity={"methods": ["password"], "password": {"user": {"name": "auth_issue-own", "password": "pw-1234"}}},
+    )
+    b.auth("project by id", "<id:user:own>", {"project": {"id": "<id:project:own>"}}, save="p")
+    b.auth("project by id nocatalog", "<id:user:own>", {"project": {"id": "<id:project:own>"}}, query="?nocatalog")
+    b.auth("project by id nocatalog=0", "<id:user:own>", {"project": {"id": "<id:project:own>"}}, query="?nocatalog=0")
+    b.auth(
+        "project by name and domain id",
+        "<id:user:own>",
+        {"project": {"name": "auth_issue-own", "domain": {"id": "<id:domain:own>"}}},
+    )
+    b.auth(
+        "project by name and domain name",
+        "<id:user:own>",
+        {"project": {"name": "auth_issue-own", "domain": {"name": "auth_issue-own"}}},
+    )
+    b.auth("project by name without domain", "<id:user:own>", {"project": {"name": "auth_issue-own"}})
+    b.auth("project unknown id", "<id:user:own>", {"project": {"id": GONE}})
+    b.auth("project unknown name", "<id:user:own>", {"project": {"name": "nope", "domain": {"id": "default"}}})
+    b.auth("project unknown domain", "<id:user:own>", {"project": {"name": "auth_issue-own", "domain": {"id": GONE}}})
+    b.auth("project without role", "<id:user:own>", {"project": {"id": "<id:project:admin>"}})
+    b.auth("domain without role", "<id:user:own>", {"domain": {"id": "<id:domain:own>"}})
+    b.auth("system without role", "<id:user:own>", {"system": {"all": True}})
+    b("grant manager on domain", "PUT", "/v3/domains/<id:domain:own>/users/<id:user:own>/roles/<id:role:manager>")
+    b("grant reader on system", "PUT", "/v3/system/users/<id:user:own>/roles/<id:role:reader>")
+    b.auth("domain by id", "<id:user:own>", {"domain": {"id": "<id:domain:own>"}}, save="d")
+    b.auth("domain by name", "<id:user:own>", {"domain": {"name": "auth_issue-own"}})
+    b.auth("domain unknown", "<id:user:own>", {"domain": {"id": GONE}})
+    b.auth("domain as project", "<id:user:own>", {"project": {"id": "<id:domain:own>"}})
+    b.auth("project as domain", "<id:user:own>", {"domain": {"id": "<id:project:own>"}})
+    b.auth("system", "<id:user:own>", {"system": {"all": True}}, save="s")
+    b.auth("system nocatalog", "<id:user:own>", {"system": {"all": True}}, query="?nocatalog")
+    b.auth("system all false", "<id:user:own>", {"system": {"all": False}})
+    b.auth("system all text", "<id:user:own>", {"system": {"all": "true"}})
+    b.auth("system all other text", "<id:user:own>", {"system": {"all": "maybe"}})
+    b.auth("system empty", "<id:user:own>", {"system": {}})
     # default project
-    b('set default project', 'PATCH', '/v3/users/<id:user:own>',
-      {'user': {'default_project_id': '<id:project:own>'}})
-    b.auth('default project', '<id:user:own>', save='dp', pause=1.2)
-    b.auth('default project, explicitly unscoped', '<id:user:own>',
-           'unscoped')
-    b.auth('default project, scope empty', '<id:user:own>', {})
-    b('default project without role', 'PATCH', '/v3/users/<id:user:own>',
-      {'user': {'default_project_id': '<id:project:admin>'}})
-    b.auth('default project not usable', '<id:user:own>', pause=1.2)
-    b('default project unknown', 'PATCH', '/v3/users/<id:user:own>',
-      {'user': {'default_project_id': GONE}})
-    b.auth('default project unknown login', '<id:user:own>', pause=1.2)
-    b('default project none', 'PATCH', '/v3/users/<id:user:own>',
-      {'user': {'default_project_id': None}})
-    b.auth('unscoped again', '<id:user:own>', save='un', pause=1.2)
-    for k, scope in (('p', {'project': {'id': '<id:project:own>'}}),
-                     ('d', {'domain': {'id': '<id:domain:own>'}}),
-                     ('s', {'system': {'all': True}})):
-        b.auth(f'save {k}', '<id:user:own>', scope, save=k)
+    b("set default project", "PATCH", "/v3/users/<id:user:own>", {"user": {"default_project_id": "<id:project:own>"}})
+    b.auth("default project", "<id:user:own>", save="dp", pause=1.2)
+    b.auth("default project, explicitly unscoped", "<id:user:own>", "unscoped")
+    b.auth("default project, scope empty", "<id:user:own>", {})
+    b(
+        "default project without role",
+        "PATCH",
+        "/v3/users/<id:user:own>",
+        {"user": {"default_project_id": "<id:project:admin>"}},
+    )
+    b.auth("default project not usable", "<id:user:own>", pause=1.2)
+    b("default project unknown", "PATCH", "/v3/users/<id:user:own>", {"user": {"default_project_id": GONE}})
+    b.auth("default project unknown login", "<id:user:own>", pause=1.2)
+    b("default project none", "PATCH", "/v3/users/<id:user:own>", {"user": {"default_project_id": None}})
+    b.auth("unscoped again", "<id:user:own>", save="un", pause=1.2)
+    for k, scope in (
+        ("p", {"project": {"id": "<id:project:own>"}}),
+        ("d", {"domain": {"id": "<id:domain:own>"}}),
+        ("s", {"system": {"all": True}}),
+    ):
+        b.auth(f"save {k}", "<id:user:own>", scope, save=k)
     # token method
     scopes = {
-        'unscoped': None, 'unscoped explicit': 'unscoped',
-        'project': {'project': {'id': '<id:project:own>'}},
-        'project name': {'project': {'name': 'auth_issue-own', 'domain': {
-            'name': 'auth_issue-own'}}},
-        'domain': {'domain': {'id': '<id:domain:own>'}},
-        'system': {'system': {'all': True}},
-        'no role': {'project': {'id': '<id:project:admin>'}}}
-    for start in ('un', 'p', 'd', 's'):
+        "unscoped": None,
+        "unscoped explicit": "unscoped",
+        "project": {"project": {"id": "<id:project:own>"}},
+        "project name": {"project": {"name": "auth_issue-own", "domain": {"name": "auth_issue-own"}}},
+        "domain": {"domain": {"id": "<id:domain:own>"}},
+        "system": {"system": {"all": True}},
+        "no role": {"project": {"id": "<id:project:admin>"}},
+    }
+    for start in ("un", "p", "d", "s"):
         for to, scope in scopes.items():
-            b.auth(f'token {start} to {to}', scope=scope, identity={
-                'methods': ['token'], 'token': {'id': f'<token:{start}>'}},
-                save=f'{start}-{to}')
-    b.auth('token twice rescoped', scope=scopes['project'], identity={
-        'methods': ['token'], 'token': {'id': '<token:un-project>'}})
-    b.auth('password and token', identity={
-        'methods': ['password', 'token'], 'password': {'user': me},
-        'token': {'id': '<token:un>'}})
-    b.auth('token and password of other user', identity={
-        'methods': ['password', 'token'], 'password': {'user': {
-            'name': 'admin', 'domain': {'id': 'default'},
-            'password': '<var:admin_password>'}},
-        'token': {'id': '<token:un>'}})
-    b.auth('token garbage', identity={
-        'methods': ['token'], 'token': {'id': 'garbage'}})
-    b.auth('token empty', identity={'methods': ['token'],
-                                    'token': {'id': ''}})
-    b.auth('token without id', identity={'methods': ['token'], 'token': {}})
-    b.auth('token absent', identity={'methods': ['token']})
-    b.auth('token id number', identity={'methods': ['token'],
-                                        'token': {'id': 5}})
+            b.auth(
+                f"token {start} to {to}",
+                scope=scope,
+                identity={"methods": ["token"], "token": {"id": f"<token:{start}>"}},
+                save=f"{start}-{to}",
+            )
+    b.auth(
+        "token twice rescoped",
+        scope=scopes["project"],
+        identity={"methods": ["token"], "token": {"id": "<token:un-project>"}},
+    )
+    b.auth(
+        "password and token",
+        identity={"methods": ["password", "token"], "password": {"user": me}, "token": {"id": "<token:un>"}},
+    )
+    b.auth(
+        "token and password of other user",
+        identity={
+            "methods": ["password", "token"],
+            "password": {"user": {"name": "admin", "domain": {"id": "default"}, "password": "<var:admin_password>"}},
+            "token": {"id": "<token:un>"},
+        },
+    )
+    b.auth("token garbage", identity={"methods": ["token"], "token": {"id": "garbage"}})
+    b.auth("token empty", identity={"methods": ["token"], "token": {"id": ""}})
+    b.auth("token without id", identity={"methods": ["token"], "token": {}})
+    b.auth("token absent", identity={"methods": ["token"]})
+    b.auth("token id number", identity={"methods": ["token"], "token": {"id": 5}})
     # failures
-    b.auth('wrong password', '<id:user:own>', password='wrong')
-    b.auth('wrong password with scope', '<id:user:own>', password='wrong',
-           scope={'project': {'id': '<id:project:own>'}})
-    b.auth('empty password', '<id:user:own>', password='')
-    b.auth('unknown user id', identity={
-        'methods': ['password'],
-        'password': {'user': {'id': GONE, 'password': 'x'}}})
-    b.auth('unknown user name', 'nobody', password='x')
-    b.auth('unknown domain of user', 'admin', domain=GONE, password='x')
-    b.auth('name and wrong domain', 'auth_issue-own', password='pw-1234')
-    b.auth('id and name', identity={
-        'methods': ['password'], 'password': {'user': dict(
-            me, name='other')}})
-    b.auth('long password', '<id:user:own>', password='x' * 5000)
-    b.auth('password with NUL', '<id:user:own>', password='pw\0x')
-    b.auth('password not ASCII', '<id:user:own>', password='\u00e4\u4e2d')
-    b.create('user', 'nopw', {'name': 'nopw', 'domain_id': '<id:domain:own>'})
-    b.auth('user without password', '<id:user:nopw>', password='x')
-    b.create('user', 'off', {'name': 'off', 'domain_id': '<id:domain:own>',
-                             'password': 'pw-1234', 'enabled': False})
-    b.auth('disabled user', '<id:user:off>')
-    b.auth('disabled user, wrong password', '<id:user:off>', password='no')
-    b.create('project', 'off', {'name': 'off', 'enabled': False,
-                                'domain_id': '<id:domain:own>'})
-    b('grant on disabled project', 'PUT', '/v3/projects/<id:project:off>/users'
-      '/<id:user:own>/roles/<id:role:member>')
-    b.auth('disabled project', '<id:user:own>',
-           {'project': {'id': '<id:project:off>'}})
-    b.create('domain', 'off', {'name': 'auth_issue-off'})
-    b.create('project', 'inoff', {'name': 'inoff',
-                                  'domain_id': '<id:domain:off>'})
-    b.create('user', 'inoff', {'name': 'inoff', 'password': 'pw-1234',
-                               'domain_id': '<id:domain:off>'})
-    b('grant in domain off', 'PUT', '/v3/projects/<id:project:inoff>/users'
-      '/<id:user:inoff>/roles/<id:role:member>')
-    b('grant in domain off to own', 'PUT', '/v3/projects/<id:project:inoff>/'
-      'users/<id:user:own>/roles/<id:role:member>')
-    b('grant on domain off to own', 'PUT', '/v3/domains/<id:domain:off>/'
-      'users/<id:user:own>/roles/<id:role:member>')
-    b('disable domain', 'PATCH', '/v3/domains/<id:domain:off>',
-      {'domain': {'enabled': False}})
-    b.auth('user in disabled domain', '<id:user:inoff>', pause=1.2)
-    b.auth('user in disabled domain by name', 'inoff',
-           domain='<id:domain:off>')
-    b.auth('project in disabled domain', '<id:user:own>',
-           {'project': {'id': '<id:project:inoff>'}})
-    b.auth('disabled domain', '<id:user:own>',
-           {'domain': {'id': '<id:domain:off>'}})
-    b.auth('disabled domain by name', '<id:user:own>',
-           {'domain': {'name': 'auth_issue-off'}})
+    b.auth("wrong password", "<id:user:own>", password="wrong")
+    b.auth(
+        "wrong password with scope", "<id:user:own>", password="wrong", scope={"project": {"id": "<id:project:own>"}}
+    )
+    b.auth("empty password", "<id:user:own>", password="")
+    b.auth("unknown user id", identity={"methods": ["password"], "password": {"user": {"id": GONE, "password": "x"}}})
+    b.auth("unknown user name", "nobody", password="x")
+    b.auth("unknown domain of user", "admin", domain=GONE, password="x")
+    b.auth("name and wrong domain", "auth_issue-own", password="pw-1234")
+    b.auth("id and name", identity={"methods": ["password"], "password": {"user": dict(me, name="other")}})
+    b.auth("long password", "<id:user:own>", password="x" * 5000)
+    b.auth("password with NUL", "<id:user:own>", password="pw\0x")
+    b.auth("password not ASCII", "<id:user:own>", password="\u00e4\u4e2d")
+    b.create("user", "nopw", {"name": "nopw", "domain_id": "<id:domain:own>"})
+    b.auth("user without password", "<id:user:nopw>", password="x")
+    b.create("user", "off", {"name": "off", "domain_id": "<id:domain:own>", "password": "pw-1234", "enabled": False})
+    b.auth("disabled user", "<id:user:off>")
+    b.auth("disabled user, wrong password", "<id:user:off>", password="no")
+    b.create("project", "off", {"name": "off", "enabled": False, "domain_id": "<id:domain:own>"})
+    b("grant on disabled project", "PUT", "/v3/projects/<id:project:off>/users/<id:user:own>/roles/<id:role:member>")
+    b.auth("disabled project", "<id:user:own>", {"project": {"id": "<id:project:off>"}})
+    b.create("domain", "off", {"name": "auth_issue-off"})
+    b.create("project", "inoff", {"name": "inoff", "domain_id": "<id:domain:off>"})
+    b.create("user", "inoff", {"name": "inoff", "password": "pw-1234", "domain_id": "<id:domain:off>"})
+    b("grant in domain off", "PUT", "/v3/projects/<id:project:inoff>/users/<id:user:inoff>/roles/<id:role:member>")
+    b("grant in domain off to own", "PUT", "/v3/projects/<id:project:inoff>/users/<id:user:own>/roles/<id:role:member>")
+    b("grant on domain off to own", "PUT", "/v3/domains/<id:domain:off>/users/<id:user:own>/roles/<id:role:member>")
+    b("disable domain", "PATCH", "/v3/domains/<id:domain:off>", {"domain": {"enabled": False}})
+    b.auth("user in disabled domain", "<id:user:inoff>", pause=1.2)
+    b.auth("user in disabled domain by name", "inoff", domain="<id:domain:off>")
+    b.auth("project in disabled domain", "<id:user:own>", {"project": {"id": "<id:project:inoff>"}})
+    b.auth("disabled domain", "<id:user:own>", {"domain": {"id": "<id:domain:off>"}})
+    b.auth("disabled domain by name", "<id:user:own>", {"domain": {"name": "auth_issue-off"}})
     # malformed
-    ok = {'methods': ['password'], 'password': {'user': me}}
-    P = '/v3/auth/tokens'
-    J = {'Content-Type': 'application/json'}
+    ok = {"methods": ["password"], "password": {"user": me}}
+    P = "/v3/auth/tokens"
+    J = {"Content-Type": "application/json"}
 
     def bad(name, body=None, **kw):
-        b('malformed: ' + name, 'POST', P, body, token=None, **kw)
-    bad('no body')
-    bad('empty body', raw='', headers=J)
-    bad('empty object', {})
-    bad('array', raw='[]', headers=J)
-    bad('null', raw='null', headers=J)
-    bad('text', raw='"auth"', headers=J)
-    bad('number', raw='5', headers=J)
-    bad('not JSON', raw='{"auth": ', headers=J)
-    bad('not UTF-8 like', raw='{"auth": "\u00ff"}', headers=J)
-    bad('content type text', raw=json.dumps({'auth': {'identity': {
-        'methods': []}}}), headers={'Content-Type': 'text/plain'})
-    bad('content type form', raw='a=b', headers={
-        'Content-Type': 'application/x-www-form-urlencoded'})
-    bad('content type absent, JSON body', raw='{"auth": {}}')
-    bad('content type with charset', raw='{"auth": {}}', headers={
-        'Content-Type': 'application/json; charset=utf-8'})
-    bad('content type +json', raw='{"auth": {}}', headers={
-        'Content-Type': 'application/vnd.x+json'})
-    bad('duplicate keys', raw='{"auth": 1, "auth": {}}', headers=J)
-    bad('NaN', raw='{"auth": NaN}', headers=J)
-    bad('deep nesting', raw='{"auth":' + '[' * 500 + ']' * 500 + '}',
-        headers=J)
+        b("malformed: " + name, "POST", P, body, token=None, **kw)
+
+    bad("no body")
+    bad("empty body", raw="", headers=J)
+    bad("empty object", {})
+    bad("array", raw="[]", headers=J)
+    bad("null", raw="null", headers=J)
+    bad("text", raw='"auth"', headers=J)
+    bad("number", raw="5", headers=J)
+    bad("not JSON", raw='{"auth": ', headers=J)
+    bad("not UTF-8 like", raw='{"auth": "\u00ff"}', headers=J)
+    bad(
+        "content type text",
+        raw=json.dumps({"auth": {"identity": {"methods": []}}}),
+        headers={"Content-Type": "text/plain"},
+    )
+    bad("content type form", raw="a=b", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    bad("content type absent, JSON body", raw='{"auth": {}}')
+    bad("content type with charset", raw='{"auth": {}}', headers={"Content-Type": "application/json; charset=utf-8"})
+    bad("content type +json", raw='{"auth": {}}', headers={"Content-Type": "application/vnd.x+json"})
+    bad("duplicate keys", raw='{"auth": 1, "auth": {}}', headers=J)
+    bad("NaN", raw='{"auth": NaN}', headers=J)
+    bad("deep nesting", raw='{"auth":' + "[" * 500 + "]" * 500 + "}", headers=J)
     for name, auth in (
-            ('null', None), ('text', 'x'), ('list', []), ('empty', {}),
-            ('number', 5), ('without identity', {'scope': 'unscoped'})):
-        bad('auth ' + name, {'auth': auth})
-    bad('auth elsewhere', {'identity': ok})
-    bad('extra top key', {'auth': {'identity': ok}, 'other': 1})
-    bad('extra auth key', {'auth': {'identity': ok, 'other': 1}})
+        ("null", None),
+        ("text", "x"),
+        ("list", []),
+        ("empty", {}),
+        ("number", 5),
+        ("without identity", {"scope": "unscoped"}),
+    ):
+        bad("auth " + name, {"auth": auth})
+    bad("auth elsewhere", {"identity": ok})
+    bad("extra top key", {"auth": {"identity": ok}, "other": 1})
+    bad("extra auth key", {"auth": {"identity": ok, "other": 1}})
     for name, identity in (
-            ('null', None), ('text', 'x'), ('list', []), ('empty', {}),
-            ('without methods', {'password': {'user': me}}),
-            ('methods null', {'methods': None}),
-            ('methods text', {'methods': 'password'}),
-            ('methods empty', {'methods': []}),
-            ('methods number', {'methods': [5]}),
-            ('methods unknown', {'methods': ['magic'], 'magic': {}}),
-            ('methods unknown without data', {'methods': ['magic']}),
-            ('methods twice', dict(ok, methods=['password', 'password'])),
-            ('methods known and unknown',
-             dict(ok, methods=['password', 'magic'])),
-            ('method without data', {'methods': ['password']}),
-            ('password null', {'methods': ['password'], 'password': None}),
-            ('password text', {'methods': ['password'], 'password': 'x'}),
-            ('password empty', {'methods': ['password'], 'password': {}}),
-            ('user null', {'methods': ['password'],
-                           'password': {'user': None}}),
-            ('user text', {'methods': ['password'],
-                           'password': {'user': 'x'}}),
-            ('user empty', {'methods': ['password'],
-                            'password': {'user': {}}}),
-            ('user without password', {'methods': ['password'], 'password': {
-                'user': {'id': '<id:user:own>'}}}),
-            ('user password null', {'methods': ['password'], 'password': {
-                'user': {'id': '<id:user:own>', 'password': None}}}),
-            ('user password number', {'methods': ['password'], 'password': {
-                'user': {'id': '<id:user:own>', 'password': 5}}}),
-            ('user password only', {'methods': ['password'], 'password': {
-                'user': {'password': 'x'}}}),
-            ('user id number', {'methods': ['password'], 'password': {
-                'user': {'id': 5, 'password': 'x'}}}),
-            ('user id empty', {'methods': ['password'], 'password': {
-                'user': {'id': '', 'password': 'x'}}}),
-            ('user name empty', {'methods': ['password'], 'password': {
-                'user': {'name': '', 'domain': {'id': 'default'},
-                         'password': 'x'}}}),
-            ('user domain empty', {'methods': ['password'], 'password': {
-                'user': {'name': 'admin', 'domain': {}, 'password': 'x'}}}),
-            ('user domain null', {'methods': ['password'], 'password': {
-                'user': {'name': 'admin', 'domain': None,
-                         'password': 'x'}}}),
-            ('user domain text', {'methods': ['password'], 'password': {
-                'user': {'name': 'admin', 'domain': 'default',
-                         'password': 'x'}}}),
-            ('extra in user', {'methods': ['password'], 'password': {
-                'user': dict(me, extra=1)}}),
-            ('extra in identity', dict(ok, extra={})),
-            ('token not listed in methods', dict(ok, token={'id': 'x'}))):
-        bad('identity ' + name, {'auth': {'identity': identity}})
+        ("null", None),
+        ("text", "x"),
+        ("list", []),
+        ("empty", {}),
+        ("without methods", {"password": {"user": me}}),
+        ("methods null", {"methods": None}),
+        ("methods text", {"methods": "password"}),
+        ("methods empty", {"methods": []}),
+        ("methods number", {"methods": [5]}),
+        ("methods unknown", {"methods": ["magic"], "magic": {}}),
+        ("methods unknown without data", {"methods": ["magic"]}),
+        ("methods twice", dict(ok, methods=["password", "password"])),
+        ("methods known and unknown", dict(ok, methods=["password", "magic"])),
+        ("method without data", {"methods": ["password"]}),
+        ("password null", {"methods": ["password"], "password": None}),
+        ("password text", {"methods": ["password"], "password": "x"}),
+        ("password empty", {"methods": ["password"], "password": {}}),
+        ("user null", {"methods": ["password"], "password": {"user": None}}),
+        ("user text", {"methods": ["password"], "password": {"user": "x"}}),
+        ("user empty", {"methods": ["password"], "password": {"user": {}}}),
+        ("user without password", {"methods": ["password"], "password": {"user": {"id": "<id:user:own>"}}}),
+        (
+            "user password null",
+            {"methods": ["password"], "password": {"user": {"id": "<id:user:own>", "password": None}}},
+        ),
+        (
+            "user password number",
+            {"methods": ["password"], "password": {"user": {"id": "<id:user:own>", "password": 5}}},
+        ),
+        ("user password only", {"methods": ["password"], "password": {"user": {"password": "x"}}}),
+        ("user id number", {"methods": ["password"], "password": {"user": {"id": 5, "password": "x"}}}),
+        ("user id empty", {"methods": ["password"], "password": {"user": {"id": "", "password": "x"}}}),
+        (
+            "user name empty",
+            {"methods": ["password"], "password": {"user": {"name": "", "domain": {"id": "default"}, "password": "x"}}},
+        ),
+        (
+            "user domain empty",
+            {"methods": ["password"], "password": {"user": {"name": "admin", "domain": {}, "password": "x"}}},
+        ),
+        (
+            "user domain null",
+            {"methods": ["password"], "password": {"user": {"name": "admin", "domain": None, "password": "x"}}},
+        ),
+        (
+            "user domain text",
+            {"methods": ["password"], "password": {"user": {"name": "admin", "domain": "default", "password": "x"}}},
+        ),
+        ("extra in user", {"methods": ["password"], "password": {"user": dict(me, extra=1)}}),
+        ("extra in identity", dict(ok, extra={})),
+        ("token not listed in methods", dict(ok, token={"id": "x"})),
+    ):
+        bad("identity " + name, {"auth": {"identity": identity}})
     for name, scope in (
-            ('null', None), ('number', 5), ('list', []), ('true', True),
-            ('empty text', ''), ('unknown kind', {'galaxy': {}}),
-            ('project and domain', {
-                'project': {'id': '<id:project:own>'},
-                'domain': {'id': '<id:domain:own>'}}),
-            ('project and unscoped', {
-                'project': {'id': '<id:project:own>'}, 'unscoped': {}}),
-            ('project and system', {
-                'project': {'id': '<id:project:own>'},
-                'system': {'all': True}}),
-            ('project and trust', {
-                'project': {'id': '<id:project:own>'},
-                'OS-TRUST:trust': {'id': GONE}}),
-            ('project null', {'project': None}),
-            ('project text', {'project': 'x'}),
-            ('project empty', {'project': {}}),
-            ('project id null', {'project': {'id': None}}),
-            ('project id number', {'project': {'id': 5}}),
-            ('project id empty', {'project': {'id': ''}}),
-            ('project domain empty', {'project': {
-                'name': 'auth_issue-own', 'domain': {}}}),
-            ('project domain null', {'project': {
-                'name': 'auth_issue-own', 'domain': None}}),
-            ('project id and name', {'project': {
-                'id': '<id:project:own>', 'name': 'other'}}),
-            ('domain null', {'domain': None}),
-            ('domain empty', {'domain': {}}),
-            ('domain id null', {'domain': {'id': None}}),
-            ('domain id number', {'domain': {'id': 5}}),
-            ('system null', {'system': None}),
-            ('system text', {'system': 'all'}),
-            ('trust unknown', {'OS-TRUST:trust': {'id': GONE}}),
-            ('trust empty', {'OS-TRUST:trust': {}})):
-        bad('scope ' + name, {'auth': {'identity': ok, 'scope': scope}})
-    b('login with garbage X-Auth-Token', 'POST', P,
-      {'auth': {'identity': ok}}, token=None,
-      headers={'X-Auth-Token': 'garbage'})
-    b('login with own X-Auth-Token', 'POST', P,
-      {'auth': {'identity': ok}}, token='p')
-    b('login with empty X-Auth-Token', 'POST', P,
-      {'auth': {'identity': ok}}, token=None, headers={'X-Auth-Token': ''})
+        ("null", None),
+        ("number", 5),
+        ("list", []),
+        ("true", True),
+        ("empty text", ""),
+        ("unknown kind", {"galaxy": {}}),
+        ("project and domain", {"project": {"id": "<id:project:own>"}, "domain": {"id": "<id:domain:own>"}}),
+        ("project and unscoped", {"project": {"id": "<id:project:own>"}, "unscoped": {}}),
+        ("project and system", {"project": {"id": "<id:project:own>"}, "system": {"all": True}}),
+        ("project and trust", {"project": {"id": "<id:project:own>"}, "OS-TRUST:trust": {"id": GONE}}),
+        ("project null", {"project": None}),
+        ("project text", {"project": "x"}),
+        ("project empty", {"project": {}}),
+        ("project id null", {"project": {"id": None}}),
+        ("project id number", {"project": {"id": 5}}),
+        ("project id empty", {"project": {"id": ""}}),
+        ("project domain empty", {"project": {"name": "auth_issue-own", "domain": {}}}),
+        ("project domain null", {"project": {"name": "auth_issue-own", "domain": None}}),
+        ("project id and name", {"project": {"id": "<id:project:own>", "name": "other"}}),
+        ("domain null", {"domain": None}),
+        ("domain empty", {"domain": {}}),
+        ("domain id null", {"domain": {"id": None}}),
+        ("domain id number", {"domain": {"id": 5}}),
+        ("system null", {"system": None}),
+        ("system text", {"system": "all"}),
+        ("trust unknown", {"OS-TRUST:trust": {"id": GONE}}),
+        ("trust empty", {"OS-TRUST:trust": {}}),
+    ):
+        bad("scope " + name, {"auth": {"identity": ok, "scope": scope}})
+    b(
+        "login with garbage X-Auth-Token",
+        "POST",
+        P,
+        {"auth": {"identity": ok}},
+        token=None,
+        headers={"X-Auth-Token": "garbage"},
+    )
+    b("login with own X-Auth-Token", "POST", P, {"auth": {"identity": ok}}, token="p")
+    b("login with empty X-Auth-Token", "POST", P, {"auth": {"identity": ok}}, token=None, headers={"X-Auth-Token": ""})
 
 
 @section
 def auth_validate(b):
     b.prelude()
-    P = '/v3/auth/tokens'
-    b('grant member on domain', 'PUT', '/v3/domains/<id:domain:own>/users/'
-      '<id:user:own>/roles/<id:role:member>')
-    b('grant member on system', 'PUT', '/v3/system/users/<id:user:own>/roles/'
-      '<id:role:member>')
-    me = '<id:user:own>'
-    b.auth('login un', me, save='un')
-    b.auth('login d', me, {'domain': {'id': '<id:domain:own>'}}, save='d')
-    b.auth('login s', me, {'system': {'all': True}}, save='s')
-    b.auth('login rescoped', scope={'project': {'id': '<id:project:own>'}},
-           identity={'methods': ['token'], 'token': {'id': '<token:un>'}},
-           save='re')
-    b.create('user', 'svc', {'name': 'svc', 'password': 'pw-1234',
-                             'domain_id': '<id:domain:own>'})
-    b('grant service', 'PUT', '/v3/projects/<id:project:own>/users/'
-      '<id:user:svc>/roles/<id:role:service>')
-    b('grant svc reader on system', 'PUT', '/v3/system/users/<id:user:svc>/'
-      'roles/<id:role:reader>')
-    b.auth('login service', '<id:user:svc>',
-           {'project': {'id': '<id:project:own>'}}, save='svc')
-    b.auth('login system reader', '<id:user:svc>', {'system': {'all': True}},
-           save='sysreader')
-    b.auth('login svc unscoped', '<id:user:svc>', save='svcun')
-    for m in ('GET', 'HEAD'):
-        for t in ('un', 'member', 'd', 's', 're', 'admin', 'system'):
-            b(f'{m} {t} by admin', m, P,
-              headers={'X-Subject-Token': f'<token:{t}>'})
-        for t in ('un', 'member', 'd', 's'):
-            b(f'{m} {t} by itself', m, P, token=t,
-              headers={'X-Subject-Token': f'<token:{t}>'})
-        b(f'{m} member by same user unscoped', m, P, token='un',
-          headers={'X-Subject-Token': '<token:member>'})
-        for t in ('svc', 'sysreader', 'system', 'svcun'):
-            b(f'{m} member by {t}', m, P, token=t,
-              headers={'X-Subject-Token': '<token:member>'})
-        b(f'{m} admin by member', m, P, token='member',
-          headers={'X-Subject-Token': '<token:admin>'})
-        b(f'{m} without X-Subject-Token', m, P)
-        b(f'{m} without X-Subject-Token by member', m, P, token='member')
-        b(f'{m} garbage X-Subject-Token', m, P,
-          headers={'X-Subject-Token': 'garbage'})
-        b(f'{m} garbage X-Subject-Token by member', m, P, token='member',
-          headers={'X-Subject-Token': 'garbage'})
-        b(f'{m} empty X-Subject-Token', m, P,
-          headers={'X-Subject-Token': ''})
-        b(f'{m} without X-Auth-Token', m, P, token=None,
-          headers={'X-Subject-Token': '<token:member>'})
-        b(f'{m} without any', m, P, token=None)
-        b(f'{m} garbage X-Auth-Token', m, P, token=None,
-          headers={'X-Auth-Token': 'garbage',
-                   'X-Subject-Token': '<token:member>'})
-        b(f'{m} empty X-Auth-Token', m, P, token=None,
-          headers={'X-Auth-Token': '', 'X-Subject-Token': '<token:member>'})
-        b(f'{m} nocatalog', m, P + '?nocatalog',
-          headers={'X-Subject-Token': '<token:member>'})
-        b(f'{m} allow_expired', m, P + '?allow_expired=1',
-          headers={'X-Subject-Token': '<token:member>'})
-        b(f'{m} allow_expired text', m, P + '?allow_expired=maybe',
-          headers={'X-Subject-Token': '<token:member>'})
-        b(f'{m} with access rules header', m, P, headers={
-            'X-Subject-Token': '<token:member>',
-            'OpenStack-Identity-Access-Rules': '1'})
-    b('GET trailing slash', 'GET', P + '/',
-      headers={'X-Subject-Token': '<token:member>'})
-    b('GET with X-Service-Token', 'GET', P, headers={
-        'X-Subject-Token': '<token:member>',
-        'X-Service-Token': '<token:svc>'})
-    b('GET with garbage X-Service-Token', 'GET', P, headers={
-        'X-Subject-Token': '<token:member>', 'X-Service-Token': 'garbage'})
+    P = "/v3/auth/tokens"
+    b("grant member on domain", "PUT", "/v3/domains/<id:domain:own>/users/<id:user:own>/roles/<id:role:member>")
+    b("grant member on system", "PUT", "/v3/system/users/<id:user:own>/roles/<id:role:member>")
+    me = "<id:user:own>"
+    b.auth("login un", me, save="un")
+    b.auth("login d", me, {"domain": {"id": "<id:domain:own>"}}, save="d")
+    b.auth("login s", me, {"system": {"all": True}}, save="s")
+    b.auth(
+        "login rescoped",
+        scope={"project": {"id": "<id:project:own>"}},
+        identity={"methods": ["token"], "token": {"id": "<token:un>"}},
+        save="re",
+    )
+    b.create("user", "svc", {"name": "svc", "password": "pw-1234", "domain_id": "<id:domain:own>"})
+    b("grant service", "PUT", "/v3/projects/<id:project:own>/users/<id:user:svc>/roles/<id:role:service>")
+    b("grant svc reader on system", "PUT", "/v3/system/users/<id:user:svc>/roles/<id:role:reader>")
+    b.auth("login service", "<id:user:svc>", {"project": {"id": "<id:project:own>"}}, save="svc")
+    b.auth("login system reader", "<id:user:svc>", {"system": {"all": True}}, save="sysreader")
+    b.auth("login svc unscoped", "<id:user:svc>", save="svcun")
+    for m in ("GET", "HEAD"):
+        for t in ("un", "member", "d", "s", "re", "admin", "system"):
+            b(f"{m} {t} by admin", m, P, headers={"X-Subject-Token": f"<token:{t}>"})
+        for t in ("un", "member", "d", "s"):
+            b(f"{m} {t} by itself", m, P, token=t, headers={"X-Subject-Token": f"<token:{t}>"})
+        b(f"{m} member by same user unscoped", m, P, token="un", headers={"X-Subject-Token": "<token:member>"})
+        for t in ("svc", "sysreader", "system", "svcun"):
+            b(f"{m} member by {t}", m, P, token=t, headers={"X-Subject-Token": "<token:member>"})
+        b(f"{m} admin by member", m, P, token="member", headers={"X-Subject-Token": "<token:admin>"})
+        b(f"{m} without X-Subject-Token", m, P)
+        b(f"{m} without X-Subject-Token by member", m, P, token="member")
+        b(f"{m} garbage X-Subject-Token", m, P, headers={"X-Subject-Token": "garbage"})
+        b(f"{m} garbage X-Subject-Token by member", m, P, token="member", headers={"X-Subject-Token": "garbage"})
+        b(f"{m} empty X-Subject-Token", m, P, headers={"X-Subject-Token": ""})
+        b(f"{m} without X-Auth-Token", m, P, token=None, headers={"X-Subject-Token": "<token:member>"})
+        b(f"{m} without any", m, P, token=None)
+        b(
+            f"{m} garbage X-Auth-Token",
+            m,
+            P,
+            token=None,
+            headers={"X-Auth-Token": "garbage", "X-Subject-Token": "<token:member>"},
+        )
+        b(
+            f"{m} empty X-Auth-Token",
+            m,
+            P,
+            token=None,
+            headers={"X-Auth-Token": "", "X-Subject-Token": "<token:member>"},
+        )
+        b(f"{m} nocatalog", m, P + "?nocatalog", headers={"X-Subject-Token": "<token:member>"})
+        b(f"{m} allow_expired", m, P + "?allow_expired=1", headers={"X-Subject-Token": "<token:member>"})
+        b(f"{m} allow_expired text", m, P + "?allow_expired=maybe", headers={"X-Subject-Token": "<token:member>"})
+        b(
+            f"{m} with access rules header",
+            m,
+            P,
+            headers={"X-Subject-Token": "<token:member>", "OpenStack-Identity-Access-Rules": "1"},
+        )
+    b("GET trailing slash", "GET", P + "/", headers={"X-Subject-Token": "<token:member>"})
+    b(
+        "GET with X-Service-Token",
+        "GET",
+        P,
+        headers={"X-Subject-Token": "<token:member>", "X-Service-Token": "<token:svc>"},
+    )
+    b(
+        "GET with garbage X-Service-Token",
+        "GET",
+        P,
+        headers={"X-Subject-Token": "<token:member>", "X-Service-Token": "garbage"},
+    )
     # the other /auth resources
-    for what in ('catalog', 'projects', 'domains', 'system'):
-        for t in ('un', 'member', 'd', 's'):
-            b.gethead(f'auth/{what} with {t}', f'/v3/auth/{what}', token=t)
-        b(f'GET auth/{what} without token', 'GET', f'/v3/auth/{what}',
-          token=None)
-        b(f'GET auth/{what} garbage token', 'GET', f'/v3/auth/{what}',
-          token=None, headers={'X-Auth-Token': 'garbage'})
-    b('GET federation projects', 'GET', '/v3/OS-FEDERATION/projects',
-      token='un')
-    b('GET federation domains', 'GET', '/v3/OS-FEDERATION/domains',
-      token='un')
-    b.gethead('revoked list', '/v3/auth/tokens/OS-PKI/revoked')
+    for what in ("catalog", "projects", "domains", "system"):
+        for t in ("un", "member", "d", "s"):
+            b.gethead(f"auth/{what} with {t}", f"/v3/auth/{what}", token=t)
+        b(f"GET auth/{what} without token", "GET", f"/v3/auth/{what}", token=None)
+        b(f"GET auth/{what} garbage token", "GET", f"/v3/auth/{what}", token=None, headers={"X-Auth-Token": "garbage"})
+    b("GET federation projects", "GET", "/v3/OS-FEDERATION/projects", token="un")
+    b("GET federation domains", "GET", "/v3/OS-FEDERATION/domains", token="un")
+    b.gethead("revoked list", "/v3/auth/tokens/OS-PKI/revoked")
     # DELETE
-    b('DELETE without X-Subject-Token', 'DELETE', P)
-    b('DELETE garbage', 'DELETE', P, headers={'X-Subject-Token': 'garbage'})
-    b('DELETE without X-Auth-Token', 'DELETE', P, token=None,
-      headers={'X-Subject-Token': '<token:member>'})
-    b('DELETE admin by member', 'DELETE', P, token='member',
-      headers={'X-Subject-Token': '<token:admin>'})
-    b('DELETE member by svc', 'DELETE', P, token='svc',
-      headers={'X-Subject-Token': '<token:member>'})
-    b('DELETE member by system reader', 'DELETE', P, token='sysreader',
-      headers={'X-Subject-Token': '<token:member>'})
-    b('DELETE rescoped by admin', 'DELETE', P,
-      headers={'X-Subject-Token': '<token:re>'})
-    b('GET rescoped after DELETE', 'GET', P,
-      headers={'X-Subject-Token': '<token:re>'})
-    b('DELETE rescoped again', 'DELETE', P,
-      headers={'X-Subject-Token': '<token:re>'})
-    b('GET parent after DELETE of child', 'GET', P + '?nocatalog',
-      headers={'X-Subject-Token': '<token:un>'})
-    b('use revoked token', 'GET', '/v3/auth/projects', token='re')
-    b('validate with revoked token', 'GET', P, token='re',
-      headers={'X-Subject-Token': '<token:member>'})
-    b('rescope revoked token', 'POST', P, {'auth': {'identity': {
-        'methods': ['token'], 'token': {'id': '<token:re>'}}}}, token=None)
-    b('allow_expired for revoked', 'GET', P + '?allow_expired=1',
-      headers={'X-Subject-Token': '<token:re>'})
-    b.auth('rescope again', scope={'project': {'id': '<id:project:own>'}},
-           identity={'methods': ['token'], 'token': {'id': '<token:un>'}},
-           save='re2')
-    b('DELETE own token with itself', 'DELETE', P, token='un',
-      headers={'X-Subject-Token': '<token:un>'})
-    b('GET child after DELETE of parent', 'GET', P + '?nocatalog',
-      headers={'X-Subject-Token': '<token:re2>'})
-    b('GET sibling login after DELETE', 'GET', P + '?nocatalog',
-      headers={'X-Subject-Token': '<token:member>'})
+    b("DELETE without X-Subject-Token", "DELETE", P)
+    b("DELETE garbage", "DELETE", P, headers={"X-Subject-Token": "garbage"})
+    b("DELETE without X-Auth-Token", "DELETE", P, token=None, headers={"X-Subject-Token": "<token:member>"})
+    b("DELETE admin by member", "DELETE", P, token="member", headers={"X-Subject-Token": "<token:admin>"})
+    b("DELETE member by svc", "DELETE", P, token="svc", headers={"X-Subject-Token": "<token:member>"})
+    b("DELETE member by system reader", "DELETE", P, token="sysreader", headers={"X-Subject-Token": "<token:member>"})
+    b("DELETE rescoped by admin", "DELETE", P, headers={"X-Subject-Token": "<token:re>"})
+    b("GET rescoped after DELETE", "GET", P, headers={"X-Subject-Token": "<token:re>"})
+    b("DELETE rescoped again", "DELETE", P, headers={"X-Subject-Token": "<token:re>"})
+    b("GET parent after DELETE of child", "GET", P + "?nocatalog", headers={"X-Subject-Token": "<token:un>"})
+    b("use revoked token", "GET", "/v3/auth/projects", token="re")
+    b("validate with revoked token", "GET", P, token="re", headers={"X-Subject-Token": "<token:member>"})
+    b(
+        "rescope revoked token",
+        "POST",
+        P,
+        {"auth": {"identity": {"methods": ["token"], "token": {"id": "<token:re>"}}}},
+        token=None,
+    )
+    b("allow_expired for revoked", "GET", P + "?allow_expired=1", headers={"X-Subject-Token": "<token:re>"})
+    b.auth(
+        "rescope again",
+        scope={"project": {"id": "<id:project:own>"}},
+        identity={"methods": ["token"], "token": {"id": "<token:un>"}},
+        save="re2",
+    )
+    b("DELETE own token with itself", "DELETE", P, token="un", headers={"X-Subject-Token": "<token:un>"})
+    b("GET child after DELETE of parent", "GET", P + "?nocatalog", headers={"X-Subject-Token": "<token:re2>"})
+    b("GET sibling login after DELETE", "GET", P + "?nocatalog", headers={"X-Subject-Token": "<token:member>"})
 
 
 @section
 def regions(b):
     b.prelude()
-    P = '/v3/regions'
-    b('create without id', 'POST', P, {'region': {}},
-      capture={'id:region:auto': 'region.id'})
-    b('create with id', 'POST', P, {'region': {
-        'id': 'rg-a', 'description': 'first', 'colour': 'red'}})
-    b('create again', 'POST', P, {'region': {'id': 'rg-a'}})
-    b('create child', 'POST', P, {'region': {
-        'id': 'rg-b', 'parent_region_id': 'rg-a'}})
-    b('create grandchild', 'POST', P, {'region': {
-        'id': 'rg-c', 'parent_region_id': 'rg-b'}})
-    b('create unknown parent', 'POST', P, {'region': {
-        'id': 'rg-x', 'parent_region_id': 'nope'}})
-    b('create own parent', 'POST', P, {'region': {
-        'id': 'rg-self', 'parent_region_id': 'rg-self'}})
-    b('create odd id', 'POST', P, {'region': {'id': 'a b/c\u00e9'}})
-    b('GET odd id', 'GET', P + '/a%20b%2Fc%C3%A9')
-    b('DELETE odd id', 'DELETE', P + '/a%20b%2Fc%C3%A9')
-    b('PUT new', 'PUT', P + '/rg-put', {'region': {'description': 'put'}})
-    b('PUT again', 'PUT', P + '/rg-put', {'region': {'description': 'two'}})
-    b('PUT same id', 'PUT', P + '/rg-put2', {'region': {'id': 'rg-put2'}})
-    b('PUT other id', 'PUT', P + '/rg-put3', {'region': {'id': 'rg-put4'}})
-    b('PUT empty', 'PUT', P + '/rg-put5', {'region': {}})
-    b('PUT without body', 'PUT', P + '/rg-put6')
-    b.gethead('one', P + '/rg-a')
-    b.gethead('RegionOne', P + '/RegionOne')
-    b.gethead('unknown', P + '/nope')
-    b.gethead('by other case', P + '/REGIONONE')
-    b.gethead('all', P, glob=True)
-    b('GET by parent', 'GET', P + '?parent_region_id=rg-a')
-    b('GET by unknown parent', 'GET', P + '?parent_region_id=nope')
-    b('GET by empty parent', 'GET', P + '?parent_region_id=', glob=True)
-    b('GET by description', 'GET', P + '?description=first')
-    b('GET by unknown filter', 'GET', P + '?x=1')
-    b('GET limit', 'GET', P + '?limit=1')
-    b('PATCH', 'PATCH', P + '/rg-a', {'region': {'description': 'changed'}})
-    b('PATCH extra', 'PATCH', P + '/rg-a', {'region': {'size': 5}})
-    b('PATCH extra null', 'PATCH', P + '/rg-a', {'region': {'size': None}})
-    b('PATCH description null', 'PATCH', P + '/rg-a',
-      {'region': {'description': None}})
-    b('PATCH same id', 'PATCH', P + '/rg-a',
-      {'region': {'id': 'rg-a', 'description': 'd'}})
-    b('PATCH other id', 'PATCH', P + '/rg-a', {'region': {'id': 'rg-z'}})
-    b('PATCH circle', 'PATCH', P + '/rg-a',
-      {'region': {'parent_region_id': 'rg-c'}})
-    b('PATCH self', 'PATCH', P + '/rg-a',
-      {'region': {'parent_region_id': 'rg-a'}})
-    b('PATCH unknown parent', 'PATCH', P + '/rg-a',
-      {'region': {'parent_region_id': 'nope'}})
-    b('PATCH parent null', 'PATCH', P + '/rg-c',
-      {'region': {'parent_region_id': None}})
-    b('PATCH unknown', 'PATCH', P + '/nope', {'region': {'description': 'x'}})
-    b('PATCH empty', 'PATCH', P + '/rg-a', {'region': {}})
-    b.create('service', 'rg', {'type': 'rg', 'name': 'rg'})
-    b.create('endpoint', 'rg', {
-        'interface': 'public', 'url': 'http://rg/', 'region_id': 'rg-b',
-        'service_id': '<id:service:rg>'})
-    b('DELETE with child', 'DELETE', P + '/rg-a')
-    b('GET after refused DELETE', 'GET', P + '/rg-a')
-    b('DELETE with endpoint', 'DELETE', P + '/rg-b')
-    b('GET child after DELETE', 'GET', P + '/rg-b')
-    b('DELETE endpoint', 'DELETE', '/v3/endpoints/<id:endpoint:rg>')
-    b('DELETE now', 'DELETE', P + '/rg-b')
-    b('DELETE again', 'DELETE', P + '/rg-b')
-    b('DELETE unknown', 'DELETE', P + '/nope')
-    b('DELETE service', 'DELETE', '/v3/services/<id:service:rg>')
-    b.bad_bodies('region', P)
-    b.bad_bodies('region', P + '/rg-a', 'PATCH')
-    b.bad_fields('region', P, {
-        'id': WRONG + [LONG[255], LONG[256]],
-        'description': WRONG + [LONG[255], LONG[256]],
-        'parent_region_id': WRONG + [LONG[256]],
-        'url': ['x', 5], 'extra': [None, 5, {'a': [1]}],
-        'links': [{}, {'self': 'x'}], 'enabled': [True, 'x']})
-    b.bad_fields('region', P + '/rg-a', {
-        'description': WRONG, 'parent_region_id': WRONG},
-        method='PATCH', verb='update')
-    for m, p, d in (('GET', P, None), ('GET', P + '/rg-a', None),
-                    ('GET', P + '/nope', None),
-                    ('POST', P, {'region': {}}), ('POST', P, {'region': 5}),
-                    ('PUT', P + '/rg-y', {'region': {}}),
-                    ('PATCH', P + '/rg-a', {'region': {'description': 'x'}}),
-                    ('PATCH', P + '/nope', {'region': {'description': 'x'}}),
-                    ('DELETE', P + '/rg-a', None),
-                    ('DELETE', P + '/nope', None)):
+    P = "/v3/regions"
+    b("create without id", "POST", P, {"region": {}}, capture={"id:region:auto": "region.id"})
+    b("create with id", "POST", P, {"region": {"id": "rg-a", "description": "first", "colour": "red"}})
+    b("create again", "POST", P, {"region": {"id": "rg-a"}})
+    b("create child", "POST", P, {"region": {"id": "rg-b", "parent_region_id": "rg-a"}})
+    b("create grandchild", "POST", P, {"region": {"id": "rg-c", "parent_region_id": "rg-b"}})
+    b("create unknown parent", "POST", P, {"region": {"id": "rg-x", "parent_region_id": "nope"}})
+    b("create own parent", "POST", P, {"region": {"id": "rg-self", "parent_region_id": "rg-self"}})
+    b("create odd id", "POST", P, {"region": {"id": "a b/c\u00e9"}})
+    b("GET odd id", "GET", P + "/a%20b%2Fc%C3%A9")
+    b("DELETE odd id", "DELETE", P + "/a%20b%2Fc%C3%A9")
+    b("PUT new", "PUT", P + "/rg-put", {"region": {"description": "put"}})
+    b("PUT again", "PUT", P + "/rg-put", {"region": {"description": "two"}})
+    b("PUT same id", "PUT", P + "/rg-put2", {"region": {"id": "rg-put2"}})
+    b("PUT other id", "PUT", P + "/rg-put3", {"region": {"id": "rg-put4"}})
+    b("PUT empty", "PUT", P + "/rg-put5", {"region": {}})
+    b("PUT without body", "PUT", P + "/rg-put6")
+    b.gethead("one", P + "/rg-a")
+    b.gethead("RegionOne", P + "/RegionOne")
+    b.gethead("unknown", P + "/nope")
+    b.gethead("by other case", P + "/REGIONONE")
+    b.gethead("all", P, glob=True)
+    b("GET by parent", "GET", P + "?parent_region_id=rg-a")
+    b("GET by unknown parent", "GET", P + "?parent_region_id=nope")
+    b("GET by empty parent", "GET", P + "?parent_region_id=", glob=True)
+    b("GET by description", "GET", P + "?description=first")
+    b("GET by unknown filter", "GET", P + "?x=1")
+    b("GET limit", "GET", P + "?limit=1")
+    b("PATCH", "PATCH", P + "/rg-a", {"region": {"description": "changed"}})
+    b("PATCH extra", "PATCH", P + "/rg-a", {"region": {"size": 5}})
+    b("PATCH extra null", "PATCH", P + "/rg-a", {"region": {"size": None}})
+    b("PATCH description null", "PATCH", P + "/rg-a", {"region": {"description": None}})
+    b("PATCH same id", "PATCH", P + "/rg-a", {"region": {"id": "rg-a", "description": "d"}})
+    b("PATCH other id", "PATCH", P + "/rg-a", {"region": {"id": "rg-z"}})
+    b("PATCH circle", "PATCH", P + "/rg-a", {"region": {"parent_region_id": "rg-c"}})
+    b("PATCH self", "PATCH", P + "/rg-a", {"region": {"parent_region_id": "rg-a"}})
+    b("PATCH unknown parent", "PATCH", P + "/rg-a", {"region": {"parent_region_id": "nope"}})
+    b("PATCH parent null", "PATCH", P + "/rg-c", {"region": {"parent_region_id": None}})
+    b("PATCH unknown", "PATCH", P + "/nope", {"region": {"description": "x"}})
+    b("PATCH empty", "PATCH", P + "/rg-a", {"region": {}})
+    b.create("service", "rg", {"type": "rg", "name": "rg"})
+    b.create(
+        "endpoint",
+        "rg",
+        {"interface": "public", "url": "http://rg/", "region_id": "rg-b", "service_id": "<id:service:rg>"},
+    )
+    b("DELETE with child", "DELETE", P + "/rg-a")
+    b("GET after refused DELETE", "GET", P + "/rg-a")
+    b("DELETE with endpoint", "DELETE", P + "/rg-b")
+    b("GET child after DELETE", "GET", P + "/rg-b")
+    b("DELETE endpoint", "DELETE", "/v3/endpoints/<id:endpoint:rg>")
+    b("DELETE now", "DELETE", P + "/rg-b")
+    b("DELETE again", "DELETE", P + "/rg-b")
+    b("DELETE unknown", "DELETE", P + "/nope")
+    b("DELETE service", "DELETE", "/v3/services/<id:service:rg>")
+    b.bad_bodies("region", P)
+    b.bad_bodies("region", P + "/rg-a", "PATCH")
+    b.bad_fields(
+        "region",
+        P,
+        {
+            "id": WRONG + [LONG[255], LONG[256]],
+            "description": WRONG + [LONG[255], LONG[256]],
+            "parent_region_id": WRONG + [LONG[256]],
+            "url": ["x", 5],
+            "extra": [None, 5, {"a": [1]}],
+            "links": [{}, {"self": "x"}],
+            "enabled": [True, "x"],
+        },
+    )
+    b.bad_fields(
+        "region", P + "/rg-a", {"description": WRONG, "parent_region_id": WRONG}, method="PATCH", verb="update"
+    )
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", P + "/rg-a", None),
+        ("GET", P + "/nope", None),
+        ("POST", P, {"region": {}}),
+        ("POST", P, {"region": 5}),
+        ("PUT", P + "/rg-y", {"region": {}}),
+        ("PATCH", P + "/rg-a", {"region": {"description": "x"}}),
+        ("PATCH", P + "/nope", {"region": {"description": "x"}}),
+        ("DELETE", P + "/rg-a", None),
+        ("DELETE", P + "/nope", None),
+    ):
         b.denied(m, p, d)
 
 
 @section
 def services(b):
     b.prelude()
-    P = '/v3/services'
-    b.create('service', 'a', {'type': 'sv-t', 'name': 'sv-a'})
-    b.create('service', 'same', {'type': 'sv-t', 'name': 'sv-a'})
-    b.create('service', 'noname', {'type': 'sv-t2'})
-    b.create('service', 'full', {
-        'type': 'sv-t', 'name': 'sv-full', 'description': 'd',
-        'enabled': False, 'colour': 'red', 'id': 'mine'})
-    A = P + '/<id:service:a>'
-    b.gethead('one', A)
-    b('GET full', 'GET', P + '/<id:service:full>')
-    b('GET noname', 'GET', P + '/<id:service:noname>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    b.gethead('all', P, glob=True)
-    b('GET by type', 'GET', P + '?type=sv-t')
-    b('GET by name', 'GET', P + '?name=sv-full')
-    b('GET by type and name', 'GET', P + '?type=sv-t&name=sv-a')
-    b('GET by unknown type', 'GET', P + '?type=nope')
-    b('GET by name__contains', 'GET', P + '?type=sv-t&name__contains=full')
-    b('GET by enabled', 'GET', P + '?type=sv-t&enabled=false')
-    b('PATCH', 'PATCH', A, {'service': {'description': 'x'}})
-    b('PATCH name', 'PATCH', A, {'service': {'name': 'sv-b'}})
-    b('PATCH type', 'PATCH', A, {'service': {'type': 'sv-t3'}})
-    b('PATCH extra', 'PATCH', A, {'service': {'size': 1}})
-    b('PATCH extra null', 'PATCH', A, {'service': {'size': None}})
-    b('PATCH same id', 'PATCH', A, {'service': {'id': '<id:service:a>'}})
-    b('PATCH other id', 'PATCH', A, {'service': {'id': 'other'}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'service': {'name': 'x'}})
-    b('PATCH disable', 'PATCH', A, {'service': {'enabled': False}})
-    b('PATCH enable', 'PATCH', A, {'service': {'enabled': True}})
-    b.bad_bodies('service', P)
-    b.bad_bodies('service', A, 'PATCH')
-    f = {'type': WRONG + [LONG[255], LONG[256]],
-         'name': WRONG + [LONG[255], LONG[256]],
-         'description': [None, '', 5, LONG[256]], 'enabled': WRONG_BOOL,
-         'links': [{'self': 'x'}]}
-    b.bad_fields('service', P, f, {'type': 'sv-bad'})
-    b.bad_fields('service', A, f, method='PATCH', verb='update')
-    b.create('endpoint', 'sv', {
-        'interface': 'public', 'url': 'http://sv/',
-        'service_id': '<id:service:a>'})
-    for m, p, d in (('GET', P, None), ('GET', A, None),
-                    ('GET', f'{P}/{GONE}', None),
-                    ('POST', P, {'service': {'type': 'x'}}),
-                    ('POST', P, {'service': {}}),
-                    ('PATCH', A, {'service': {'name': 'x'}}),
-                    ('PATCH', f'{P}/{GONE}', {'service': {'name': 'x'}}),
-                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+    P = "/v3/services"
+    b.create("service", "a", {"type": "sv-t", "name": "sv-a"})
+    b.create("service", "same", {"type": "sv-t", "name": "sv-a"})
+    b.create("service", "noname", {"type": "sv-t2"})
+    b.create(
+        "service",
+        "full",
+        {"type": "sv-t", "name": "sv-full", "description": "d", "enabled": False, "colour": "red", "id": "mine"},
+    )
+    A = P + "/<id:service:a>"
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/<id:service:full>")
+    b("GET noname", "GET", P + "/<id:service:noname>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    b.gethead("all", P, glob=True)
+    b("GET by type", "GET", P + "?type=sv-t")
+    b("GET by name", "GET", P + "?name=sv-full")
+    b("GET by type and name", "GET", P + "?type=sv-t&name=sv-a")
+    b("GET by unknown type", "GET", P + "?type=nope")
+    b("GET by name__contains", "GET", P + "?type=sv-t&name__contains=full")
+    b("GET by enabled", "GET", P + "?type=sv-t&enabled=false")
+    b("PATCH", "PATCH", A, {"service": {"description": "x"}})
+    b("PATCH name", "PATCH", A, {"service": {"name": "sv-b"}})
+    b("PATCH type", "PATCH", A, {"service": {"type": "sv-t3"}})
+    b("PATCH extra", "PATCH", A, {"service": {"size": 1}})
+    b("PATCH extra null", "PATCH", A, {"service": {"size": None}})
+    b("PATCH same id", "PATCH", A, {"service": {"id": "<id:service:a>"}})
+    b("PATCH other id", "PATCH", A, {"service": {"id": "other"}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"service": {"name": "x"}})
+    b("PATCH disable", "PATCH", A, {"service": {"enabled": False}})
+    b("PATCH enable", "PATCH", A, {"service": {"enabled": True}})
+    b.bad_bodies("service", P)
+    b.bad_bodies("service", A, "PATCH")
+    f = {
+        "type": WRONG + [LONG[255], LONG[256]],
+        "name": WRONG + [LONG[255], LONG[256]],
+        "description": [None, "", 5, LONG[256]],
+        "enabled": WRONG_BOOL,
+        "links": [{"self": "x"}],
+    }
+    b.bad_fields("service", P, f, {"type": "sv-bad"})
+    b.bad_fields("service", A, f, method="PATCH", verb="update")
+    b.create("endpoint", "sv", {"interface": "public", "url": "http://sv/", "service_id": "<id:service:a>"})
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", f"{P}/{GONE}", None),
+        ("POST", P, {"service": {"type": "x"}}),
+        ("POST", P, {"service": {}}),
+        ("PATCH", A, {"service": {"name": "x"}}),
+        ("PATCH", f"{P}/{GONE}", {"service": {"name": "x"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+    ):
         b.denied(m, p, d)
-    b('DELETE with endpoint', 'DELETE', A)
-    b('GET endpoint after DELETE of service', 'GET',
-      '/v3/endpoints/<id:endpoint:sv>')
-    b('DELETE again', 'DELETE', A)
-    for x in ('full', 'same', 'noname'):
-        b(f'DELETE {x}', 'DELETE', P + f'/<id:service:{x}>')
+    b("DELETE with endpoint", "DELETE", A)
+    b("GET endpoint after DELETE of service", "GET", "/v3/endpoints/<id:endpoint:sv>")
+    b("DELETE again", "DELETE", A)
+    for x in ("full", "same", "noname"):
+        b(f"DELETE {x}", "DELETE", P + f"/<id:service:{x}>")
 
 
 @section
 def endpoints(b):
     b.prelude()
-    P = '/v3/endpoints'
-    b.create('service', 's', {'type': 'ep-t', 'name': 'ep-s'})
-    b.create('service', 's2', {'type': 'ep-t2', 'name': 'ep-s2'})
-    b.create('region', 'r', {'id': 'ep-r'})
-    base = {'service_id': '<id:service:s>', 'interface': 'public',
-            'url': 'http://ep/#'}
-    b.create('endpoint', 'a', dict(base, region_id='ep-r'))
-    b.create('endpoint', 'b', dict(base, interface='internal',
-                                   region='ep-r'))
-    b.create('endpoint', 'same', dict(base, region_id='ep-r'))
-    b.create('endpoint', 'noregion', dict(base, interface='admin'))
-    b.create('endpoint', 'newregion', dict(base, region='ep-legacy'))
-    b('GET region made', 'GET', '/v3/regions/ep-legacy')
-    b.create('endpoint', 'full', dict(
-        base, region_id='ep-r', enabled=False, name='n', description='d',
-        colour='red', id='mine'))
-    b('create region and region_id', 'POST', P, {'endpoint': dict(
-        base, region_id='ep-r', region='ep-legacy')})
-    b('create unknown region_id', 'POST', P, {'endpoint': dict(
-        base, region_id='nope')})
-    b('create unknown service', 'POST', P, {'endpoint': dict(
-        base, service_id=GONE)})
+    P = "/v3/endpoints"
+    b.create("service", "s", {"type": "ep-t", "name": "ep-s"})
+    b.create("service", "s2", {"type": "ep-t2", "name": "ep-s2"})
+    b.create("region", "r", {"id": "ep-r"})
+    base = {"service_id": "<id:service:s>", "interface": "public", "url": "http://ep/#"}
+    b.create("endpoint", "a", dict(base, region_id="ep-r"))
+    b.create("endpoint", "b", dict(base, interface="internal", region="ep-r"))
+    b.create("endpoint", "same", dict(base, region_id="ep-r"))
+    b.create("endpoint", "noregion", dict(base, interface="admin"))
+    b.create("endpoint", "newregion", dict(base, region="ep-legacy"))
+    b("GET region made", "GET", "/v3/regions/ep-legacy")
+    b.create(
+        "endpoint",
+        "full",
+        dict(base, region_id="ep-r", enabled=False, name="n", description="d", colour="red", id="mine"),
+    )
+    b("create region and region_id", "POST", P, {"endpoint": dict(base, region_id="ep-r", region="ep-legacy")})
+    b("create unknown region_id", "POST", P, {"endpoint": dict(base, region_id="nope")})
+    b("create unknown service", "POST", P, {"endpoint": dict(base, service_id=GONE)})
     for k in base:
-        b(f'create without {k}', 'POST', P, {'endpoint': {
-            x: y for x, y in base.items() if x != k}})
-    for i, url in enumerate((
-            'http://ep/$(tenant_id)s/$(project_id)s',
-            'http://ep/%(tenant_id)s',
-            'http://ep/%(user_id)s', 'http://ep/$(unknown)s',
-            'http://ep/%(unknown)s', 'http://ep/%(tenant_id)',
-            'http://ep/$(tenant_id)d', 'http://ep/%', 'http://ep/100%25',
-            'not a url', 'ep', '//ep', 'ftp:x', 'http:', 'http:// ep',
-            'http://ep/' + 'x' * 215, 'http://ep/' + 'x' * 216,
-            'http://ep/' + 'x' * 250)):
-        b(f'create url {i} {url[:40]}', 'POST', P, {'endpoint': dict(
-            base, url=url)})
-    A = P + '/<id:endpoint:a>'
-    b.gethead('one', A)
-    b('GET full', 'GET', P + '/<id:endpoint:full>')
-    b('GET noregion', 'GET', P + '/<id:endpoint:noregion>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    b.gethead('all', P, glob=True)
-    for q in ('service_id=<id:service:s>', 'service_id=' + GONE,
-              'service_id=<id:service:s>&interface=internal',
-              'service_id=<id:service:s>&region_id=ep-r',
-              'service_id=<id:service:s>&region=ep-r',
-              'service_id=<id:service:s>&region_id=',
-              'service_id=<id:service:s>&interface=other',
-              'service_id=<id:service:s>&enabled=false',
-              'service_id=<id:service:s>&url__contains=full',
-              'service_id=<id:service:s>&interface__contains=int'):
-        b(f'GET by {q}', 'GET', f'{P}?{q}')
-    b('PATCH url', 'PATCH', A, {'endpoint': {'url': 'http://new/'}})
-    b('PATCH interface', 'PATCH', A, {'endpoint': {'interface': 'admin'}})
-    b('PATCH service', 'PATCH', A,
-      {'endpoint': {'service_id': '<id:service:s2>'}})
-    b('PATCH unknown service', 'PATCH', A, {'endpoint': {'service_id': GONE}})
-    b('PATCH unknown region', 'PATCH', A, {'endpoint': {'region_id': 'nope'}})
-    b('PATCH legacy region', 'PATCH', A, {'endpoint': {'region': 'ep-leg2'}})
-    b('PATCH region null', 'PATCH', A, {'endpoint': {'region_id': None}})
-    b('PATCH extra', 'PATCH', A, {'endpoint': {'size': 1}})
-    b('PATCH same id', 'PATCH', A, {'endpoint': {'id': '<id:endpoint:a>'}})
-    b('PATCH other id', 'PATCH', A, {'endpoint': {'id': 'other'}})
-    b('PATCH bad url', 'PATCH', A, {'endpoint': {'url': 'nope'}})
-    b('PATCH bad substitution', 'PATCH', A,
-      {'endpoint': {'url': 'http://x/$(nope)s'}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}',
-      {'endpoint': {'url': 'http://x/'}})
-    b.bad_bodies('endpoint', P)
-    b.bad_bodies('endpoint', A, 'PATCH')
-    f = {'url': WRONG, 'interface': WRONG + ['Public', 'publicURL'],
-         'service_id': WRONG, 'region_id': WRONG, 'region': WRONG,
-         'enabled': WRONG_BOOL, 'name': WRONG, 'description': WRONG,
-         'legacy_endpoint_id': ['x']}
-    b.bad_fields('endpoint', P, f, base)
-    b.bad_fields('endpoint', A, f, method='PATCH', verb='update')
-    for m, p, d in (('GET', P, None), ('GET', A, None),
-                    ('GET', f'{P}/{GONE}', None),
-                    ('POST', P, {'endpoint': base}),
-                    ('POST', P, {'endpoint': {}}),
-                    ('PATCH', A, {'endpoint': {'url': 'http://x/'}}),
-                    ('PATCH', f'{P}/{GONE}',
-                     {'endpoint': {'url': 'http://x/'}}),
-                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+        b(f"create without {k}", "POST", P, {"endpoint": {x: y for x, y in base.items() if x != k}})
+    for i, url in enumerate(
+        (
+            "http://ep/$(tenant_id)s/$(project_id)s",
+            "http://ep/%(tenant_id)s",
+            "http://ep/%(user_id)s",
+            "http://ep/$(unknown)s",
+            "http://ep/%(unknown)s",
+            "http://ep/%(tenant_id)",
+            "http://ep/$(tenant_id)d",
+            "http://ep/%",
+            "http://ep/100%25",
+            "not a url",
+            "ep",
+            "//ep",
+            "ftp:x",
+            "http:",
+            "http:// ep",
+            "http://ep/" + "x" * 215,
+            "http://ep/" + "x" * 216,
+            "http://ep/" + "x" * 250,
+        )
+    ):
+        b(f"create url {i} {url[:40]}", "POST", P, {"endpoint": dict(base, url=url)})
+    A = P + "/<id:endpoint:a>"
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/<id:endpoint:full>")
+    b("GET noregion", "GET", P + "/<id:endpoint:noregion>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    b.gethead("all", P, glob=True)
+    for q in (
+        "service_id=<id:service:s>",
+        "service_id=" + GONE,
+        "service_id=<id:service:s>&interface=internal",
+        "service_id=<id:service:s>&region_id=ep-r",
+        "service_id=<id:service:s>&region=ep-r",
+        "service_id=<id:service:s>&region_id=",
+        "service_id=<id:service:s>&interface=other",
+        "service_id=<id:service:s>&enabled=false",
+        "service_id=<id:service:s>&url__contains=full",
+        "service_id=<id:service:s>&interface__contains=int",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b("PATCH url", "PATCH", A, {"endpoint": {"url": "http://new/"}})
+    b("PATCH interface", "PATCH", A, {"endpoint": {"interface": "admin"}})
+    b("PATCH service", "PATCH", A, {"endpoint": {"service_id": "<id:service:s2>"}})
+    b("PATCH unknown service", "PATCH", A, {"endpoint": {"service_id": GONE}})
+    b("PATCH unknown region", "PATCH", A, {"endpoint": {"region_id": "nope"}})
+    b("PATCH legacy region", "PATCH", A, {"endpoint": {"region": "ep-leg2"}})
+    b("PATCH region null", "PATCH", A, {"endpoint": {"region_id": None}})
+    b("PATCH extra", "PATCH", A, {"endpoint": {"size": 1}})
+    b("PATCH same id", "PATCH", A, {"endpoint": {"id": "<id:endpoint:a>"}})
+    b("PATCH other id", "PATCH", A, {"endpoint": {"id": "other"}})
+    b("PATCH bad url", "PATCH", A, {"endpoint": {"url": "nope"}})
+    b("PATCH bad substitution", "PATCH", A, {"endpoint": {"url": "http://x/$(nope)s"}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"endpoint": {"url": "http://x/"}})
+    b.bad_bodies("endpoint", P)
+    b.bad_bodies("endpoint", A, "PATCH")
+    f = {
+        "url": WRONG,
+        "interface": WRONG + ["Public", "publicURL"],
+        "service_id": WRONG,
+        "region_id": WRONG,
+        "region": WRONG,
+        "enabled": WRONG_BOOL,
+        "name": WRONG,
+        "description": WRONG,
+        "legacy_endpoint_id": ["x"],
+    }
+    b.bad_fields("endpoint", P, f, base)
+    b.bad_fields("endpoint", A, f, method="PATCH", verb="update")
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", f"{P}/{GONE}", None),
+        ("POST", P, {"endpoint": base}),
+        ("POST", P, {"endpoint": {}}),
+        ("PATCH", A, {"endpoint": {"url": "http://x/"}}),
+        ("PATCH", f"{P}/{GONE}", {"endpoint": {"url": "http://x/"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+    ):
         b.denied(m, p, d)
-    b('DELETE', 'DELETE', A)
-    b('DELETE again', 'DELETE', A)
+    b("DELETE", "DELETE", A)
+    b("DELETE again", "DELETE", A)
     # leave no endpoint behind: they would show up in every later catalog
-    b('DELETE service', 'DELETE', '/v3/services/<id:service:s>')
-    b('DELETE service 2', 'DELETE', '/v3/services/<id:service:s2>')
+    b("DELETE service", "DELETE", "/v3/services/<id:service:s>")
+    b("DELETE service 2", "DELETE", "/v3/services/<id:service:s2>")
 
 
 @section
 def catalog(b):
     b.prelude()
-    b.create('region', 'r', {'id': 'cat-r'})
-    b.create('service', 'on', {'type': 'cat-on', 'name': 'cat-on'})
-    b.create('service', 'off', {'type': 'cat-off', 'name': 'cat-off',
-                                'enabled': False})
-    b.create('service', 'bare', {'type': 'cat-bare'})
-    b.create('service', 'text', {'type': 'cat-text', 'name': 'cat-text',
-                                 'description': 'd', 'colour': 'red'})
-    e = {'service_id': '<id:service:on>', 'interface': 'public',
-         'region_id': 'cat-r'}
-    b.create('endpoint', 'plain', dict(e, url='http://plain/'))
-    b.create('endpoint', 'off', dict(e, url='http://off/', enabled=False,
-                                     interface='internal'))
-    b.create('endpoint', 'tenant', dict(
-        e, url='http://t/$(tenant_id)s/%(project_id)s', interface='admin'))
-    b.create('endpoint', 'user', dict(e, url='http://u/%(user_id)s'))
-    b.create('endpoint', 'noregion', dict(e, url='http://nr/',
-                                          region_id=None))
-    b.create('endpoint', 'extra', dict(e, url='http://x/', colour='red',
-                                       name='n', description='d'))
-    b.create('endpoint', 'ofoff', dict(e, url='http://oo/',
-                                       service_id='<id:service:off>'))
-    b.create('endpoint', 'oftext', dict(e, url='http://ot/',
-                                        service_id='<id:service:text>'))
-    b('grant on domain', 'PUT', '/v3/domains/<id:domain:own>/users/'
-      '<id:user:own>/roles/<id:role:reader>')
-    b('grant on system', 'PUT', '/v3/system/users/<id:user:own>/roles/'
-      '<id:role:reader>')
-    own = '<id:user:own>'
-    b.auth('token project', own, {'project': {'id': '<id:project:own>'}},
-           save='p')
-    b.auth('token domain', own, {'domain': {'id': '<id:domain:own>'}},
-           save='d')
-    b.auth('token system', own, {'system': {'all': True}}, save='s')
-    b.auth('token unscoped', own, save='un')
-    for t in ('p', 'd', 's', 'un'):
-        b(f'GET catalog {t}', 'GET', '/v3/auth/catalog', token=t)
-        b(f'validate {t}', 'GET', '/v3/auth/tokens',
-          headers={'X-Subject-Token': f'<token:{t}>'})
-    b('disable service', 'PATCH', '/v3/services/<id:service:text>',
-      {'service': {'enabled': False}})
-    b('GET catalog without service', 'GET', '/v3/auth/catalog', token='p')
-    for s in ('on', 'off', 'bare', 'text'):
-        b(f'DELETE service {s}', 'DELETE', f'/v3/services/<id:service:{s}>')
-    b('GET catalog after', 'GET', '/v3/auth/catalog', token='p')
+    b.create("region", "r", {"id": "cat-r"})
+    b.create("service", "on", {"type": "cat-on", "name": "cat-on"})
+    b.create("service", "off", {"type": "cat-off", "name": "cat-off", "enabled": False})
+    b.create("service", "bare", {"type": "cat-bare"})
+    b.create("service", "text", {"type": "cat-text", "name": "cat-text", "description": "d", "colour": "red"})
+    e = {"service_id": "<id:service:on>", "interface": "public", "region_id": "cat-r"}
+    b.create("endpoint", "plain", dict(e, url="http://plain/"))
+    b.create("endpoint", "off", dict(e, url="http://off/", enabled=False, interface="internal"))
+    b.create("endpoint", "tenant", dict(e, url="http://t/$(tenant_id)s/%(project_id)s", interface="admin"))
+    b.create("endpoint", "user", dict(e, url="http://u/%(user_id)s"))
+    b.create("endpoint", "noregion", dict(e, url="http://nr/", region_id=None))
+    b.create("endpoint", "extra", dict(e, url="http://x/", colour="red", name="n", description="d"))
+    b.create("endpoint", "ofoff", dict(e, url="http://oo/", service_id="<id:service:off>"))
+    b.create("endpoint", "oftext", dict(e, url="http://ot/", service_id="<id:service:text>"))
+    b("grant on domain", "PUT", "/v3/domains/<id:domain:own>/users/<id:user:own>/roles/<id:role:reader>")
+    b("grant on system", "PUT", "/v3/system/users/<id:user:own>/roles/<id:role:reader>")
+    own = "<id:user:own>"
+    b.auth("token project", own, {"project": {"id": "<id:project:own>"}}, save="p")
+    b.auth("token domain", own, {"domain": {"id": "<id:domain:own>"}}, save="d")
+    b.auth("token system", own, {"system": {"all": True}}, save="s")
+    b.auth("token unscoped", own, save="un")
+    for t in ("p", "d", "s", "un"):
+        b(f"GET catalog {t}", "GET", "/v3/auth/catalog", token=t)
+        b(f"validate {t}", "GET", "/v3/auth/tokens", headers={"X-Subject-Token": f"<token:{t}>"})
+    b("disable service", "PATCH", "/v3/services/<id:service:text>", {"service": {"enabled": False}})
+    b("GET catalog without service", "GET", "/v3/auth/catalog", token="p")
+    for s in ("on", "off", "bare", "text"):
+        b(f"DELETE service {s}", "DELETE", f"/v3/services/<id:service:{s}>")
+    b("GET catalog after", "GET", "/v3/auth/catalog", token="p")
 
 
 @section
 def domains(b):
     b.prelude()
-    P = '/v3/domains'
-    b.create('domain', 'a', {'name': 'dm-a'})
-    b.create('domain', 'full', {
-        'name': 'dm-full', 'description': 'd', 'enabled': False,
-        'colour': 'red', 'tags': ['t2', 't1'],
-        'options': {'immutable': False}})
-    b('create name conflict', 'POST', P, {'domain': {'name': 'dm-a'}})
-    b('create name other case', 'POST', P, {'domain': {'name': 'DM-A'}})
-    b('create explicit id', 'POST', P, {'domain': {
-        'name': 'dm-explicit', 'explicit_domain_id':
-        '11112222333344445555666677778888'}})
-    b('create explicit id again', 'POST', P, {'domain': {
-        'name': 'dm-explicit2', 'explicit_domain_id':
-        '11112222333344445555666677778888'}})
-    b('create explicit id bad', 'POST', P, {'domain': {
-        'name': 'dm-explicit3', 'explicit_domain_id': 'x_y'}})
-    b('create explicit id short', 'POST', P, {'domain': {
-        'name': 'dm-explicit4', 'explicit_domain_id': 'xy'}})
-    b('create with id', 'POST', P, {'domain': {'name': 'dm-id', 'id': 'xx'}})
-    b('create with parent', 'POST', P, {'domain': {
-        'name': 'dm-parent', 'parent_id': '<id:domain:a>'}})
-    b('create with is_domain', 'POST', P, {'domain': {
-        'name': 'dm-isd', 'is_domain': False}})
-    b('create with domain_id', 'POST', P, {'domain': {
-        'name': 'dm-did', 'domain_id': '<id:domain:a>'}})
-    A = P + '/<id:domain:a>'
-    b.gethead('one', A)
-    b.gethead('default', P + '/default')
-    b('GET full', 'GET', P + '/<id:domain:full>')
-    b('GET domain as project', 'GET', '/v3/projects/<id:domain:a>')
-    b('GET project as domain', 'GET', P + '/<id:project:own>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    b.gethead('all', P, glob=True)
-    for q in ('name=dm-a', 'name=DM-A', 'name=nope', 'name=',
-              'name=dm-full&enabled=false', 'name=dm-full&enabled=true',
-              'name=dm-full&enabled=0', 'name=dm-full&enabled=False',
-              'name=dm-a&enabled', 'name=dm-a&enabled=', 'name=dm-a&enabled=1',
-              'name=dm-full&enabled=no', 'name=dm-full&enabled=maybe',
-              'name__contains=m-ful', 'name__startswith=dm-fu',
-              'name__endswith=m-full', 'name__icontains=M-FUL',
-              'name__equals=dm-full', 'name__nope=dm-full', 'name=dm-a&x=1',
-              'name=dm-a&limit=1', 'name__startswith=dm-&limit=1',
-              'name__startswith=dm-&limit=x', 'name=dm-a&marker=x',
-              'name__startswith=dm-&sort_key=name', 'id=default',
-              'name=dm-full&tags=t1', 'name=dm-a&name=dm-full'):
-        b(f'GET by {q}', 'GET', f'{P}?{q}')
-    b('PATCH name', 'PATCH', A, {'domain': {'name': 'dm-b'}})
-    b('PATCH same name', 'PATCH', A, {'domain': {'name': 'dm-b'}})
-    b('PATCH name conflict', 'PATCH', A, {'domain': {'name': 'dm-full'}})
-    b('PATCH description', 'PATCH', A, {'domain': {'description': 'x'}})
-    b('PATCH description null', 'PATCH', A,
-      {'domain': {'description': None}})
-    b('PATCH extra', 'PATCH', A, {'domain': {'size': 1}})
-    b('GET with extra', 'GET', A)
-    b('PATCH extra null', 'PATCH', A, {'domain': {'size': None}})
-    b('PATCH same id', 'PATCH', A,
-      {'domain': {'id': '<id:domain:a>', 'description': 'y'}})
-    b('PATCH other id', 'PATCH', A, {'domain': {'id': GONE}})
-    b('PATCH tags', 'PATCH', A, {'domain': {'tags': ['a', 'b']}})
-    b('PATCH immutable', 'PATCH', A,
-      {'domain': {'options': {'immutable': True}}})
-    b('PATCH while immutable', 'PATCH', A, {'domain': {'description': 'z'}})
-    b('DELETE while immutable', 'DELETE', A)
-    b('PATCH mutable and more', 'PATCH', A,
-      {'domain': {'options': {'immutable': False}, 'description': 'z'}})
-    b('PATCH mutable', 'PATCH', A,
-      {'domain': {'options': {'immutable': None}}})
-    b('PATCH option unknown', 'PATCH', A,
-      {'domain': {'options': {'nope': True}}})
-    b('PATCH option wrong type', 'PATCH', A,
-      {'domain': {'options': {'immutable': 'yes'}}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'domain': {'name': 'x'}})
-    b('PATCH project', 'PATCH', P + '/<id:project:own>',
-      {'domain': {'name': 'x'}})
-    b('PATCH domain_id', 'PATCH', A, {'domain': {'domain_id': GONE}})
-    b('PATCH parent_id', 'PATCH', A, {'domain': {'parent_id': GONE}})
-    b('PATCH is_domain', 'PATCH', A, {'domain': {'is_domain': False}})
-    b('PATCH domain as project', 'PATCH', '/v3/projects/<id:domain:a>',
-      {'project': {'description': 'via project'}})
-    b('DELETE enabled', 'DELETE', A)
-    b('DELETE enabled as project', 'DELETE', '/v3/projects/<id:domain:a>')
-    b('DELETE default', 'DELETE', P + '/default')
-    b('PATCH disable default', 'PATCH', P + '/default',
-      {'domain': {'description': 'The default domain'}})
-    b('DELETE unknown', 'DELETE', f'{P}/{GONE}')
-    b('DELETE project', 'DELETE', P + '/<id:project:own>')
+    P = "/v3/domains"
+    b.create("domain", "a", {"name": "dm-a"})
+    b.create(
+        "domain",
+        "full",
+        {
+            "name": "dm-full",
+            "description": "d",
+            "enabled": False,
+            "colour": "red",
+            "tags": ["t2", "t1"],
+            "options": {"immutable": False},
+        },
+    )
+    b("create name conflict", "POST", P, {"domain": {"name": "dm-a"}})
+    b("create name other case", "POST", P, {"domain": {"name": "DM-A"}})
+    b(
+        "create explicit id",
+        "POST",
+        P,
+        {"domain": {"name": "dm-explicit", "explicit_domain_id": "11112222333344445555666677778888"}},
+    )
+    b(
+        "create explicit id again",
+        "POST",
+        P,
+        {"domain": {"name": "dm-explicit2", "explicit_domain_id": "11112222333344445555666677778888"}},
+    )
+    b("create explicit id bad", "POST", P, {"domain": {"name": "dm-explicit3", "explicit_domain_id": "x_y"}})
+    b("create explicit id short", "POST", P, {"domain": {"name": "dm-explicit4", "explicit_domain_id": "xy"}})
+    b("create with id", "POST", P, {"domain": {"name": "dm-id", "id": "xx"}})
+    b("create with parent", "POST", P, {"domain": {"name": "dm-parent", "parent_id": "<id:domain:a>"}})
+    b("create with is_domain", "POST", P, {"domain": {"name": "dm-isd", "is_domain": False}})
+    b("create with domain_id", "POST", P, {"domain": {"name": "dm-did", "domain_id": "<id:domain:a>"}})
+    A = P + "/<id:domain:a>"
+    b.gethead("one", A)
+    b.gethead("default", P + "/default")
+    b("GET full", "GET", P + "/<id:domain:full>")
+    b("GET domain as project", "GET", "/v3/projects/<id:domain:a>")
+    b("GET project as domain", "GET", P + "/<id:project:own>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    b.gethead("all", P, glob=True)
+    for q in (
+        "name=dm-a",
+        "name=DM-A",
+        "name=nope",
+        "name=",
+        "name=dm-full&enabled=false",
+        "name=dm-full&enabled=true",
+        "name=dm-full&enabled=0",
+        "name=dm-full&enabled=False",
+        "name=dm-a&enabled",
+        "name=dm-a&enabled=",
+        "name=dm-a&enabled=1",
+        "name=dm-full&enabled=no",
+        "name=dm-full&enabled=maybe",
+        "name__contains=m-ful",
+        "name__startswith=dm-fu",
+        "name__endswith=m-full",
+        "name__icontains=M-FUL",
+        "name__equals=dm-full",
+        "name__nope=dm-full",
+        "name=dm-a&x=1",
+        "name=dm-a&limit=1",
+        "name__startswith=dm-&limit=1",
+        "name__startswith=dm-&limit=x",
+        "name=dm-a&marker=x",
+        "name__startswith=dm-&sort_key=name",
+        "id=default",
+        "name=dm-full&tags=t1",
+        "name=dm-a&name=dm-full",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b("PATCH name", "PATCH", A, {"domain": {"name": "dm-b"}})
+    b("PATCH same name", "PATCH", A, {"domain": {"name": "dm-b"}})
+    b("PATCH name conflict", "PATCH", A, {"domain": {"name": "dm-full"}})
+    b("PATCH description", "PATCH", A, {"domain": {"description": "x"}})
+    b("PATCH description null", "PATCH", A, {"domain": {"description": None}})
+    b("PATCH extra", "PATCH", A, {"domain": {"size": 1}})
+    b("GET with extra", "GET", A)
+    b("PATCH extra null", "PATCH", A, {"domain": {"size": None}})
+    b("PATCH same id", "PATCH", A, {"domain": {"id": "<id:domain:a>", "description": "y"}})
+    b("PATCH other id", "PATCH", A, {"domain": {"id": GONE}})
+    b("PATCH tags", "PATCH", A, {"domain": {"tags": ["a", "b"]}})
+    b("PATCH immutable", "PATCH", A, {"domain": {"options": {"immutable": True}}})
+    b("PATCH while immutable", "PATCH", A, {"domain": {"description": "z"}})
+    b("DELETE while immutable", "DELETE", A)
+    b("PATCH mutable and more", "PATCH", A, {"domain": {"options": {"immutable": False}, "description": "z"}})
+    b("PATCH mutable", "PATCH", A, {"domain": {"options": {"immutable": None}}})
+    b("PATCH option unknown", "PATCH", A, {"domain": {"options": {"nope": True}}})
+    b("PATCH option wrong type", "PATCH", A, {"domain": {"options": {"immutable": "yes"}}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"domain": {"name": "x"}})
+    b("PATCH project", "PATCH", P + "/<id:project:own>", {"domain": {"name": "x"}})
+    b("PATCH domain_id", "PATCH", A, {"domain": {"domain_id": GONE}})
+    b("PATCH parent_id", "PATCH", A, {"domain": {"parent_id": GONE}})
+    b("PATCH is_domain", "PATCH", A, {"domain": {"is_domain": False}})
+    b("PATCH domain as project", "PATCH", "/v3/projects/<id:domain:a>", {"project": {"description": "via project"}})
+    b("DELETE enabled", "DELETE", A)
+    b("DELETE enabled as project", "DELETE", "/v3/projects/<id:domain:a>")
+    b("DELETE default", "DELETE", P + "/default")
+    b("PATCH disable default", "PATCH", P + "/default", {"domain": {"description": "The default domain"}})
+    b("DELETE unknown", "DELETE", f"{P}/{GONE}")
+    b("DELETE project", "DELETE", P + "/<id:project:own>")
     # what goes with a domain
-    b.create('domain', 'del', {'name': 'dm-del'})
-    b.create('project', 'del', {'name': 'p', 'domain_id': '<id:domain:del>'})
-    b.create('project', 'sub', {'name': 's', 'parent_id': '<id:project:del>',
-                                'domain_id': '<id:domain:del>'})
-    b.create('user', 'del', {'name': 'u', 'domain_id': '<id:domain:del>',
-                             'password': 'pw-1234'})
-    b.create('group', 'del', {'name': 'g', 'domain_id': '<id:domain:del>'})
-    b.create('role', 'del', {'name': 'r', 'domain_id': '<id:domain:del>'})
-    b('grant own on del', 'PUT', '/v3/domains/<id:domain:del>/users/'
-      '<id:user:own>/roles/<id:role:member>')
-    b('grant del on own', 'PUT', '/v3/projects/<id:project:own>/users/'
-      '<id:user:del>/roles/<id:role:member>')
-    b.auth('login del', '<id:user:del>',
-           {'project': {'id': '<id:project:own>'}}, save='del')
-    b.auth('login own on del', '<id:user:own>',
-           {'domain': {'id': '<id:domain:del>'}}, save='ondel')
-    b('PATCH disable', 'PATCH', P + '/<id:domain:del>',
-      {'domain': {'enabled': False}})
-    for t in ('del', 'ondel', 'member'):
-        b(f'token {t} after disable', 'GET', '/v3/auth/tokens?nocatalog',
-          headers={'X-Subject-Token': f'<token:{t}>'})
-    b('GET user in disabled domain', 'GET', '/v3/users/<id:user:del>')
-    b('create user in disabled domain', 'POST', '/v3/users', {'user': {
-        'name': 'late', 'domain_id': '<id:domain:del>'}})
-    b('create project in disabled domain', 'POST', '/v3/projects', {
-        'project': {'name': 'late', 'domain_id': '<id:domain:del>'}})
-    b('DELETE', 'DELETE', P + '/<id:domain:del>')
-    b('GET after DELETE', 'GET', P + '/<id:domain:del>')
-    for k in ('project', 'user', 'group', 'role'):
-        b(f'GET {k} after DELETE', 'GET', f'/v3/{k}s/<id:{k}:del>')
-    b('GET sub after DELETE', 'GET', '/v3/projects/<id:project:sub>')
-    b('assignments after DELETE', 'GET',
-      '/v3/role_assignments?user.id=<id:user:own>')
-    b('assignments on project after DELETE', 'GET',
-      '/v3/role_assignments?scope.project.id=<id:project:own>')
-    b('DELETE again', 'DELETE', P + '/<id:domain:del>')
-    b.bad_bodies('domain', P)
-    b.bad_bodies('domain', A, 'PATCH')
-    f = {'name': WRONG + [LONG[64], LONG[65], 'a/b', 'tab\tx'],
-         'description': WRONG + [LONG[255], LONG[256]],
-         'enabled': WRONG_BOOL, 'options': [None, 5, [], {'nope': 1}],
-         'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
-                  [LONG[255]], [LONG[256]],
-                  [f't{i}' for i in range(81)]],
-         'explicit_domain_id': WRONG, 'links': [{'self': 'x'}],
-         'extra': [None, 5]}
-    b.bad_fields('domain', P, f, {'name': 'dm-bad-#'})
-    f.pop('explicit_domain_id')
-    b.bad_fields('domain', A, f, method='PATCH', verb='update')
-    for m, p, d in (('GET', P, None), ('GET', P + '/<id:domain:own>', None),
-                    ('GET', A, None), ('GET', f'{P}/{GONE}', None),
-                    ('POST', P, {'domain': {'name': 'dm-z'}}),
-                    ('POST', P, {'domain': {}}),
-                    ('PATCH', A, {'domain': {'description': 'x'}}),
-                    ('PATCH', f'{P}/{GONE}', {'domain': {'name': 'x'}}),
-                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+    b.create("domain", "del", {"name": "dm-del"})
+    b.create("project", "del", {"name": "p", "domain_id": "<id:domain:del>"})
+    b.create("project", "sub", {"name": "s", "parent_id": "<id:project:del>", "domain_id": "<id:domain:del>"})
+    b.create("user", "del", {"name": "u", "domain_id": "<id:domain:del>", "password": "pw-1234"})
+    b.create("group", "del", {"name": "g", "domain_id": "<id:domain:del>"})
+    b.create("role", "del", {"name": "r", "domain_id": "<id:domain:del>"})
+    b("grant own on del", "PUT", "/v3/domains/<id:domain:del>/users/<id:user:own>/roles/<id:role:member>")
+    b("grant del on own", "PUT", "/v3/projects/<id:project:own>/users/<id:user:del>/roles/<id:role:member>")
+    b.auth("login del", "<id:user:del>", {"project": {"id": "<id:project:own>"}}, save="del")
+    b.auth("login own on del", "<id:user:own>", {"domain": {"id": "<id:domain:del>"}}, save="ondel")
+    b("PATCH disable", "PATCH", P + "/<id:domain:del>", {"domain": {"enabled": False}})
+    for t in ("del", "ondel", "member"):
+        b(f"token {t} after disable", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": f"<token:{t}>"})
+    b("GET user in disabled domain", "GET", "/v3/users/<id:user:del>")
+    b("create user in disabled domain", "POST", "/v3/users", {"user": {"name": "late", "domain_id": "<id:domain:del>"}})
+    b(
+        "create project in disabled domain",
+        "POST",
+        "/v3/projects",
+        {"project": {"name": "late", "domain_id": "<id:domain:del>"}},
+    )
+    b("DELETE", "DELETE", P + "/<id:domain:del>")
+    b("GET after DELETE", "GET", P + "/<id:domain:del>")
+    for k in ("project", "user", "group", "role"):
+        b(f"GET {k} after DELETE", "GET", f"/v3/{k}s/<id:{k}:del>")
+    b("GET sub after DELETE", "GET", "/v3/projects/<id:project:sub>")
+    b("assignments after DELETE", "GET", "/v3/role_assignments?user.id=<id:user:own>")
+    b("assignments on project after DELETE", "GET", "/v3/role_assignments?scope.project.id=<id:project:own>")
+    b("DELETE again", "DELETE", P + "/<id:domain:del>")
+    b.bad_bodies("domain", P)
+    b.bad_bodies("domain", A, "PATCH")
+    f = {
+        "name": WRONG + [LONG[64], LONG[65], "a/b", "tab\tx"],
+        "description": WRONG + [LONG[255], LONG[256]],
+        "enabled": WRONG_BOOL,
+        "options": [None, 5, [], {"nope": 1}],
+        "tags": [
+            None,
+            "x",
+            5,
+            [5],
+            [""],
+            ["a", "a"],
+            ["a/b"],
+            ["a,b"],
+            [LONG[255]],
+            [LONG[256]],
+            [f"t{i}" for i in range(81)],
+        ],
+        "explicit_domain_id": WRONG,
+        "links": [{"self": "x"}],
+        "extra": [None, 5],
+    }
+    b.bad_fields("domain", P, f, {"name": "dm-bad-#"})
+    f.pop("explicit_domain_id")
+    b.bad_fields("domain", A, f, method="PATCH", verb="update")
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", P + "/<id:domain:own>", None),
+        ("GET", A, None),
+        ("GET", f"{P}/{GONE}", None),
+        ("POST", P, {"domain": {"name": "dm-z"}}),
+        ("POST", P, {"domain": {}}),
+        ("PATCH", A, {"domain": {"description": "x"}}),
+        ("PATCH", f"{P}/{GONE}", {"domain": {"name": "x"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+    ):
         b.denied(m, p, d)
 
 
 @section
 def projects(b):
     b.prelude()
-    P = '/v3/projects'
-    b.create('domain', 'd', {'name': 'pj-d'})
-    D = {'domain_id': '<id:domain:d>'}
-    b.create('project', 'plain', {'name': 'pj-plain'})
-    b.create('project', 'a', dict(D, name='a'))
-    b.create('project', 'full', dict(
-        D, name='full', description='d', enabled=False, colour='red',
-        tags=['t2', 't1'], options={'immutable': False}, id='mine'))
-    b('create child without domain', 'POST', P, {'project': {
-        'name': 'b', 'parent_id': '<id:project:a>'}})
-    b.create('project', 'b', dict(D, name='b', parent_id='<id:project:a>'))
-    b.create('project', 'c', dict(D, name='c', parent_id='<id:project:b>'))
-    b.create('project', 'd', dict(D, name='d',
-                                 parent_id='<id:project:c>'))
-    b.create('project', 'e', dict(D, name='e',
-                                 parent_id='<id:project:d>'))
-    b.create('project', 'too-deep', dict(D, name='f',
-                                 parent_id='<id:project:e>'))
-    b.create('project', 'b2', dict(D, name='b2',
-                                 parent_id='<id:project:a>'))
-    b.create('project', 'top', dict(D, name='top',
-                                    parent_id='<id:domain:d>'))
-    b.create('project', 'isd', {'name': 'pj-isd', 'is_domain': True})
-    b('create name conflict', 'POST', P, {'project': dict(D, name='a')})
-    b('create name conflict in tree', 'POST', P, {'project': {
-        'name': 'a', 'parent_id': '<id:project:b>'}})
-    b('create name other case', 'POST', P, {'project': dict(D, name='A')})
-    b('create name of domain', 'POST', P, {'project': dict(D, name='pj-d')})
-    b('create unknown domain', 'POST', P, {'project': {
-        'name': 'x', 'domain_id': GONE}})
-    b('create domain is project', 'POST', P, {'project': {
-        'name': 'x', 'domain_id': '<id:project:a>'}})
-    b('create unknown parent', 'POST', P, {'project': dict(
-        D, name='x', parent_id=GONE)})
-    b('create parent in other domain', 'POST', P, {'project': {
-        'name': 'x', 'domain_id': 'default', 'parent_id': '<id:project:a>'}})
-    b('create disabled parent', 'POST', P, {'project': dict(
-        D, name='x', parent_id='<id:project:full>')})
-    b('create is_domain with domain', 'POST', P, {'project': dict(
-        D, name='pj-x', is_domain=True)})
-    b('create is_domain with parent', 'POST', P, {'project': {
-        'name': 'pj-x', 'is_domain': True, 'parent_id': '<id:project:a>'}})
-    b('create is_domain conflict', 'POST', P, {'project': {
-        'name': 'pj-d', 'is_domain': True}})
-    b('create domain_id null', 'POST', P, {'project': {
-        'name': 'pj-null', 'domain_id': None}})
-    b('create by domain token', 'POST', P, {'project': {'name': 'x'}},
-      token='system')
-    A = P + '/<id:project:a>'
-    b.gethead('one', A)
-    b('GET full', 'GET', P + '/<id:project:full>')
-    b('GET isd', 'GET', P + '/<id:project:isd>')
-    b('GET isd as domain', 'GET', '/v3/domains/<id:project:isd>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    C = P + '/<id:project:c>'
-    for q in ('parents_as_list', 'parents_as_ids', 'subtree_as_list',
-              'subtree_as_ids', 'parents_as_list&subtree_as_list',
-              'parents_as_ids&subtree_as_ids',
-              'parents_as_list&parents_as_ids',
-              'subtree_as_list&subtree_as_ids', 'parents_as_list=1',
-              'parents_as_list=0', 'parents_as_ids=false', 'other'):
-        b(f'GET c {q}', 'GET', f'{C}?{q}')
-        b(f'GET a {q}', 'GET', f'{A}?{q}')
-    b.gethead('parents as member', P + '/<id:project:own>?parents_as_list'
-              '&subtree_as_ids', token='member')
-    b('grant on a', 'PUT', A + '/users/<id:user:own>/roles/<id:role:member>')
-    b('grant on c', 'PUT', C + '/users/<id:user:own>/roles/<id:role:member>')
-    b.auth('login c', '<id:user:own>', {'project': {'id': '<id:project:c>'}},
-           save='c')
-    b('GET c parents_as_list as its member', 'GET', C + '?parents_as_list',
-      token='c')
-    b('GET c parents_as_ids as its member', 'GET', C + '?parents_as_ids',
-      token='c')
-    b('GET c subtree_as_list as its member', 'GET', C + '?subtree_as_list',
-      token='c')
-    b.gethead('all', P, glob=True)
-    for q in ('', '&name=a', '&name=A', '&name=nope', '&enabled=false',
-              '&enabled=true', '&enabled', '&enabled=0', '&enabled=maybe',
-              '&is_domain=false', '&is_domain=true', '&is_domain',
-              '&parent_id=<id:project:a>', '&parent_id=' + GONE,
-              '&parent_id=<id:domain:d>',
-              '&name__contains=ul', '&name__startswith=b', '&name__nope=a',
-              '&name__icontains=UL', '&limit=2', '&limit=0', '&limit=-1',
-              '&limit=x', '&marker=<id:project:a>', '&x=1',
-              '&tags=t1', '&tags=t1,t2', '&tags-any=t1,t9', '&not-tags=t1',
-              '&not-tags-any=t1', '&description=d', '&colour=red',
-              '&sort_key=name'):
-        b(f'GET by domain {q}', 'GET', f'{P}?domain_id=<id:domain:d>{q}')
-    b('GET by unknown domain', 'GET', f'{P}?domain_id={GONE}')
-    b('GET by is_domain', 'GET', P + '?is_domain=true&name=pj-isd')
-    b('GET is_domain without name', 'GET', P + '?is_domain=1', glob=True)
-    b('GET by parent_id bad', 'GET', P + '?parent_id=x')
-    b('GET by name bad', 'GET', P + '?name=')
-    b('PATCH name', 'PATCH', A, {'project': {'name': 'a1'}})
-    b('PATCH name back', 'PATCH', A, {'project': {'name': 'a'}})
-    b('PATCH name conflict', 'PATCH', A, {'project': {'name': 'b'}})
-    b('PATCH description', 'PATCH', A, {'project': {'description': 'x'}})
-    b('PATCH description null', 'PATCH', A,
-      {'project': {'description': None}})
-    b('PATCH extra', 'PATCH', A, {'project': {'size': 1}})
-    b('GET with extra', 'GET', A)
-    b('PATCH extra null', 'PATCH', A, {'project': {'size': None}})
-    b('PATCH same id', 'PATCH', A, {'project': {
-        'id': '<id:project:a>', 'description': 'y'}})
-    b('PATCH other id', 'PATCH', A, {'project': {'id': GONE}})
-    b('PATCH same domain_id', 'PATCH', A, {'project': dict(
-        D, description='z')})
-    b('PATCH other domain_id', 'PATCH', A,
-      {'project': {'domain_id': 'default'}})
-    b('PATCH unknown domain_id', 'PATCH', A, {'project': {'domain_id': GONE}})
-    b('PATCH domain_id null', 'PATCH', A, {'project': {'domain_id': None}})
-    b('PATCH same parent', 'PATCH', P + '/<id:project:b>',
-      {'project': {'parent_id': '<id:project:a>'}})
-    b('PATCH other parent', 'PATCH', P + '/<id:project:b>',
-      {'project': {'parent_id': '<id:project:top>'}})
-    b('PATCH is_domain', 'PATCH', A, {'project': {'is_domain': True}})
-    b('PATCH is_domain same', 'PATCH', A, {'project': {'is_domain': False}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'project': {'name': 'x'}})
-    b('PATCH immutable', 'PATCH', A,
-      {'project': {'options': {'immutable': True}}})
-    b('PATCH while immutable', 'PATCH', A, {'project': {'description': 'i'}})
-    b('DELETE while immutable', 'DELETE', P + '/<id:project:a>')
-    b('PATCH mutable', 'PATCH', A,
-      {'project': {'options': {'immutable': False}}})
-    b('PATCH disable with children', 'PATCH', A,
-      {'project': {'enabled': False}})
-    b('PATCH disable leaf', 'PATCH', P + '/<id:project:e>',
-      {'project': {'enabled': False}})
-    b('PATCH disable above disabled', 'PATCH', P + '/<id:project:d>',
-      {'project': {'enabled': False}})
-    b('PATCH enable below disabled', 'PATCH', P + '/<id:project:e>',
-      {'project': {'enabled': True}})
-    b('token of c before disable', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:c>'})
-    b('PATCH disable c', 'PATCH', C, {'project': {'enabled': False}})
-    b('token of c after disable', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:c>'})
-    b('use token of c after disable', 'GET', '/v3/auth/projects', token='c')
-    b('PATCH enable c', 'PATCH', C, {'project': {'enabled': True}})
-    b('token of c after enable', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:c>'})
+    P = "/v3/projects"
+    b.create("domain", "d", {"name": "pj-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b.create("project", "plain", {"name": "pj-plain"})
+    b.create("project", "a", dict(D, name="a"))
+    b.create(
+        "project",
+        "full",
+        dict(
+            D,
+            name="full",
+            description="d",
+            enabled=False,
+            colour="red",
+            tags=["t2", "t1"],
+            options={"immutable": False},
+            id="mine",
+        ),
+    )
+    b("create child without domain", "POST", P, {"project": {"name": "b", "parent_id": "<id:project:a>"}})
+    b.create("project", "b", dict(D, name="b", parent_id="<id:project:a>"))
+    b.create("project", "c", dict(D, name="c", parent_id="<id:project:b>"))
+    b.create("project", "d", dict(D, name="d", parent_id="<id:project:c>"))
+    b.create("project", "e", dict(D, name="e", parent_id="<id:project:d>"))
+    b.create("project", "too-deep", dict(D, name="f", parent_id="<id:project:e>"))
+    b.create("project", "b2", dict(D, name="b2", parent_id="<id:project:a>"))
+    b.create("project", "top", dict(D, name="top", parent_id="<id:domain:d>"))
+    b.create("project", "isd", {"name": "pj-isd", "is_domain": True})
+    b("create name conflict", "POST", P, {"project": dict(D, name="a")})
+    b("create name conflict in tree", "POST", P, {"project": {"name": "a", "parent_id": "<id:project:b>"}})
+    b("create name other case", "POST", P, {"project": dict(D, name="A")})
+    b("create name of domain", "POST", P, {"project": dict(D, name="pj-d")})
+    b("create unknown domain", "POST", P, {"project": {"name": "x", "domain_id": GONE}})
+    b("create domain is project", "POST", P, {"project": {"name": "x", "domain_id": "<id:project:a>"}})
+    b("create unknown parent", "POST", P, {"project": dict(D, name="x", parent_id=GONE)})
+    b(
+        "create parent in other domain",
+        "POST",
+        P,
+        {"project": {"name": "x", "domain_id": "default", "parent_id": "<id:project:a>"}},
+    )
+    b("create disabled parent", "POST", P, {"project": dict(D, name="x", parent_id="<id:project:full>")})
+    b("create is_domain with domain", "POST", P, {"project": dict(D, name="pj-x", is_domain=True)})
+    b(
+        "create is_domain with parent",
+        "POST",
+        P,
+        {"project": {"name": "pj-x", "is_domain": True, "parent_id": "<id:project:a>"}},
+    )
+    b("create is_domain conflict", "POST", P, {"project": {"name": "pj-d", "is_domain": True}})
+    b("create domain_id null", "POST", P, {"project": {"name": "pj-null", "domain_id": None}})
+    b("create by domain token", "POST", P, {"project": {"name": "x"}}, token="system")
+    A = P + "/<id:project:a>"
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/<id:project:full>")
+    b("GET isd", "GET", P + "/<id:project:isd>")
+    b("GET isd as domain", "GET", "/v3/domains/<id:project:isd>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    C = P + "/<id:project:c>"
+    for q in (
+        "parents_as_list",
+        "parents_as_ids",
+        "subtree_as_list",
+        "subtree_as_ids",
+        "parents_as_list&subtree_as_list",
+        "parents_as_ids&subtree_as_ids",
+        "parents_as_list&parents_as_ids",
+        "subtree_as_list&subtree_as_ids",
+        "parents_as_list=1",
+        "parents_as_list=0",
+        "parents_as_ids=false",
+        "other",
+    ):
+        b(f"GET c {q}", "GET", f"{C}?{q}")
+        b(f"GET a {q}", "GET", f"{A}?{q}")
+    b.gethead("parents as member", P + "/<id:project:own>?parents_as_list&subtree_as_ids", token="member")
+    b("grant on a", "PUT", A + "/users/<id:user:own>/roles/<id:role:member>")
+    b("grant on c", "PUT", C + "/users/<id:user:own>/roles/<id:role:member>")
+    b.auth("login c", "<id:user:own>", {"project": {"id": "<id:project:c>"}}, save="c")
+    b("GET c parents_as_list as its member", "GET", C + "?parents_as_list", token="c")
+    b("GET c parents_as_ids as its member", "GET", C + "?parents_as_ids", token="c")
+    b("GET c subtree_as_list as its member", "GET", C + "?subtree_as_list", token="c")
+    b.gethead("all", P, glob=True)
+    for q in (
+        "",
+        "&name=a",
+        "&name=A",
+        "&name=nope",
+        "&enabled=false",
+        "&enabled=true",
+        "&enabled",
+        "&enabled=0",
+        "&enabled=maybe",
+        "&is_domain=false",
+        "&is_domain=true",
+        "&is_domain",
+        "&parent_id=<id:project:a>",
+        "&parent_id=" + GONE,
+        "&parent_id=<id:domain:d>",
+        "&name__contains=ul",
+        "&name__startswith=b",
+        "&name__nope=a",
+        "&name__icontains=UL",
+        "&limit=2",
+        "&limit=0",
+        "&limit=-1",
+        "&limit=x",
+        "&marker=<id:project:a>",
+        "&x=1",
+        "&tags=t1",
+        "&tags=t1,t2",
+        "&tags-any=t1,t9",
+        "&not-tags=t1",
+        "&not-tags-any=t1",
+        "&description=d",
+        "&colour=red",
+        "&sort_key=name",
+    ):
+        b(f"GET by domain {q}", "GET", f"{P}?domain_id=<id:domain:d>{q}")
+    b("GET by unknown domain", "GET", f"{P}?domain_id={GONE}")
+    b("GET by is_domain", "GET", P + "?is_domain=true&name=pj-isd")
+    b("GET is_domain without name", "GET", P + "?is_domain=1", glob=True)
+    b("GET by parent_id bad", "GET", P + "?parent_id=x")
+    b("GET by name bad", "GET", P + "?name=")
+    b("PATCH name", "PATCH", A, {"project": {"name": "a1"}})
+    b("PATCH name back", "PATCH", A, {"project": {"name": "a"}})
+    b("PATCH name conflict", "PATCH", A, {"project": {"name": "b"}})
+    b("PATCH description", "PATCH", A, {"project": {"description": "x"}})
+    b("PATCH description null", "PATCH", A, {"project": {"description": None}})
+    b("PATCH extra", "PATCH", A, {"project": {"size": 1}})
+    b("GET with extra", "GET", A)
+    b("PATCH extra null", "PATCH", A, {"project": {"size": None}})
+    b("PATCH same id", "PATCH", A, {"project": {"id": "<id:project:a>", "description": "y"}})
+    b("PATCH other id", "PATCH", A, {"project": {"id": GONE}})
+    b("PATCH same domain_id", "PATCH", A, {"project": dict(D, description="z")})
+    b("PATCH other domain_id", "PATCH", A, {"project": {"domain_id": "default"}})
+    b("PATCH unknown domain_id", "PATCH", A, {"project": {"domain_id": GONE}})
+    b("PATCH domain_id null", "PATCH", A, {"project": {"domain_id": None}})
+    b("PATCH same parent", "PATCH", P + "/<id:project:b>", {"project": {"parent_id": "<id:project:a>"}})
+    b("PATCH other parent", "PATCH", P + "/<id:project:b>", {"project": {"parent_id": "<id:project:top>"}})
+    b("PATCH is_domain", "PATCH", A, {"project": {"is_domain": True}})
+    b("PATCH is_domain same", "PATCH", A, {"project": {"is_domain": False}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"project": {"name": "x"}})
+    b("PATCH immutable", "PATCH", A, {"project": {"options": {"immutable": True}}})
+    b("PATCH while immutable", "PATCH", A, {"project": {"description": "i"}})
+    b("DELETE while immutable", "DELETE", P + "/<id:project:a>")
+    b("PATCH mutable", "PATCH", A, {"project": {"options": {"immutable": False}}})
+    b("PATCH disable with children", "PATCH", A, {"project": {"enabled": False}})
+    b("PATCH disable leaf", "PATCH", P + "/<id:project:e>", {"project": {"enabled": False}})
+    b("PATCH disable above disabled", "PATCH", P + "/<id:project:d>", {"project": {"enabled": False}})
+    b("PATCH enable below disabled", "PATCH", P + "/<id:project:e>", {"project": {"enabled": True}})
+    b("token of c before disable", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:c>"})
+    b("PATCH disable c", "PATCH", C, {"project": {"enabled": False}})
+    b("token of c after disable", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:c>"})
+    b("use token of c after disable", "GET", "/v3/auth/projects", token="c")
+    b("PATCH enable c", "PATCH", C, {"project": {"enabled": True}})
+    b("token of c after enable", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:c>"})
     # tags
-    T = A + '/tags'
-    b.gethead('tags none', T)
-    b('PUT tag', 'PUT', T + '/one')
-    b('PUT tag again', 'PUT', T + '/one')
-    b('PUT tag with body', 'PUT', T + '/two', {'x': 1})
-    b('PUT tag bad', 'PUT', T + '/a,b')
-    b('PUT tag long', 'PUT', T + '/' + LONG[256])
-    b('PUT tag space', 'PUT', T + '/a%20b')
-    b('PUT tag case', 'PUT', T + '/ONE')
-    b.gethead('tag', T + '/one')
-    b.gethead('tag unknown', T + '/nope')
-    b.gethead('tags', T)
-    b('PUT tags', 'PUT', T, {'tags': ['x', 'y']})
-    b('PUT tags duplicate', 'PUT', T, {'tags': ['x', 'x']})
-    b('PUT tags empty', 'PUT', T, {'tags': []})
-    b('PUT tags wrong', 'PUT', T, {'tags': 'x'})
-    b('PUT tags number', 'PUT', T, {'tags': [5]})
-    b('PUT tags no body', 'PUT', T)
-    b('PUT tags other key', 'PUT', T, {'other': []})
-    b('PUT tags bad', 'PUT', T, {'tags': ['a/b']})
-    b('PUT tags too many', 'PUT', T, {'tags': [f't{i}' for i in range(81)]})
-    b('DELETE tag', 'DELETE', T + '/x')
-    b('DELETE tag again', 'DELETE', T + '/x')
-    b('PUT 80 tags', 'PUT', T, {'tags': [f't{i:02}' for i in range(80)]})
-    b('PUT 81st tag', 'PUT', T + '/more')
-    b('DELETE tags', 'DELETE', T)
-    b('DELETE tags again', 'DELETE', T)
-    for m, p, d in (('GET', '', None), ('GET', '/x', None),
-                    ('PUT', '/x', None), ('PUT', '', {'tags': []}),
-                    ('DELETE', '/x', None), ('DELETE', '', None)):
-        b(f'{m} tags{p} unknown project', m, f'{P}/{GONE}/tags{p}', d)
-        b.denied(m, A + '/tags' + p, d, name=f'{m} tags{p}')
-    b('PUT own tag as member', 'PUT', P + '/<id:project:own>/tags/x',
-      token='member')
-    b('GET own tags as member', 'GET', P + '/<id:project:own>/tags',
-      token='member')
+    T = A + "/tags"
+    b.gethead("tags none", T)
+    b("PUT tag", "PUT", T + "/one")
+    b("PUT tag again", "PUT", T + "/one")
+    b("PUT tag with body", "PUT", T + "/two", {"x": 1})
+    b("PUT tag bad", "PUT", T + "/a,b")
+    b("PUT tag long", "PUT", T + "/" + LONG[256])
+    b("PUT tag space", "PUT", T + "/a%20b")
+    b("PUT tag case", "PUT", T + "/ONE")
+    b.gethead("tag", T + "/one")
+    b.gethead("tag unknown", T + "/nope")
+    b.gethead("tags", T)
+    b("PUT tags", "PUT", T, {"tags": ["x", "y"]})
+    b("PUT tags duplicate", "PUT", T, {"tags": ["x", "x"]})
+    b("PUT tags empty", "PUT", T, {"tags": []})
+    b("PUT tags wrong", "PUT", T, {"tags": "x"})
+    b("PUT tags number", "PUT", T, {"tags": [5]})
+    b("PUT tags no body", "PUT", T)
+    b("PUT tags other key", "PUT", T, {"other": []})
+    b("PUT tags bad", "PUT", T, {"tags": ["a/b"]})
+    b("PUT tags too many", "PUT", T, {"tags": [f"t{i}" for i in range(81)]})
+    b("DELETE tag", "DELETE", T + "/x")
+    b("DELETE tag again", "DELETE", T + "/x")
+    b("PUT 80 tags", "PUT", T, {"tags": [f"t{i:02}" for i in range(80)]})
+    b("PUT 81st tag", "PUT", T + "/more")
+    b("DELETE tags", "DELETE", T)
+    b("DELETE tags again", "DELETE", T)
+    for m, p, d in (
+        ("GET", "", None),
+        ("GET", "/x", None),
+        ("PUT", "/x", None),
+        ("PUT", "", {"tags": []}),
+        ("DELETE", "/x", None),
+        ("DELETE", "", None),
+    ):
+        b(f"{m} tags{p} unknown project", m, f"{P}/{GONE}/tags{p}", d)
+        b.denied(m, A + "/tags" + p, d, name=f"{m} tags{p}")
+    b("PUT own tag as member", "PUT", P + "/<id:project:own>/tags/x", token="member")
+    b("GET own tags as member", "GET", P + "/<id:project:own>/tags", token="member")
     # delete
-    b('DELETE with children', 'DELETE', A)
-    b('DELETE unknown', 'DELETE', f'{P}/{GONE}')
-    b('DELETE enabled domain as project', 'DELETE',
-      P + '/<id:project:isd>')
-    b('DELETE disabled leaf', 'DELETE', P + '/<id:project:e>')
-    b('DELETE leaf again', 'DELETE', P + '/<id:project:e>')
-    b.create('project', 'gone', dict(D, name='gone'))
-    b('grant on gone', 'PUT', P + '/<id:project:gone>/users/<id:user:own>/'
-      'roles/<id:role:member>')
-    b('set default project', 'PATCH', '/v3/users/<id:user:own>',
-      {'user': {'default_project_id': '<id:project:gone>'}})
-    b.auth('login gone', '<id:user:own>',
-           {'project': {'id': '<id:project:gone>'}}, save='gone', pause=1.2)
-    b('DELETE gone', 'DELETE', P + '/<id:project:gone>')
-    b('token after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:gone>'})
-    b('use token after DELETE', 'GET', '/v3/auth/projects', token='gone')
-    b('user after DELETE', 'GET', '/v3/users/<id:user:own>')
-    b('assignments after DELETE', 'GET',
-      '/v3/role_assignments?user.id=<id:user:own>')
-    b('project of user after DELETE', 'GET',
-      '/v3/users/<id:user:own>/projects')
-    b.bad_bodies('project', P)
-    b.bad_bodies('project', A, 'PATCH')
-    f = {'name': WRONG + [LONG[64], LONG[65], 'a/b'],
-         'description': WRONG + [LONG[255], LONG[256]],
-         'domain_id': WRONG + ['a_b'], 'parent_id': WRONG + ['a_b'],
-         'enabled': WRONG_BOOL, 'is_domain': WRONG_BOOL,
-         'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
-         'tags': [None, 'x', 5, [5], [''], ['a', 'a'], ['a/b'], ['a,b'],
-                  [LONG[256]], [f't{i}' for i in range(81)]],
-         'links': [{'self': 'x'}], 'extra': [None, 5, {'a': 1}], 'id': ['x',
-         5],
-         'parents': [[]]}
-    b.bad_fields('project', P, f, dict(D, name='bad-#'))
-    b.bad_fields('project', P + '/<id:project:top>', f, method='PATCH',
-                 verb='update')
-    b.auth('login member again', '<id:user:own>', save='member', pause=1.2,
-           scope={'project': {'id': '<id:project:own>'}})
-    for m, p, d in (('GET', P, None), ('GET', A, None),
-                    ('GET', P + '/<id:project:own>', None),
-                    ('GET', f'{P}/{GONE}', None),
-                    ('POST', P, {'project': {'name': 'x'}}),
-                    ('POST', P, {'project': {}}),
-                    ('POST', P, {'project': dict(D, name='x')}),
-                    ('PATCH', A, {'project': {'description': 'x'}}),
-                    ('PATCH', A, {'project': {'name': 5}}),
-                    ('PATCH', f'{P}/{GONE}', {'project': {'name': 'x'}}),
-                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None)):
+    b("DELETE with children", "DELETE", A)
+    b("DELETE unknown", "DELETE", f"{P}/{GONE}")
+    b("DELETE enabled domain as project", "DELETE", P + "/<id:project:isd>")
+    b("DELETE disabled leaf", "DELETE", P + "/<id:project:e>")
+    b("DELETE leaf again", "DELETE", P + "/<id:project:e>")
+    b.create("project", "gone", dict(D, name="gone"))
+    b("grant on gone", "PUT", P + "/<id:project:gone>/users/<id:user:own>/roles/<id:role:member>")
+    b("set default project", "PATCH", "/v3/users/<id:user:own>", {"user": {"default_project_id": "<id:project:gone>"}})
+    b.auth("login gone", "<id:user:own>", {"project": {"id": "<id:project:gone>"}}, save="gone", pause=1.2)
+    b("DELETE gone", "DELETE", P + "/<id:project:gone>")
+    b("token after DELETE", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:gone>"})
+    b("use token after DELETE", "GET", "/v3/auth/projects", token="gone")
+    b("user after DELETE", "GET", "/v3/users/<id:user:own>")
+    b("assignments after DELETE", "GET", "/v3/role_assignments?user.id=<id:user:own>")
+    b("project of user after DELETE", "GET", "/v3/users/<id:user:own>/projects")
+    b.bad_bodies("project", P)
+    b.bad_bodies("project", A, "PATCH")
+    f = {
+        "name": WRONG + [LONG[64], LONG[65], "a/b"],
+        "description": WRONG + [LONG[255], LONG[256]],
+        "domain_id": WRONG + ["a_b"],
+        "parent_id": WRONG + ["a_b"],
+        "enabled": WRONG_BOOL,
+        "is_domain": WRONG_BOOL,
+        "options": [None, 5, [], {"nope": 1}, {"immutable": "x"}],
+        "tags": [None, "x", 5, [5], [""], ["a", "a"], ["a/b"], ["a,b"], [LONG[256]], [f"t{i}" for i in range(81)]],
+        "links": [{"self": "x"}],
+        "extra": [None, 5, {"a": 1}],
+        "id": ["x", 5],
+        "parents": [[]],
+    }
+    b.bad_fields("project", P, f, dict(D, name="bad-#"))
+    b.bad_fields("project", P + "/<id:project:top>", f, method="PATCH", verb="update")
+    b.auth(
+        "login member again", "<id:user:own>", save="member", pause=1.2, scope={"project": {"id": "<id:project:own>"}}
+    )
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", P + "/<id:project:own>", None),
+        ("GET", f"{P}/{GONE}", None),
+        ("POST", P, {"project": {"name": "x"}}),
+        ("POST", P, {"project": {}}),
+        ("POST", P, {"project": dict(D, name="x")}),
+        ("PATCH", A, {"project": {"description": "x"}}),
+        ("PATCH", A, {"project": {"name": 5}}),
+        ("PATCH", f"{P}/{GONE}", {"project": {"name": "x"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+    ):
         b.denied(m, p, d)
 
 
 @section
 def users(b):
     b.prelude()
-    P = '/v3/users'
-    b.create('domain', 'd', {'name': 'us-d'})
-    b.create('project', 'd', {'name': 'p', 'domain_id': '<id:domain:d>'})
-    D = {'domain_id': '<id:domain:d>'}
-    b.create('user', 'nodomain', {'name': 'us-nodomain'})
-    b.create('user', 'nodomain by system', {'name': 'us-nodomain2'},
-             token='system')
-    b('grant admin on domain', 'PUT', '/v3/domains/<id:domain:d>/users/'
-      '<id:user:admin>/roles/<id:role:admin>')
-    b.auth('login domain admin', scope={'domain': {'id': '<id:domain:d>'}},
-           save='dadmin')
-    b.create('user', 'nodomain by domain', {'name': 'nodomain3'},
-             token='dadmin')
-    b.create('user', 'a', dict(D, name='a', password='pw-1234'))
-    b.create('user', 'full', dict(
-        D, name='full', password='pw-1234', enabled=False, description='d',
-        email='x@y', default_project_id='<id:project:d>', colour='red',
-        id='mine', options={'ignore_password_expiry': True,
-                            'lock_password': False}))
-    b.create('user', 'bare', dict(D, name='bare'))
-    b('create name conflict', 'POST', P, {'user': dict(D, name='a')})
-    b('create name other case', 'POST', P, {'user': dict(D, name='A')})
-    b('create name with spaces', 'POST', P, {'user': dict(D, name=' sp ')})
-    b('create unknown domain', 'POST', P, {'user': {
-        'name': 'x', 'domain_id': GONE}})
-    b('create domain is project', 'POST', P, {'user': {
-        'name': 'x', 'domain_id': '<id:project:d>'}})
-    b('create unknown default project', 'POST', P, {'user': dict(
-        D, name='udp', default_project_id=GONE)})
-    b('create default project is domain', 'POST', P, {'user': dict(
-        D, name='ddp', default_project_id='<id:domain:d>')})
-    b('create password long', 'POST', P, {'user': dict(
-        D, name='plong', password='x' * 5000)})
-    b('create password not ASCII', 'POST', P, {'user': dict(
-        D, name='pasc', password='\u00e4\u4e2d')})
-    b('create federated unknown', 'POST', P, {'user': dict(
-        D, name='fed', federated=[{'idp_id': 'nope', 'protocols': [
-            {'protocol_id': 'x', 'unique_id': 'y'}]}])})
-    A = P + '/<id:user:a>'
-    b.gethead('one', A)
-    b('GET full', 'GET', P + '/<id:user:full>')
-    b('GET bare', 'GET', P + '/<id:user:bare>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    b.gethead('all', P, glob=True)
-    for q in ('', '&name=a', '&name=A', '&name=nope', '&enabled=false',
-              '&enabled=true', '&enabled', '&enabled=0', '&enabled=1',
-              '&enabled=maybe', '&name__contains=ul',
-              '&name__startswith=b', '&name__endswith=re',
-              '&name__icontains=UL', '&name__nope=a', '&limit=2',
-              '&limit=0', '&limit=x', '&marker=x', '&x=1', '&email=x@y',
-              '&default_project_id=<id:project:d>', '&id=<id:user:a>',
-              '&password_expires_at=lt:2030-01-01T00:00:00Z',
-              '&password_expires_at=nope', '&password_expires_at=xx:2030',
-              '&idp_id=nope', '&protocol_id=nope', '&unique_id=nope',
-              '&sort_key=name&sort_dir=desc', '&sort_dir=up', '&name='):
-        b(f'GET by domain {q}', 'GET', f'{P}?domain_id=<id:domain:d>{q}')
-    b('GET by unknown domain', 'GET', f'{P}?domain_id={GONE}')
-    b('GET by bad domain', 'GET', f'{P}?domain_id=a_b')
-    b('GET by domain token', 'GET', P, token='dadmin')
-    b('GET other domain by domain token', 'GET',
-      P + '?domain_id=<id:domain:own>', token='dadmin')
-    b('GET a by domain token', 'GET', A, token='dadmin')
-    b('GET own by domain token', 'GET', P + '/<id:user:own>', token='dadmin')
-    b('PATCH own by domain token', 'PATCH', P + '/<id:user:own>',
-      {'user': {'description': 'x'}}, token='dadmin')
-    b('GET self', 'GET', P + '/<id:user:own>', token='member')
-    b('PATCH self', 'PATCH', P + '/<id:user:own>',
-      {'user': {'description': 'x'}}, token='member')
-    b('PATCH name', 'PATCH', A, {'user': {'name': 'a1'}})
-    b('PATCH name back', 'PATCH', A, {'user': {'name': 'a'}})
-    b('PATCH name conflict', 'PATCH', A, {'user': {'name': 'bare'}})
-    b('PATCH description', 'PATCH', A, {'user': {'description': 'x'}})
-    b('PATCH description null', 'PATCH', A, {'user': {'description': None}})
-    b('PATCH extra', 'PATCH', A, {'user': {'size': 1, 'email': 'e'}})
-    b('PATCH extra null', 'PATCH', A, {'user': {'size': None}})
-    b('GET after', 'GET', A)
-    b('PATCH same id', 'PATCH', A, {'user': {
-        'id': '<id:user:a>', 'description': 'y'}})
-    b('PATCH other id', 'PATCH', A, {'user': {'id': GONE}})
-    b('PATCH same domain_id', 'PATCH', A, {'user': dict(D, description='z')})
-    b('PATCH other domain_id', 'PATCH', A, {'user': {'domain_id': 'default'}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'user': {'name': 'x'}})
-    b('PATCH default project', 'PATCH', A,
-      {'user': {'default_project_id': '<id:project:d>'}})
-    b('PATCH default project is domain', 'PATCH', A,
-      {'user': {'default_project_id': '<id:domain:d>'}})
-    b('PATCH default project null', 'PATCH', A,
-      {'user': {'default_project_id': None}})
-    for o in ('ignore_change_password_upon_first_use',
-              'ignore_password_expiry', 'ignore_lockout_failure_attempts',
-              'lock_password', 'ignore_user_inactivity',
-              'multi_factor_auth_enabled'):
-        for v in (True, False, None, 'x', 5):
-            b(f'PATCH option {o}={v}', 'PATCH', A,
-              {'user': {'options': {o: v}}})
-    for i, v in enumerate((
-            [], [['password']], [['password', 'totp'], ['token']], None,
-            'x', ['password'], [[]], [[5]], [['a', 'a']], [['a'], ['a']],
-            [['nope']])):
-        b(f'PATCH option mfa rules {i}', 'PATCH', A,
-          {'user': {'options': {'multi_factor_auth_rules': v}}})
-    b('PATCH option mfa rules off', 'PATCH', A,
-      {'user': {'options': {'multi_factor_auth_rules': None,
-                            'multi_factor_auth_enabled': None}}})
-    b('PATCH option unknown', 'PATCH', A, {'user': {'options': {'no': 1}}})
-    b('GET after options', 'GET', A)
+    P = "/v3/users"
+    b.create("domain", "d", {"name": "us-d"})
+    b.create("project", "d", {"name": "p", "domain_id": "<id:domain:d>"})
+    D = {"domain_id": "<id:domain:d>"}
+    b.create("user", "nodomain", {"name": "us-nodomain"})
+    b.create("user", "nodomain by system", {"name": "us-nodomain2"}, token="system")
+    b("grant admin on domain", "PUT", "/v3/domains/<id:domain:d>/users/<id:user:admin>/roles/<id:role:admin>")
+    b.auth("login domain admin", scope={"domain": {"id": "<id:domain:d>"}}, save="dadmin")
+    b.create("user", "nodomain by domain", {"name": "nodomain3"}, token="dadmin")
+    b.create("user", "a", dict(D, name="a", password="pw-1234"))
+    b.create(
+        "user",
+        "full",
+        dict(
+            D,
+            name="full",
+            password="pw-1234",
+            enabled=False,
+            description="d",
+            email="x@y",
+            default_project_id="<id:project:d>",
+            colour="red",
+            id="mine",
+            options={"ignore_password_expiry": True, "lock_password": False},
+        ),
+    )
+    b.create("user", "bare", dict(D, name="bare"))
+    b("create name conflict", "POST", P, {"user": dict(D, name="a")})
+    b("create name other case", "POST", P, {"user": dict(D, name="A")})
+    b("create name with spaces", "POST", P, {"user": dict(D, name=" sp ")})
+    b("create unknown domain", "POST", P, {"user": {"name": "x", "domain_id": GONE}})
+    b("create domain is project", "POST", P, {"user": {"name": "x", "domain_id": "<id:project:d>"}})
+    b("create unknown default project", "POST", P, {"user": dict(D, name="udp", default_project_id=GONE)})
+    b("create default project is domain", "POST", P, {"user": dict(D, name="ddp", default_project_id="<id:domain:d>")})
+    b("create password long", "POST", P, {"user": dict(D, name="plong", password="x" * 5000)})
+    b("create password not ASCII", "POST", P, {"user": dict(D, name="pasc", password="\u00e4\u4e2d")})
+    b(
+        "create federated unknown",
+        "POST",
+        P,
+        {
+            "user": dict(
+                D, name="fed", federated=[{"idp_id": "nope", "protocols": [{"protocol_id": "x", "unique_id": "y"}]}]
+            )
+        },
+    )
+    A = P + "/<id:user:a>"
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/<id:user:full>")
+    b("GET bare", "GET", P + "/<id:user:bare>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    b.gethead("all", P, glob=True)
+    for q in (
+        "",
+        "&name=a",
+        "&name=A",
+        "&name=nope",
+        "&enabled=false",
+        "&enabled=true",
+        "&enabled",
+        "&enabled=0",
+        "&enabled=1",
+        "&enabled=maybe",
+        "&name__contains=ul",
+        "&name__startswith=b",
+        "&name__endswith=re",
+        "&name__icontains=UL",
+        "&name__nope=a",
+        "&limit=2",
+        "&limit=0",
+        "&limit=x",
+        "&marker=x",
+        "&x=1",
+        "&email=x@y",
+        "&default_project_id=<id:project:d>",
+        "&id=<id:user:a>",
+        "&password_expires_at=lt:2030-01-01T00:00:00Z",
+        "&password_expires_at=nope",
+        "&password_expires_at=xx:2030",
+        "&idp_id=nope",
+        "&protocol_id=nope",
+        "&unique_id=nope",
+        "&sort_key=name&sort_dir=desc",
+        "&sort_dir=up",
+        "&name=",
+    ):
+        b(f"GET by domain {q}", "GET", f"{P}?domain_id=<id:domain:d>{q}")
+    b("GET by unknown domain", "GET", f"{P}?domain_id={GONE}")
+    b("GET by bad domain", "GET", f"{P}?domain_id=a_b")
+    b("GET by domain token", "GET", P, token="dadmin")
+    b("GET other domain by domain token", "GET", P + "?domain_id=<id:domain:own>", token="dadmin")
+    b("GET a by domain token", "GET", A, token="dadmin")
+    b("GET own by domain token", "GET", P + "/<id:user:own>", token="dadmin")
+    b("PATCH own by domain token", "PATCH", P + "/<id:user:own>", {"user": {"description": "x"}}, token="dadmin")
+    b("GET self", "GET", P + "/<id:user:own>", token="member")
+    b("PATCH self", "PATCH", P + "/<id:user:own>", {"user": {"description": "x"}}, token="member")
+    b("PATCH name", "PATCH", A, {"user": {"name": "a1"}})
+    b("PATCH name back", "PATCH", A, {"user": {"name": "a"}})
+    b("PATCH name conflict", "PATCH", A, {"user": {"name": "bare"}})
+    b("PATCH description", "PATCH", A, {"user": {"description": "x"}})
+    b("PATCH description null", "PATCH", A, {"user": {"description": None}})
+    b("PATCH extra", "PATCH", A, {"user": {"size": 1, "email": "e"}})
+    b("PATCH extra null", "PATCH", A, {"user": {"size": None}})
+    b("GET after", "GET", A)
+    b("PATCH same id", "PATCH", A, {"user": {"id": "<id:user:a>", "description": "y"}})
+    b("PATCH other id", "PATCH", A, {"user": {"id": GONE}})
+    b("PATCH same domain_id", "PATCH", A, {"user": dict(D, description="z")})
+    b("PATCH other domain_id", "PATCH", A, {"user": {"domain_id": "default"}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"user": {"name": "x"}})
+    b("PATCH default project", "PATCH", A, {"user": {"default_project_id": "<id:project:d>"}})
+    b("PATCH default project is domain", "PATCH", A, {"user": {"default_project_id": "<id:domain:d>"}})
+    b("PATCH default project null", "PATCH", A, {"user": {"default_project_id": None}})
+    for o in (
+        "ignore_change_password_upon_first_use",
+        "ignore_password_expiry",
+        "ignore_lockout_failure_attempts",
+        "lock_password",
+        "ignore_user_inactivity",
+        "multi_factor_auth_enabled",
+    ):
+        for v in (True, False, None, "x", 5):
+            b(f"PATCH option {o}={v}", "PATCH", A, {"user": {"options": {o: v}}})
+    for i, v in enumerate(
+        (
+            [],
+            [["password"]],
+            [["password", "totp"], ["token"]],
+            None,
+            "x",
+            ["password"],
+            [[]],
+            [[5]],
+            [["a", "a"]],
+            [["a"], ["a"]],
+            [["nope"]],
+        )
+    ):
+        b(f"PATCH option mfa rules {i}", "PATCH", A, {"user": {"options": {"multi_factor_auth_rules": v}}})
+    b(
+        "PATCH option mfa rules off",
+        "PATCH",
+        A,
+        {"user": {"options": {"multi_factor_auth_rules": None, "multi_factor_auth_enabled": None}}},
+    )
+    b("PATCH option unknown", "PATCH", A, {"user": {"options": {"no": 1}}})
+    b("GET after options", "GET", A)
     # password
-    b.auth('login a', '<id:user:a>', save='a', pause=1.2)
-    W = A + '/password'
-    b('password without token', 'POST', W, {'user': {
-        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
-    b('password back', 'POST', W, {'user': {
-        'original_password': 'pw-5678', 'password': 'pw-1234'}})
-    b('token after password change', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:a>'})
-    b.auth('login a again', '<id:user:a>', save='a', pause=1.2)
-    b('password wrong original', 'POST', W, {'user': {
-        'original_password': 'no', 'password': 'pw-5678'}}, token='a')
-    b('password same', 'POST', W, {'user': {
-        'original_password': 'pw-1234', 'password': 'pw-1234'}}, token='a')
-    b('password with garbage token', 'POST', W, {'user': {
-        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None,
-      headers={'X-Auth-Token': 'garbage'})
-    b('reset password', 'PATCH', A, {'user': {'password': 'pw-1234'}})
+    b.auth("login a", "<id:user:a>", save="a", pause=1.2)
+    W = A + "/password"
+    b(
+        "password without token",
+        "POST",
+        W,
+        {"user": {"original_password": "pw-1234", "password": "pw-5678"}},
+        token=None,
+    )
+    b("password back", "POST", W, {"user": {"original_password": "pw-5678", "password": "pw-1234"}})
+    b("token after password change", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:a>"})
+    b.auth("login a again", "<id:user:a>", save="a", pause=1.2)
+    b("password wrong original", "POST", W, {"user": {"original_password": "no", "password": "pw-5678"}}, token="a")
+    b("password same", "POST", W, {"user": {"original_password": "pw-1234", "password": "pw-1234"}}, token="a")
+    b(
+        "password with garbage token",
+        "POST",
+        W,
+        {"user": {"original_password": "pw-1234", "password": "pw-5678"}},
+        token=None,
+        headers={"X-Auth-Token": "garbage"},
+    )
+    b("reset password", "PATCH", A, {"user": {"password": "pw-1234"}})
     for name, body in (
-            ('no body', None), ('empty', {}), ('user null', {'user': None}),
-            ('user empty', {'user': {}}),
-            ('no original', {'user': {'password': 'x'}}),
-            ('no new', {'user': {'original_password': 'pw-1234'}}),
-            ('null', {'user': {'original_password': 'pw-1234',
-                               'password': None}}),
-            ('empty new', {'user': {'original_password': 'pw-1234',
-                                    'password': ''}}),
-            ('number', {'user': {'original_password': 'pw-1234',
-                                 'password': 5}}),
-            ('extra', {'user': {'original_password': 'pw-1234',
-                                'password': 'x', 'name': 'y'}})):
-        b('password ' + name, 'POST', W, body, token=None)
-    b('reset password again', 'PATCH', A, {'user': {'password': 'pw-1234'}})
-    b('password unknown user', 'POST', f'{P}/{GONE}/password', {'user': {
-        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
-    b('password disabled user', 'POST', P + '/<id:user:full>/password', {
-        'user': {'original_password': 'pw-1234', 'password': 'pw-5678'}},
-      token=None)
-    b('password user without password', 'POST',
-      P + '/<id:user:bare>/password', {'user': {
-          'original_password': 'pw-1234', 'password': 'pw-5678'}},
-      token=None)
-    b('lock password', 'PATCH', A,
-      {'user': {'options': {'lock_password': True}}})
-    b('password locked', 'POST', W, {'user': {
-        'original_password': 'pw-1234', 'password': 'pw-5678'}}, token=None)
-    b('unlock password', 'PATCH', A,
-      {'user': {'options': {'lock_password': None}}})
-    b('GET password', 'GET', W)
-    b.auth('login a 3', '<id:user:a>', save='a', pause=1.2)
-    b('PATCH password', 'PATCH', A, {'user': {'password': 'pw-new'}})
-    b('token after reset', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:a>'})
-    b('PATCH password null', 'PATCH', A, {'user': {'password': None}})
-    b.auth('login with password null', '<id:user:a>', password='pw-new')
-    b('PATCH password again', 'PATCH', A, {'user': {'password': 'pw-1234'}})
-    b.auth('login a 4', '<id:user:a>', save='a', pause=1.2)
-    b('PATCH name only', 'PATCH', A, {'user': {'name': 'a2'}})
-    b('token after name', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:a>'})
-    b('PATCH disable', 'PATCH', A, {'user': {'enabled': False}})
-    b('token after disable', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:a>'})
-    b('use token after disable', 'GET', '/v3/auth/projects', token='a')
-    b('PATCH enable', 'PATCH', A, {'user': {'enabled': True}})
-    b('token after enable', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:a>'})
-    b.auth('login a 5', '<id:user:a>', save='a', pause=1.2)
+        ("no body", None),
+        ("empty", {}),
+        ("user null", {"user": None}),
+        ("user empty", {"user": {}}),
+        ("no original", {"user": {"password": "x"}}),
+        ("no new", {"user": {"original_password": "pw-1234"}}),
+        ("null", {"user": {"original_password": "pw-1234", "password": None}}),
+        ("empty new", {"user": {"original_password": "pw-1234", "password": ""}}),
+        ("number", {"user": {"original_password": "pw-1234", "password": 5}}),
+        ("extra", {"user": {"original_password": "pw-1234", "password": "x", "name": "y"}}),
+    ):
+        b("password " + name, "POST", W, body, token=None)
+    b("reset password again", "PATCH", A, {"user": {"password": "pw-1234"}})
+    b(
+        "password unknown user",
+        "POST",
+        f"{P}/{GONE}/password",
+        {"user": {"original_password": "pw-1234", "password": "pw-5678"}},
+        token=None,
+    )
+    b(
+        "password disabled user",
+        "POST",
+        P + "/<id:user:full>/password",
+        {"user": {"original_password": "pw-1234", "password": "pw-5678"}},
+        token=None,
+    )
+    b(
+        "password user without password",
+        "POST",
+        P + "/<id:user:bare>/password",
+        {"user": {"original_password": "pw-1234", "password": "pw-5678"}},
+        token=None,
+    )
+    b("lock password", "PATCH", A, {"user": {"options": {"lock_password": True}}})
+    b("password locked", "POST", W, {"user": {"original_password": "pw-1234", "password": "pw-5678"}}, token=None)
+    b("unlock password", "PATCH", A, {"user": {"options": {"lock_password": None}}})
+    b("GET password", "GET", W)
+    b.auth("login a 3", "<id:user:a>", save="a", pause=1.2)
+    b("PATCH password", "PATCH", A, {"user": {"password": "pw-new"}})
+    b("token after reset", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:a>"})
+    b("PATCH password null", "PATCH", A, {"user": {"password": None}})
+    b.auth("login with password null", "<id:user:a>", password="pw-new")
+    b("PATCH password again", "PATCH", A, {"user": {"password": "pw-1234"}})
+    b.auth("login a 4", "<id:user:a>", save="a", pause=1.2)
+    b("PATCH name only", "PATCH", A, {"user": {"name": "a2"}})
+    b("token after name", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:a>"})
+    b("PATCH disable", "PATCH", A, {"user": {"enabled": False}})
+    b("token after disable", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:a>"})
+    b("use token after disable", "GET", "/v3/auth/projects", token="a")
+    b("PATCH enable", "PATCH", A, {"user": {"enabled": True}})
+    b("token after enable", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:a>"})
+    b.auth("login a 5", "<id:user:a>", save="a", pause=1.2)
     # groups and projects of a user
-    b.create('group', 'g', dict(D, name='g'))
-    b.create('group', 'g2', dict(D, name='g2'))
-    for u in ('own', 'a'):
-        b(f'add {u} to g', 'PUT',
-          f'/v3/groups/<id:group:g>/users/<id:user:{u}>')
-    b('add own to g2', 'PUT', '/v3/groups/<id:group:g2>/users/<id:user:own>')
-    b('grant to group', 'PUT', '/v3/projects/<id:project:d>/groups/'
-      '<id:group:g>/roles/<id:role:reader>')
-    O = P + '/<id:user:own>'
-    b.auth('login member again', '<id:user:own>', save='member', pause=1.2,
-           scope={'project': {'id': '<id:project:own>'}})
-    for what in ('groups', 'projects'):
-        b.gethead(f'{what} of own', f'{O}/{what}')
-        b(f'GET {what} of own by itself', 'GET', f'{O}/{what}',
-          token='member')
-        b(f'GET {what} of a by member', 'GET', f'{A}/{what}', token='member')
-        b(f'GET {what} of a', 'GET', f'{A}/{what}')
-        b(f'GET {what} of bare', 'GET', f'{P}/<id:user:bare>/{what}')
-        b(f'GET {what} of unknown', 'GET', f'{P}/{GONE}/{what}')
-        b(f'GET {what} of unknown by member', 'GET', f'{P}/{GONE}/{what}',
-          token='member')
-        b(f'GET {what} without token', 'GET', f'{O}/{what}', token=None)
-        for q in ('name=g', 'name=p', 'enabled=true', 'name__contains=own',
-                  'limit=1', 'domain_id=<id:domain:d>', 'x=1'):
-            b(f'GET {what} of own by {q}', 'GET', f'{O}/{what}?{q}')
-    b.bad_bodies('user', P)
-    b.bad_bodies('user', A, 'PATCH')
-    f = {'name': WRONG + [LONG[255], LONG[256]],
-         'description': WRONG + [LONG[256]], 'domain_id': WRONG + ['a_b'],
-         'enabled': WRONG_BOOL, 'password': WRONG,
-         'default_project_id': WRONG, 'email': WRONG,
-         'options': [None, 5, [], {'nope': 1}, {'lock_password': 'x'}],
-         'federated': [None, [], [{}], 'x'],
-         'links': [{'self': 'x'}], 'id': ['x', 5],
-         'password_expires_at': [None, '2030-01-01T00:00:00.000000', 5],
-         'extra': [None, 5, {'a': 1}]}
-    b.bad_fields('user', P, f, dict(D, name='bad-#'))
-    b.bad_fields('user', P + '/<id:user:bare>', f, method='PATCH',
-                 verb='update')
-    b.create('user', 'z', dict(D, name='z'))
-    Z = P + '/<id:user:z>'
-    for m, p, d in (('GET', P, None), ('GET', A, None),
-                    ('GET', f'{P}/{GONE}', None),
-                    ('POST', P, {'user': dict(D, name='x')}),
-                    ('POST', P, {'user': {}}),
-                    ('PATCH', Z, {'user': {'description': 'x'}}),
-                    ('PATCH', Z, {'user': {'name': 5}}),
-                    ('PATCH', f'{P}/{GONE}', {'user': {'name': 'x'}}),
-                    ('DELETE', Z, None), ('DELETE', f'{P}/{GONE}', None)):
+    b.create("group", "g", dict(D, name="g"))
+    b.create("group", "g2", dict(D, name="g2"))
+    for u in ("own", "a"):
+        b(f"add {u} to g", "PUT", f"/v3/groups/<id:group:g>/users/<id:user:{u}>")
+    b("add own to g2", "PUT", "/v3/groups/<id:group:g2>/users/<id:user:own>")
+    b("grant to group", "PUT", "/v3/projects/<id:project:d>/groups/<id:group:g>/roles/<id:role:reader>")
+    O = P + "/<id:user:own>"
+    b.auth(
+        "login member again", "<id:user:own>", save="member", pause=1.2, scope={"project": {"id": "<id:project:own>"}}
+    )
+    for what in ("groups", "projects"):
+        b.gethead(f"{what} of own", f"{O}/{what}")
+        b(f"GET {what} of own by itself", "GET", f"{O}/{what}", token="member")
+        b(f"GET {what} of a by member", "GET", f"{A}/{what}", token="member")
+        b(f"GET {what} of a", "GET", f"{A}/{what}")
+        b(f"GET {what} of bare", "GET", f"{P}/<id:user:bare>/{what}")
+        b(f"GET {what} of unknown", "GET", f"{P}/{GONE}/{what}")
+        b(f"GET {what} of unknown by member", "GET", f"{P}/{GONE}/{what}", token="member")
+        b(f"GET {what} without token", "GET", f"{O}/{what}", token=None)
+        for q in (
+            "name=g",
+            "name=p",
+            "enabled=true",
+            "name__contains=own",
+            "limit=1",
+            "domain_id=<id:domain:d>",
+            "x=1",
+        ):
+            b(f"GET {what} of own by {q}", "GET", f"{O}/{what}?{q}")
+    b.bad_bodies("user", P)
+    b.bad_bodies("user", A, "PATCH")
+    f = {
+        "name": WRONG + [LONG[255], LONG[256]],
+        "description": WRONG + [LONG[256]],
+        "domain_id": WRONG + ["a_b"],
+        "enabled": WRONG_BOOL,
+        "password": WRONG,
+        "default_project_id": WRONG,
+        "email": WRONG,
+        "options": [None, 5, [], {"nope": 1}, {"lock_password": "x"}],
+        "federated": [None, [], [{}], "x"],
+        "links": [{"self": "x"}],
+        "id": ["x", 5],
+        "password_expires_at": [None, "2030-01-01T00:00:00.000000", 5],
+        "extra": [None, 5, {"a": 1}],
+    }
+    b.bad_fields("user", P, f, dict(D, name="bad-#"))
+    b.bad_fields("user", P + "/<id:user:bare>", f, method="PATCH", verb="update")
+    b.create("user", "z", dict(D, name="z"))
+    Z = P + "/<id:user:z>"
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", f"{P}/{GONE}", None),
+        ("POST", P, {"user": dict(D, name="x")}),
+        ("POST", P, {"user": {}}),
+        ("PATCH", Z, {"user": {"description": "x"}}),
+        ("PATCH", Z, {"user": {"name": 5}}),
+        ("PATCH", f"{P}/{GONE}", {"user": {"name": "x"}}),
+        ("DELETE", Z, None),
+        ("DELETE", f"{P}/{GONE}", None),
+    ):
         b.denied(m, p, d)
     # delete
-    b('grant to a', 'PUT', '/v3/projects/<id:project:d>/users/<id:user:a>/'
-      'roles/<id:role:member>')
-    b.auth('login a 6', '<id:user:a>',
-           {'project': {'id': '<id:project:d>'}}, save='a', pause=1.2)
-    b('DELETE', 'DELETE', A)
-    b('token after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:a>'})
-    b('use token after DELETE', 'GET', '/v3/auth/projects', token='a')
-    b('members of g after DELETE', 'GET', '/v3/groups/<id:group:g>/users')
-    b('assignments after DELETE', 'GET',
-      '/v3/role_assignments?scope.project.id=<id:project:d>')
-    b.auth('login after DELETE', '<id:user:a>')
-    b('GET after DELETE', 'GET', A)
-    b('DELETE again', 'DELETE', A)
-    b('create with the name again', 'POST', P, {'user': dict(D, name='a')})
+    b("grant to a", "PUT", "/v3/projects/<id:project:d>/users/<id:user:a>/roles/<id:role:member>")
+    b.auth("login a 6", "<id:user:a>", {"project": {"id": "<id:project:d>"}}, save="a", pause=1.2)
+    b("DELETE", "DELETE", A)
+    b("token after DELETE", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:a>"})
+    b("use token after DELETE", "GET", "/v3/auth/projects", token="a")
+    b("members of g after DELETE", "GET", "/v3/groups/<id:group:g>/users")
+    b("assignments after DELETE", "GET", "/v3/role_assignments?scope.project.id=<id:project:d>")
+    b.auth("login after DELETE", "<id:user:a>")
+    b("GET after DELETE", "GET", A)
+    b("DELETE again", "DELETE", A)
+    b("create with the name again", "POST", P, {"user": dict(D, name="a")})
 
 
 @section
 def groups(b):
     b.prelude()
-    P = '/v3/groups'
-    b.create('domain', 'd', {'name': 'gr-d'})
-    D = {'domain_id': '<id:domain:d>'}
-    b.create('group', 'nodomain', {'name': 'gr-nodomain'})
-    b.create('group', 'a', dict(D, name='a'))
-    b.create('group', 'full', dict(D, name='full', description='d',
-                                   colour='red', id='mine', enabled=False))
-    b('create name conflict', 'POST', P, {'group': dict(D, name='a')})
-    b('create name other case', 'POST', P, {'group': dict(D, name='A')})
-    b('create unknown domain', 'POST', P, {'group': {
-        'name': 'x', 'domain_id': GONE}})
-    A = P + '/<id:group:a>'
-    b.gethead('one', A)
-    b('GET full', 'GET', P + '/<id:group:full>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    b.gethead('all', P, glob=True)
-    for q in ('', '&name=a', '&name=nope', '&name__contains=ul',
-              '&name__startswith=f', '&limit=1', '&limit=x', '&x=1',
-              '&description=d', '&enabled=false', '&name='):
-        b(f'GET by domain {q}', 'GET', f'{P}?domain_id=<id:domain:d>{q}')
-    b('GET by unknown domain', 'GET', f'{P}?domain_id={GONE}')
-    b('PATCH name', 'PATCH', A, {'group': {'name': 'a1'}})
-    b('PATCH name conflict', 'PATCH', A, {'group': {'name': 'full'}})
-    b('PATCH description', 'PATCH', A, {'group': {'description': 'x'}})
-    b('PATCH description null', 'PATCH', A, {'group': {'description': None}})
-    b('PATCH extra', 'PATCH', A, {'group': {'size': 1}})
-    b('PATCH extra null', 'PATCH', A, {'group': {'size': None}})
-    b('PATCH same id', 'PATCH', A, {'group': {
-        'id': '<id:group:a>', 'description': 'y'}})
-    b('PATCH other id', 'PATCH', A, {'group': {'id': GONE}})
-    b('PATCH same domain_id', 'PATCH', A,
-      {'group': dict(D, description='z')})
-    b('PATCH other domain_id', 'PATCH', A,
-      {'group': {'domain_id': 'default'}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'group': {'name': 'x'}})
+    P = "/v3/groups"
+    b.create("domain", "d", {"name": "gr-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b.create("group", "nodomain", {"name": "gr-nodomain"})
+    b.create("group", "a", dict(D, name="a"))
+    b.create("group", "full", dict(D, name="full", description="d", colour="red", id="mine", enabled=False))
+    b("create name conflict", "POST", P, {"group": dict(D, name="a")})
+    b("create name other case", "POST", P, {"group": dict(D, name="A")})
+    b("create unknown domain", "POST", P, {"group": {"name": "x", "domain_id": GONE}})
+    A = P + "/<id:group:a>"
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/<id:group:full>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    b.gethead("all", P, glob=True)
+    for q in (
+        "",
+        "&name=a",
+        "&name=nope",
+        "&name__contains=ul",
+        "&name__startswith=f",
+        "&limit=1",
+        "&limit=x",
+        "&x=1",
+        "&description=d",
+        "&enabled=false",
+        "&name=",
+    ):
+        b(f"GET by domain {q}", "GET", f"{P}?domain_id=<id:domain:d>{q}")
+    b("GET by unknown domain", "GET", f"{P}?domain_id={GONE}")
+    b("PATCH name", "PATCH", A, {"group": {"name": "a1"}})
+    b("PATCH name conflict", "PATCH", A, {"group": {"name": "full"}})
+    b("PATCH description", "PATCH", A, {"group": {"description": "x"}})
+    b("PATCH description null", "PATCH", A, {"group": {"description": None}})
+    b("PATCH extra", "PATCH", A, {"group": {"size": 1}})
+    b("PATCH extra null", "PATCH", A, {"group": {"size": None}})
+    b("PATCH same id", "PATCH", A, {"group": {"id": "<id:group:a>", "description": "y"}})
+    b("PATCH other id", "PATCH", A, {"group": {"id": GONE}})
+    b("PATCH same domain_id", "PATCH", A, {"group": dict(D, description="z")})
+    b("PATCH other domain_id", "PATCH", A, {"group": {"domain_id": "default"}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"group": {"name": "x"}})
     # members
-    b.create('user', 'u', dict(D, name='u', password='pw-1234',
-                               email='e', description='d'))
-    U = A + '/users/<id:user:u>'
-    b.gethead('member before', U)
-    b('DELETE member before', 'DELETE', U)
-    b('PUT member', 'PUT', U)
-    b('PUT member again', 'PUT', U)
-    b('PUT member of other domain', 'PUT', A + '/users/<id:user:own>')
-    b.gethead('member', U)
-    b.gethead('members', A + '/users')
-    for q in ('name=u', 'enabled=true', 'name__contains=own', 'limit=1',
-              'x=1', 'password_expires_at=lt:2030-01-01T00:00:00Z',
-              'password_expires_at=nope'):
-        b(f'GET members by {q}', 'GET', f'{A}/users?{q}')
-    b.gethead('members of full', P + '/<id:group:full>/users')
-    b.gethead('members of unknown', f'{P}/{GONE}/users')
-    for m in ('PUT', 'HEAD', 'GET', 'DELETE'):
-        b(f'{m} unknown member', m, f'{A}/users/{GONE}')
-        b(f'{m} member of unknown group', m,
-          f'{P}/{GONE}/users/<id:user:u>')
-        b(f'{m} both unknown', m, f'{P}/{GONE}/users/{GONE}')
-    b('POST member', 'POST', U)
-    b('PUT member with body', 'PUT', U, {'x': 1})
-    for m, p, d in (('GET', P, None), ('GET', A, None),
-                    ('GET', f'{P}/{GONE}', None),
-                    ('POST', P, {'group': dict(D, name='x')}),
-                    ('POST', P, {'group': {}}),
-                    ('PATCH', A, {'group': {'description': 'x'}}),
-                    ('PATCH', f'{P}/{GONE}', {'group': {'name': 'x'}}),
-                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None),
-                    ('GET', A + '/users', None), ('GET', U, None),
-                    ('HEAD', U, None), ('PUT', U, None), ('DELETE', U, None),
-                    ('PUT', f'{A}/users/{GONE}', None),
-                    ('PUT', f'{P}/{GONE}/users/<id:user:u>', None)):
+    b.create("user", "u", dict(D, name="u", password="pw-1234", email="e", description="d"))
+    U = A + "/users/<id:user:u>"
+    b.gethead("member before", U)
+    b("DELETE member before", "DELETE", U)
+    b("PUT member", "PUT", U)
+    b("PUT member again", "PUT", U)
+    b("PUT member of other domain", "PUT", A + "/users/<id:user:own>")
+    b.gethead("member", U)
+    b.gethead("members", A + "/users")
+    for q in (
+        "name=u",
+        "enabled=true",
+        "name__contains=own",
+        "limit=1",
+        "x=1",
+        "password_expires_at=lt:2030-01-01T00:00:00Z",
+        "password_expires_at=nope",
+    ):
+        b(f"GET members by {q}", "GET", f"{A}/users?{q}")
+    b.gethead("members of full", P + "/<id:group:full>/users")
+    b.gethead("members of unknown", f"{P}/{GONE}/users")
+    for m in ("PUT", "HEAD", "GET", "DELETE"):
+        b(f"{m} unknown member", m, f"{A}/users/{GONE}")
+        b(f"{m} member of unknown group", m, f"{P}/{GONE}/users/<id:user:u>")
+        b(f"{m} both unknown", m, f"{P}/{GONE}/users/{GONE}")
+    b("POST member", "POST", U)
+    b("PUT member with body", "PUT", U, {"x": 1})
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", f"{P}/{GONE}", None),
+        ("POST", P, {"group": dict(D, name="x")}),
+        ("POST", P, {"group": {}}),
+        ("PATCH", A, {"group": {"description": "x"}}),
+        ("PATCH", f"{P}/{GONE}", {"group": {"name": "x"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+        ("GET", A + "/users", None),
+        ("GET", U, None),
+        ("HEAD", U, None),
+        ("PUT", U, None),
+        ("DELETE", U, None),
+        ("PUT", f"{A}/users/{GONE}", None),
+        ("PUT", f"{P}/{GONE}/users/<id:user:u>", None),
+    ):
         b.denied(m, p, d)
     # what a membership gives, and what its end takes away
-    b.create('project', 'd', dict(D, name='p'))
-    b('grant to group', 'PUT', '/v3/projects/<id:project:d>/groups/'
-      '<id:group:a>/roles/<id:role:member>')
-    b.auth('login by group', '<id:user:u>',
-           {'project': {'id': '<id:project:d>'}}, save='u', pause=1.2)
-    b('DELETE member', 'DELETE', U)
-    b('token after DELETE of member', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:u>'})
-    b('DELETE member again', 'DELETE', U)
-    b('PUT member back', 'PUT', U)
-    b('token after PUT of member', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:u>'})
-    b.auth('login by group again', '<id:user:u>',
-           {'project': {'id': '<id:project:d>'}}, save='u', pause=1.2)
-    b.bad_bodies('group', P)
-    b.bad_bodies('group', A, 'PATCH')
-    f = {'name': WRONG + [LONG[64], LONG[65], LONG[255], LONG[256]],
-         'description': WRONG + [LONG[256]], 'domain_id': WRONG + ['a_b'],
-         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5,
-         {'a': 1}]}
-    b.bad_fields('group', P, f, dict(D, name='bad-#'))
-    b.bad_fields('group', P + '/<id:group:full>', f, method='PATCH',
-                 verb='update')
-    b('DELETE', 'DELETE', A)
-    b('token after DELETE of group', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:u>'})
-    b('assignments after DELETE', 'GET',
-      '/v3/role_assignments?scope.project.id=<id:project:d>')
-    b('groups of u after DELETE', 'GET', '/v3/users/<id:user:u>/groups')
-    b('GET after DELETE', 'GET', A)
-    b('DELETE again', 'DELETE', A)
+    b.create("project", "d", dict(D, name="p"))
+    b("grant to group", "PUT", "/v3/projects/<id:project:d>/groups/<id:group:a>/roles/<id:role:member>")
+    b.auth("login by group", "<id:user:u>", {"project": {"id": "<id:project:d>"}}, save="u", pause=1.2)
+    b("DELETE member", "DELETE", U)
+    b("token after DELETE of member", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:u>"})
+    b("DELETE member again", "DELETE", U)
+    b("PUT member back", "PUT", U)
+    b("token after PUT of member", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:u>"})
+    b.auth("login by group again", "<id:user:u>", {"project": {"id": "<id:project:d>"}}, save="u", pause=1.2)
+    b.bad_bodies("group", P)
+    b.bad_bodies("group", A, "PATCH")
+    f = {
+        "name": WRONG + [LONG[64], LONG[65], LONG[255], LONG[256]],
+        "description": WRONG + [LONG[256]],
+        "domain_id": WRONG + ["a_b"],
+        "links": [{"self": "x"}],
+        "id": ["x", 5],
+        "extra": [None, 5, {"a": 1}],
+    }
+    b.bad_fields("group", P, f, dict(D, name="bad-#"))
+    b.bad_fields("group", P + "/<id:group:full>", f, method="PATCH", verb="update")
+    b("DELETE", "DELETE", A)
+    b("token after DELETE of group", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:u>"})
+    b("assignments after DELETE", "GET", "/v3/role_assignments?scope.project.id=<id:project:d>")
+    b("groups of u after DELETE", "GET", "/v3/users/<id:user:u>/groups")
+    b("GET after DELETE", "GET", A)
+    b("DELETE again", "DELETE", A)
 
 
 @section
 def roles(b):
     b.prelude()
-    P = '/v3/roles'
-    b.create('domain', 'd', {'name': 'ro-d'})
-    D = {'domain_id': '<id:domain:d>'}
-    b.create('role', 'a', {'name': 'ro-a'})
-    b.create('role', 'full', {
-        'name': 'ro-full', 'description': 'd', 'colour': 'red', 'id': 'mine',
-        'options': {'immutable': False}})
-    b.create('role', 'da', dict(D, name='ro-a'))
-    b.create('role', 'db', dict(D, name='ro-db'))
-    b.create('role', 'own', {'name': 'ro-own',
-                             'domain_id': '<id:domain:own>'})
-    b('create name conflict', 'POST', P, {'role': {'name': 'ro-a'}})
-    b('create name conflict in domain', 'POST', P,
-      {'role': dict(D, name='ro-a')})
-    b('create name other case', 'POST', P, {'role': {'name': 'RO-A'}})
-    b('create unknown domain', 'POST', P, {'role': {
-        'name': 'x', 'domain_id': GONE}})
-    A = P + '/<id:role:a>'
-    b.gethead('one', A)
-    b('GET full', 'GET', P + '/<id:role:full>')
-    b.gethead('domain role', P + '/<id:role:da>')
-    b.gethead('unknown', f'{P}/{GONE}')
-    b.gethead('all', P, glob=True)
-    for q in ('name=ro-a', 'name=nope', 'domain_id=<id:domain:d>',
-              'domain_id=<id:domain:d>&name=ro-db', 'domain_id=' + GONE,
-              'domain_id=a_b', 'name__contains=o-ful',
-              'name__startswith=ro-&limit=1', 'name=ro-a&x=1', 'name='):
-        b(f'GET by {q}', 'GET', f'{P}?{q}')
-    b('PATCH name', 'PATCH', A, {'role': {'name': 'ro-b'}})
-    b('PATCH name back', 'PATCH', A, {'role': {'name': 'ro-a'}})
-    b('PATCH name conflict', 'PATCH', A, {'role': {'name': 'ro-full'}})
-    b('PATCH description', 'PATCH', A, {'role': {'description': 'x'}})
-    b('PATCH description null', 'PATCH', A, {'role': {'description': None}})
-    b('PATCH extra', 'PATCH', A, {'role': {'size': 1}})
-    b('PATCH same id', 'PATCH', A, {'role': {
-        'id': '<id:role:a>', 'description': 'y'}})
-    b('PATCH other id', 'PATCH', A, {'role': {'id': GONE}})
-    b('PATCH domain_id', 'PATCH', A, {'role': D})
-    b('PATCH domain_id of domain role', 'PATCH', P + '/<id:role:da>',
-      {'role': {'domain_id': '<id:domain:own>'}})
-    b('PATCH domain role', 'PATCH', P + '/<id:role:da>',
-      {'role': {'description': 'x'}})
-    b('PATCH unknown', 'PATCH', f'{P}/{GONE}', {'role': {'name': 'x'}})
-    b('PATCH immutable', 'PATCH', A, {'role': {'options': {
-        'immutable': True}}})
-    b('PATCH while immutable', 'PATCH', A, {'role': {'name': 'x'}})
-    b('DELETE while immutable', 'DELETE', A)
-    b('PATCH mutable', 'PATCH', A, {'role': {'options': {
-        'immutable': None}}})
-    b('PATCH admin', 'PATCH', P + '/<id:role:admin>',
-      {'role': {'description': 'x'}})
-    b('DELETE reader', 'DELETE', P + '/<id:role:reader>')
+    P = "/v3/roles"
+    b.create("domain", "d", {"name": "ro-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b.create("role", "a", {"name": "ro-a"})
+    b.create(
+        "role",
+        "full",
+        {"name": "ro-full", "description": "d", "colour": "red", "id": "mine", "options": {"immutable": False}},
+    )
+    b.create("role", "da", dict(D, name="ro-a"))
+    b.create("role", "db", dict(D, name="ro-db"))
+    b.create("role", "own", {"name": "ro-own", "domain_id": "<id:domain:own>"})
+    b("create name conflict", "POST", P, {"role": {"name": "ro-a"}})
+    b("create name conflict in domain", "POST", P, {"role": dict(D, name="ro-a")})
+    b("create name other case", "POST", P, {"role": {"name": "RO-A"}})
+    b("create unknown domain", "POST", P, {"role": {"name": "x", "domain_id": GONE}})
+    A = P + "/<id:role:a>"
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/<id:role:full>")
+    b.gethead("domain role", P + "/<id:role:da>")
+    b.gethead("unknown", f"{P}/{GONE}")
+    b.gethead("all", P, glob=True)
+    for q in (
+        "name=ro-a",
+        "name=nope",
+        "domain_id=<id:domain:d>",
+        "domain_id=<id:domain:d>&name=ro-db",
+        "domain_id=" + GONE,
+        "domain_id=a_b",
+        "name__contains=o-ful",
+        "name__startswith=ro-&limit=1",
+        "name=ro-a&x=1",
+        "name=",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b("PATCH name", "PATCH", A, {"role": {"name": "ro-b"}})
+    b("PATCH name back", "PATCH", A, {"role": {"name": "ro-a"}})
+    b("PATCH name conflict", "PATCH", A, {"role": {"name": "ro-full"}})
+    b("PATCH description", "PATCH", A, {"role": {"description": "x"}})
+    b("PATCH description null", "PATCH", A, {"role": {"description": None}})
+    b("PATCH extra", "PATCH", A, {"role": {"size": 1}})
+    b("PATCH same id", "PATCH", A, {"role": {"id": "<id:role:a>", "description": "y"}})
+    b("PATCH other id", "PATCH", A, {"role": {"id": GONE}})
+    b("PATCH domain_id", "PATCH", A, {"role": D})
+    b("PATCH domain_id of domain role", "PATCH", P + "/<id:role:da>", {"role": {"domain_id": "<id:domain:own>"}})
+    b("PATCH domain role", "PATCH", P + "/<id:role:da>", {"role": {"description": "x"}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"role": {"name": "x"}})
+    b("PATCH immutable", "PATCH", A, {"role": {"options": {"immutable": True}}})
+    b("PATCH while immutable", "PATCH", A, {"role": {"name": "x"}})
+    b("DELETE while immutable", "DELETE", A)
+    b("PATCH mutable", "PATCH", A, {"role": {"options": {"immutable": None}}})
+    b("PATCH admin", "PATCH", P + "/<id:role:admin>", {"role": {"description": "x"}})
+    b("DELETE reader", "DELETE", P + "/<id:role:reader>")
     # implied roles
-    I = A + '/implies'
-    b.gethead('implies none', I)
-    b('PUT implies', 'PUT', I + '/<id:role:full>')
-    b('PUT implies again', 'PUT', I + '/<id:role:full>')
-    b('PUT implies itself', 'PUT', I + '/<id:role:a>')
-    b('PUT implies circle', 'PUT',
-      P + '/<id:role:full>/implies/<id:role:a>')
-    b('PUT implies admin', 'PUT', I + '/<id:role:admin>')
-    b('PUT implies unknown', 'PUT', f'{I}/{GONE}')
-    b('PUT unknown implies', 'PUT', f'{P}/{GONE}/implies/<id:role:a>')
-    b('PUT global implies domain', 'PUT', I + '/<id:role:da>')
-    b('PUT domain implies global', 'PUT',
-      P + '/<id:role:da>/implies/<id:role:a>')
-    b('PUT domain implies same domain', 'PUT',
-      P + '/<id:role:da>/implies/<id:role:db>')
-    b('PUT domain implies other domain', 'PUT',
-      P + '/<id:role:da>/implies/<id:role:own>')
-    b.gethead('implies', I)
-    b.gethead('implies of domain role', P + '/<id:role:da>/implies')
-    b.gethead('implies one', I + '/<id:role:full>')
-    b.gethead('implies one domain role',
-              P + '/<id:role:da>/implies/<id:role:a>')
-    b.gethead('implies not', I + '/<id:role:member>')
-    b.gethead('implies unknown', f'{I}/{GONE}')
-    b.gethead('unknown implies', f'{P}/{GONE}/implies')
-    b.gethead('unknown implies one', f'{P}/{GONE}/implies/<id:role:a>')
-    b.gethead('inferences', '/v3/role_inferences', glob=True)
-    b('DELETE implies not', 'DELETE', I + '/<id:role:member>')
-    b('DELETE implies unknown', 'DELETE', f'{I}/{GONE}')
-    for m, p, d in (('GET', P, None), ('GET', A, None),
-                    ('GET', P + '/<id:role:da>', None),
-                    ('GET', f'{P}/{GONE}', None),
-                    ('GET', P + '?domain_id=<id:domain:own>', None),
-                    ('POST', P, {'role': {'name': 'x'}}),
-                    ('POST', P, {'role': dict(D, name='x')}),
-                    ('POST', P, {'role': {}}),
-                    ('PATCH', A, {'role': {'description': 'x'}}),
-                    ('PATCH', f'{P}/{GONE}', {'role': {'name': 'x'}}),
-                    ('DELETE', A, None), ('DELETE', f'{P}/{GONE}', None),
-                    ('GET', I, None), ('GET', I + '/<id:role:full>', None),
-                    ('HEAD', I + '/<id:role:full>', None),
-                    ('PUT', I + '/<id:role:member>', None),
-                    ('DELETE', I + '/<id:role:full>', None),
-                    ('GET', '/v3/role_inferences', None)):
+    I = A + "/implies"
+    b.gethead("implies none", I)
+    b("PUT implies", "PUT", I + "/<id:role:full>")
+    b("PUT implies again", "PUT", I + "/<id:role:full>")
+    b("PUT implies itself", "PUT", I + "/<id:role:a>")
+    b("PUT implies circle", "PUT", P + "/<id:role:full>/implies/<id:role:a>")
+    b("PUT implies admin", "PUT", I + "/<id:role:admin>")
+    b("PUT implies unknown", "PUT", f"{I}/{GONE}")
+    b("PUT unknown implies", "PUT", f"{P}/{GONE}/implies/<id:role:a>")
+    b("PUT global implies domain", "PUT", I + "/<id:role:da>")
+    b("PUT domain implies global", "PUT", P + "/<id:role:da>/implies/<id:role:a>")
+    b("PUT domain implies same domain", "PUT", P + "/<id:role:da>/implies/<id:role:db>")
+    b("PUT domain implies other domain", "PUT", P + "/<id:role:da>/implies/<id:role:own>")
+    b.gethead("implies", I)
+    b.gethead("implies of domain role", P + "/<id:role:da>/implies")
+    b.gethead("implies one", I + "/<id:role:full>")
+    b.gethead("implies one domain role", P + "/<id:role:da>/implies/<id:role:a>")
+    b.gethead("implies not", I + "/<id:role:member>")
+    b.gethead("implies unknown", f"{I}/{GONE}")
+    b.gethead("unknown implies", f"{P}/{GONE}/implies")
+    b.gethead("unknown implies one", f"{P}/{GONE}/implies/<id:role:a>")
+    b.gethead("inferences", "/v3/role_inferences", glob=True)
+    b("DELETE implies not", "DELETE", I + "/<id:role:member>")
+    b("DELETE implies unknown", "DELETE", f"{I}/{GONE}")
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", P + "/<id:role:da>", None),
+        ("GET", f"{P}/{GONE}", None),
+        ("GET", P + "?domain_id=<id:domain:own>", None),
+        ("POST", P, {"role": {"name": "x"}}),
+        ("POST", P, {"role": dict(D, name="x")}),
+        ("POST", P, {"role": {}}),
+        ("PATCH", A, {"role": {"description": "x"}}),
+        ("PATCH", f"{P}/{GONE}", {"role": {"name": "x"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+        ("GET", I, None),
+        ("GET", I + "/<id:role:full>", None),
+        ("HEAD", I + "/<id:role:full>", None),
+        ("PUT", I + "/<id:role:member>", None),
+        ("DELETE", I + "/<id:role:full>", None),
+        ("GET", "/v3/role_inferences", None),
+    ):
         b.denied(m, p, d)
     # effect on tokens
-    b('grant a', 'PUT', '/v3/projects/<id:project:own>/users/<id:user:own>/'
-      'roles/<id:role:a>')
-    own = {'project': {'id': '<id:project:own>'}}
-    b.auth('login with implied', '<id:user:own>', own, save='r', pause=1.2)
-    b('grant domain role', 'PUT', '/v3/projects/<id:project:own>/users/'
-      '<id:user:own>/roles/<id:role:own>')
-    b('grant role of other domain', 'PUT', '/v3/projects/<id:project:own>/'
-      'users/<id:user:own>/roles/<id:role:da>')
-    b('grant domain role on system', 'PUT', '/v3/system/users/<id:user:own>/'
-      'roles/<id:role:own>')
-    b('grant domain role on domain', 'PUT', '/v3/domains/<id:domain:own>/'
-      'users/<id:user:own>/roles/<id:role:own>')
-    b('own implies reader', 'PUT',
-      P + '/<id:role:own>/implies/<id:role:reader>')
-    b.auth('login with domain role', '<id:user:own>', own, save='r',
-           pause=1.2)
-    b('validate before DELETE implies', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:r>'})
-    b('DELETE implies', 'DELETE', I + '/<id:role:full>')
-    b('validate after DELETE implies', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:r>'})
-    b('DELETE implies again', 'DELETE', I + '/<id:role:full>')
-    b('PUT implies back', 'PUT', I + '/<id:role:full>')
-    b('PATCH name in use', 'PATCH', A, {'role': {'name': 'ro-c'}})
-    b('validate after PATCH name', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:r>'})
-    b('DELETE in use', 'DELETE', A)
-    b('validate after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:r>'})
-    b('assignments after DELETE', 'GET',
-      '/v3/role_assignments?user.id=<id:user:own>')
-    b('implies of da after DELETE', 'GET', P + '/<id:role:da>/implies')
-    b('DELETE again', 'DELETE', A)
-    b('DELETE domain role', 'DELETE', P + '/<id:role:db>')
-    b('implies of da after DELETE', 'GET', P + '/<id:role:da>/implies')
-    b.bad_bodies('role', P)
-    b.bad_bodies('role', P + '/<id:role:full>', 'PATCH')
-    f = {'name': WRONG + [LONG[255], LONG[256]],
-         'description': WRONG + [LONG[255], LONG[256]],
-         'domain_id': WRONG + ['a_b'],
-         'options': [None, 5, [], {'nope': 1}, {'immutable': 'x'}],
-         'links': [{'self': 'x'}], 'id': ['x', 5], 'extra': [None, 5,
-         {'a': 1}]}
-    b.bad_fields('role', P, f, {'name': 'ro-bad-#'})
-    b.bad_fields('role', P + '/<id:role:full>', f, method='PATCH',
-                 verb='update')
-    b.auth('login admin again', scope={'project': {
-        'name': 'admin', 'domain': {'id': 'default'}}}, save='admin')
+    b("grant a", "PUT", "/v3/projects/<id:project:own>/users/<id:user:own>/roles/<id:role:a>")
+    own = {"project": {"id": "<id:project:own>"}}
+    b.auth("login with implied", "<id:user:own>", own, save="r", pause=1.2)
+    b("grant domain role", "PUT", "/v3/projects/<id:project:own>/users/<id:user:own>/roles/<id:role:own>")
+    b("grant role of other domain", "PUT", "/v3/projects/<id:project:own>/users/<id:user:own>/roles/<id:role:da>")
+    b("grant domain role on system", "PUT", "/v3/system/users/<id:user:own>/roles/<id:role:own>")
+    b("grant domain role on domain", "PUT", "/v3/domains/<id:domain:own>/users/<id:user:own>/roles/<id:role:own>")
+    b("own implies reader", "PUT", P + "/<id:role:own>/implies/<id:role:reader>")
+    b.auth("login with domain role", "<id:user:own>", own, save="r", pause=1.2)
+    b("validate before DELETE implies", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:r>"})
+    b("DELETE implies", "DELETE", I + "/<id:role:full>")
+    b("validate after DELETE implies", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:r>"})
+    b("DELETE implies again", "DELETE", I + "/<id:role:full>")
+    b("PUT implies back", "PUT", I + "/<id:role:full>")
+    b("PATCH name in use", "PATCH", A, {"role": {"name": "ro-c"}})
+    b("validate after PATCH name", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:r>"})
+    b("DELETE in use", "DELETE", A)
+    b("validate after DELETE", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:r>"})
+    b("assignments after DELETE", "GET", "/v3/role_assignments?user.id=<id:user:own>")
+    b("implies of da after DELETE", "GET", P + "/<id:role:da>/implies")
+    b("DELETE again", "DELETE", A)
+    b("DELETE domain role", "DELETE", P + "/<id:role:db>")
+    b("implies of da after DELETE", "GET", P + "/<id:role:da>/implies")
+    b.bad_bodies("role", P)
+    b.bad_bodies("role", P + "/<id:role:full>", "PATCH")
+    f = {
+        "name": WRONG + [LONG[255], LONG[256]],
+        "description": WRONG + [LONG[255], LONG[256]],
+        "domain_id": WRONG + ["a_b"],
+        "options": [None, 5, [], {"nope": 1}, {"immutable": "x"}],
+        "links": [{"self": "x"}],
+        "id": ["x", 5],
+        "extra": [None, 5, {"a": 1}],
+    }
+    b.bad_fields("role", P, f, {"name": "ro-bad-#"})
+    b.bad_fields("role", P + "/<id:role:full>", f, method="PATCH", verb="update")
+    b.auth("login admin again", scope={"project": {"name": "admin", "domain": {"id": "default"}}}, save="admin")
 
 
 @section
 def grants(b):
     b.prelude()
-    b.create('domain', 'd', {'name': 'gt-d'})
-    D = {'domain_id': '<id:domain:d>'}
-    b.create('project', 'p', dict(D, name='p'))
-    b.create('project', 'sub', dict(D, name='sub',
-                                    parent_id='<id:project:p>'))
-    b.create('user', 'u', dict(D, name='u', password='pw-1234'))
-    b.create('group', 'g', dict(D, name='g'))
-    b.create('role', 'r', {'name': 'gt-r'})
-    b.create('role', 'dr', dict(D, name='gt-dr'))
-    b.create('role', 'other', {'name': 'gt-or',
-                               'domain_id': '<id:domain:own>'})
-    targets = {'project': '/projects/<id:project:p>',
-               'domain': '/domains/<id:domain:d>', 'system': '/system'}
-    actors = {'user': '/users/<id:user:u>', 'group': '/groups/<id:group:g>'}
-    gone = {'project': f'/projects/{GONE}', 'domain': f'/domains/{GONE}'}
+    b.create("domain", "d", {"name": "gt-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b.create("project", "p", dict(D, name="p"))
+    b.create("project", "sub", dict(D, name="sub", parent_id="<id:project:p>"))
+    b.create("user", "u", dict(D, name="u", password="pw-1234"))
+    b.create("group", "g", dict(D, name="g"))
+    b.create("role", "r", {"name": "gt-r"})
+    b.create("role", "dr", dict(D, name="gt-dr"))
+    b.create("role", "other", {"name": "gt-or", "domain_id": "<id:domain:own>"})
+    targets = {"project": "/projects/<id:project:p>", "domain": "/domains/<id:domain:d>", "system": "/system"}
+    actors = {"user": "/users/<id:user:u>", "group": "/groups/<id:group:g>"}
+    gone = {"project": f"/projects/{GONE}", "domain": f"/domains/{GONE}"}
     for inherit in (False, True):
         for t, tp in targets.items():
-            if inherit and t == 'system':
+            if inherit and t == "system":
                 continue
             for a, ap in actors.items():
-                pre = '/v3/OS-INHERIT' if inherit else '/v3'
-                suf = '/inherited_to_projects' if inherit else ''
-                n = f'{t} {a}' + (' inherited' if inherit else '')
-                L = pre + tp + ap + '/roles'
-                R = L + '/<id:role:r>' + suf
-                b.gethead(f'{n} list empty', L + suf)
-                for m in ('GET', 'HEAD', 'DELETE'):
-                    b(f'{m} {n} before', m, R)
-                b(f'PUT {n}', 'PUT', R)
-                b(f'PUT {n} again', 'PUT', R)
-                b(f'PUT {n} with body', 'PUT', R, {'x': 1})
-                b(f'PUT {n} domain role', 'PUT',
-                  L + '/<id:role:dr>' + suf)
-                b(f'PUT {n} role of other domain', 'PUT',
-                  L + '/<id:role:other>' + suf)
+                pre = "/v3/OS-INHERIT" if inherit else "/v3"
+                suf = "/inherited_to_projects" if inherit else ""
+                n = f"{t} {a}" + (" inherited" if inherit else "")
+                L = pre + tp + ap + "/roles"
+                R = L + "/<id:role:r>" + suf
+                b.gethead(f"{n} list empty", L + suf)
+                for m in ("GET", "HEAD", "DELETE"):
+                    b(f"{m} {n} before", m, R)
+                b(f"PUT {n}", "PUT", R)
+                b(f"PUT {n} again", "PUT", R)
+                b(f"PUT {n} with body", "PUT", R, {"x": 1})
+                b(f"PUT {n} domain role", "PUT", L + "/<id:role:dr>" + suf)
+                b(f"PUT {n} role of other domain", "PUT", L + "/<id:role:other>" + suf)
                 b.gethead(n, R)
-                b.gethead(f'{n} list', L + suf)
-                for m in ('PUT', 'GET', 'HEAD', 'DELETE'):
-                    b(f'{m} {n} unknown role', m, f'{L}/{GONE}{suf}')
-                    b(f'{m} {n} unknown {a}', m,
-                      f'{pre}{tp}/{a}s/{GONE}/roles/<id:role:r>{suf}')
-                    if t != 'system':
-                        b(f'{m} {n} unknown {t}', m,
-                          f'{pre}{gone[t]}{ap}/roles/<id:role:r>{suf}')
-                b(f'GET {n} list unknown {a}', 'GET',
-                  f'{pre}{tp}/{a}s/{GONE}/roles{suf}')
-                if t != 'system':
-                    b(f'GET {n} list unknown {t}', 'GET',
-                      f'{pre}{gone[t]}{ap}/roles{suf}')
-                for m in ('PUT', 'GET', 'HEAD', 'DELETE'):
-                    b.denied(m, R, name=f'{m} {n}')
-                b.denied('GET', L + suf, name=f'GET {n} list')
-                b(f'DELETE {n} domain role', 'DELETE',
-                  L + '/<id:role:dr>' + suf)
-                b(f'DELETE {n}', 'DELETE', R)
-                b(f'DELETE {n} again', 'DELETE', R)
-                b.gethead(f'{n} list after', L + suf)
+                b.gethead(f"{n} list", L + suf)
+                for m in ("PUT", "GET", "HEAD", "DELETE"):
+                    b(f"{m} {n} unknown role", m, f"{L}/{GONE}{suf}")
+                    b(f"{m} {n} unknown {a}", m, f"{pre}{tp}/{a}s/{GONE}/roles/<id:role:r>{suf}")
+                    if t != "system":
+                        b(f"{m} {n} unknown {t}", m, f"{pre}{gone[t]}{ap}/roles/<id:role:r>{suf}")
+                b(f"GET {n} list unknown {a}", "GET", f"{pre}{tp}/{a}s/{GONE}/roles{suf}")
+                if t != "system":
+                    b(f"GET {n} list unknown {t}", "GET", f"{pre}{gone[t]}{ap}/roles{suf}")
+                for m in ("PUT", "GET", "HEAD", "DELETE"):
+                    b.denied(m, R, name=f"{m} {n}")
+                b.denied("GET", L + suf, name=f"GET {n} list")
+                b(f"DELETE {n} domain role", "DELETE", L + "/<id:role:dr>" + suf)
+                b(f"DELETE {n}", "DELETE", R)
+                b(f"DELETE {n} again", "DELETE", R)
+                b.gethead(f"{n} list after", L + suf)
     # a grant and its inherited twin; what DELETE does to tokens
-    U = '/users/<id:user:u>/roles/<id:role:r>'
-    b('PUT project', 'PUT', '/v3/projects/<id:project:p>' + U)
-    b('PUT inherited on project', 'PUT', '/v3/OS-INHERIT/projects/'
-      '<id:project:p>' + U + '/inherited_to_projects')
-    b('list both', 'GET', '/v3/projects/<id:project:p>/users/<id:user:u>/'
-      'roles')
-    for t, scope in (('p', {'project': {'id': '<id:project:p>'}}),
-                     ('sub', {'project': {'id': '<id:project:sub>'}})):
-        b.auth(f'login {t}', '<id:user:u>', scope, save=t)
-    b('DELETE direct', 'DELETE', '/v3/projects/<id:project:p>' + U)
-    for t in ('p', 'sub'):
-        b(f'token {t} after DELETE direct', 'GET',
-          '/v3/auth/tokens?nocatalog',
-          headers={'X-Subject-Token': f'<token:{t}>'})
-    b('PUT direct again', 'PUT', '/v3/projects/<id:project:p>' + U)
-    b('token p after PUT again', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:p>'})
-    b.auth('login sub again', '<id:user:u>', {'project': {
-        'id': '<id:project:sub>'}}, save='sub', pause=1.2)
-    b('DELETE inherited', 'DELETE', '/v3/OS-INHERIT/projects/'
-      '<id:project:p>' + U + '/inherited_to_projects')
-    b('token sub after DELETE inherited', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:sub>'})
-    b('PUT second role', 'PUT', '/v3/projects/<id:project:p>/users/'
-      '<id:user:u>/roles/<id:role:member>')
-    b.auth('login p', '<id:user:u>', {'project': {'id': '<id:project:p>'}},
-           save='p', pause=1.2)
-    b.auth('login unscoped', '<id:user:u>', save='un')
-    b('DELETE one of two', 'DELETE', '/v3/projects/<id:project:p>' + U)
-    for t in ('p', 'un'):
-        b(f'token {t} after DELETE one of two', 'GET',
-          '/v3/auth/tokens?nocatalog',
-          headers={'X-Subject-Token': f'<token:{t}>'})
-    b('PUT on system', 'PUT', '/v3/system/users/<id:user:u>/roles/'
-      '<id:role:r>')
-    b.auth('login system', '<id:user:u>', {'system': {'all': True}},
-           save='s', pause=1.2)
-    b('DELETE on system', 'DELETE', '/v3/system/users/<id:user:u>/roles/'
-      '<id:role:r>')
-    b('token system after DELETE', 'GET', '/v3/auth/tokens?nocatalog',
-      headers={'X-Subject-Token': '<token:s>'})
+    U = "/users/<id:user:u>/roles/<id:role:r>"
+    b("PUT project", "PUT", "/v3/projects/<id:project:p>" + U)
+    b("PUT inherited on project", "PUT", "/v3/OS-INHERIT/projects/<id:project:p>" + U + "/inherited_to_projects")
+    b("list both", "GET", "/v3/projects/<id:project:p>/users/<id:user:u>/roles")
+    for t, scope in (("p", {"project": {"id": "<id:project:p>"}}), ("sub", {"project": {"id": "<id:project:sub>"}})):
+        b.auth(f"login {t}", "<id:user:u>", scope, save=t)
+    b("DELETE direct", "DELETE", "/v3/projects/<id:project:p>" + U)
+    for t in ("p", "sub"):
+        b(
+            f"token {t} after DELETE direct",
+            "GET",
+            "/v3/auth/tokens?nocatalog",
+            headers={"X-Subject-Token": f"<token:{t}>"},
+        )
+    b("PUT direct again", "PUT", "/v3/projects/<id:project:p>" + U)
+    b("token p after PUT again", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:p>"})
+    b.auth("login sub again", "<id:user:u>", {"project": {"id": "<id:project:sub>"}}, save="sub", pause=1.2)
+    b("DELETE inherited", "DELETE", "/v3/OS-INHERIT/projects/<id:project:p>" + U + "/inherited_to_projects")
+    b(
+        "token sub after DELETE inherited",
+        "GET",
+        "/v3/auth/tokens?nocatalog",
+        headers={"X-Subject-Token": "<token:sub>"},
+    )
+    b("PUT second role", "PUT", "/v3/projects/<id:project:p>/users/<id:user:u>/roles/<id:role:member>")
+    b.auth("login p", "<id:user:u>", {"project": {"id": "<id:project:p>"}}, save="p", pause=1.2)
+    b.auth("login unscoped", "<id:user:u>", save="un")
+    b("DELETE one of two", "DELETE", "/v3/projects/<id:project:p>" + U)
+    for t in ("p", "un"):
+        b(
+            f"token {t} after DELETE one of two",
+            "GET",
+            "/v3/auth/tokens?nocatalog",
+            headers={"X-Subject-Token": f"<token:{t}>"},
+        )
+    b("PUT on system", "PUT", "/v3/system/users/<id:user:u>/roles/<id:role:r>")
+    b.auth("login system", "<id:user:u>", {"system": {"all": True}}, save="s", pause=1.2)
+    b("DELETE on system", "DELETE", "/v3/system/users/<id:user:u>/roles/<id:role:r>")
+    b("token system after DELETE", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:s>"})
     # a domain manager
-    b('grant manager', 'PUT', '/v3/domains/<id:domain:d>/users/<id:user:u>/'
-      'roles/<id:role:manager>')
-    b.auth('login manager', '<id:user:u>',
-           {'domain': {'id': '<id:domain:d>'}}, save='dm', pause=1.2)
-    for role in ('member', 'reader', 'manager', 'admin', 'r', 'dr'):
-        b(f'manager grants {role}', 'PUT', '/v3/projects/<id:project:p>/'
-          f'groups/<id:group:g>/roles/<id:role:{role}>', token='dm')
-    b('manager grants to foreign user', 'PUT', '/v3/projects/<id:project:p>/'
-      'users/<id:user:own>/roles/<id:role:member>', token='dm')
-    b('manager grants on foreign project', 'PUT', '/v3/projects/'
-      '<id:project:own>/users/<id:user:u>/roles/<id:role:member>',
-      token='dm')
-    b('manager creates user', 'POST', '/v3/users', {'user': {'name': 'mu'}},
-      token='dm')
-    b('manager creates user elsewhere', 'POST', '/v3/users', {'user': {
-        'name': 'mu', 'domain_id': '<id:domain:own>'}}, token='dm')
-    b('manager creates project', 'POST', '/v3/projects',
-      {'project': dict(D, name='mp')}, token='dm')
-    b('manager creates project elsewhere', 'POST', '/v3/projects', {
-        'project': {'name': 'mp', 'domain_id': '<id:domain:own>'}},
-      token='dm')
-    for p in ('users', 'groups', 'projects', 'domains', 'roles', 'services',
-              'endpoints', 'regions', 'role_assignments', 'role_inferences',
-              'users/<id:user:own>', 'projects/<id:project:own>',
-              'domains/<id:domain:d>', 'domains/<id:domain:own>',
-              'roles/<id:role:dr>', 'roles/<id:role:other>',
-              'role_assignments?scope.domain.id=<id:domain:d>',
-              'role_assignments?scope.domain.id=<id:domain:own>',
-              'role_assignments?scope.project.id=<id:project:p>',
-              'role_assignments?scope.project.id=<id:project:own>',
-              'roles?domain_id=<id:domain:d>',
-              'roles?domain_id=<id:domain:own>'):
-        b(f'manager GET {p}', 'GET', '/v3/' + p, token='dm',
-          glob=p in ('roles', 'services', 'endpoints', 'regions',
-                     'role_inferences'))
+    b("grant manager", "PUT", "/v3/domains/<id:domain:d>/users/<id:user:u>/roles/<id:role:manager>")
+    b.auth("login manager", "<id:user:u>", {"domain": {"id": "<id:domain:d>"}}, save="dm", pause=1.2)
+    for role in ("member", "reader", "manager", "admin", "r", "dr"):
+        b(
+            f"manager grants {role}",
+            "PUT",
+            f"/v3/projects/<id:project:p>/groups/<id:group:g>/roles/<id:role:{role}>",
+            token="dm",
+        )
+    b(
+        "manager grants to foreign user",
+        "PUT",
+        "/v3/projects/<id:project:p>/users/<id:user:own>/roles/<id:role:member>",
+        token="dm",
+    )
+    b(
+        "manager grants on foreign project",
+        "PUT",
+        "/v3/projects/<id:project:own>/users/<id:user:u>/roles/<id:role:member>",
+        token="dm",
+    )
+    b("manager creates user", "POST", "/v3/users", {"user": {"name": "mu"}}, token="dm")
+    b(
+        "manager creates user elsewhere",
+        "POST",
+        "/v3/users",
+        {"user": {"name": "mu", "domain_id": "<id:domain:own>"}},
+        token="dm",
+    )
+    b("manager creates project", "POST", "/v3/projects", {"project": dict(D, name="mp")}, token="dm")
+    b(
+        "manager creates project elsewhere",
+        "POST",
+        "/v3/projects",
+        {"project": {"name": "mp", "domain_id": "<id:domain:own>"}},
+        token="dm",
+    )
+    for p in (
+        "users",
+        "groups",
+        "projects",
+        "domains",
+        "roles",
+        "services",
+        "endpoints",
+        "regions",
+        "role_assignments",
+        "role_inferences",
+        "users/<id:user:own>",
+        "projects/<id:project:own>",
+        "domains/<id:domain:d>",
+        "domains/<id:domain:own>",
+        "roles/<id:role:dr>",
+        "roles/<id:role:other>",
+        "role_assignments?scope.domain.id=<id:domain:d>",
+        "role_assignments?scope.domain.id=<id:domain:own>",
+        "role_assignments?scope.project.id=<id:project:p>",
+        "role_assignments?scope.project.id=<id:project:own>",
+        "roles?domain_id=<id:domain:d>",
+        "roles?domain_id=<id:domain:own>",
+    ):
+        b(
+            f"manager GET {p}",
+            "GET",
+            "/v3/" + p,
+            token="dm",
+            glob=p in ("roles", "services", "endpoints", "regions", "role_inferences"),
+        )
 
 
 @section
 def role_assignments(b):
     b.prelude()
-    P = '/v3/role_assignments'
-    b.create('domain', 'd', {'name': 'ra-d'})
-    D = {'domain_id': '<id:domain:d>'}
-    b.create('project', 'p', dict(D, name='p'))
-    b.create('project', 'sub', dict(D, name='sub',
-                                    parent_id='<id:project:p>'))
-    b.create('project', 'sub2', dict(D, name='sub2',
-                                     parent_id='<id:project:sub>'))
-    b.create('user', 'u', dict(D, name='u', password='pw-1234'))
-    b.create('user', 'v', dict(D, name='v', password='pw-1234'))
-    b.create('group', 'g', dict(D, name='g'))
-    b.create('role', 'r', {'name': 'ra-r'})
-    b.create('role', 'i', {'name': 'ra-i'})
-    b.create('role', 'dr', dict(D, name='ra-dr'))
-    b('r implies i', 'PUT', '/v3/roles/<id:role:r>/implies/<id:role:i>')
-    b('dr implies i', 'PUT', '/v3/roles/<id:role:dr>/implies/<id:role:i>')
-    for u in 'uv':
-        b(f'{u} in g', 'PUT', f'/v3/groups/<id:group:g>/users/<id:user:{u}>')
-    for n, p in enumerate((
-            '/projects/<id:project:p>/users/<id:user:u>/roles/<id:role:r>',
-            '/projects/<id:project:sub>/users/<id:user:u>/roles/'
-            '<id:role:dr>',
-            '/projects/<id:project:p>/groups/<id:group:g>/roles/'
-            '<id:role:member>',
-            '/domains/<id:domain:d>/users/<id:user:u>/roles/'
-            '<id:role:reader>',
-            '/domains/<id:domain:d>/groups/<id:group:g>/roles/<id:role:r>',
-            '/system/users/<id:user:u>/roles/<id:role:reader>',
-            '/system/groups/<id:group:g>/roles/<id:role:r>',
-            '/OS-INHERIT/domains/<id:domain:d>/users/<id:user:v>/roles/'
-            '<id:role:r>/inherited_to_projects',
-            '/OS-INHERIT/domains/<id:domain:d>/groups/<id:group:g>/roles/'
-            '<id:role:reader>/inherited_to_projects',
-            '/OS-INHERIT/projects/<id:project:p>/users/<id:user:v>/roles/'
-            '<id:role:member>/inherited_to_projects')):
-        b(f'grant {n}', 'PUT', '/v3' + p)
-    b('GET all', 'GET', P, glob=True)
-    b('HEAD all', 'HEAD', P, glob=True)
-    u, v, g, r = ('user.id=<id:user:u>', 'user.id=<id:user:v>',
-                  'group.id=<id:group:g>', 'role.id=<id:role:r>')
-    sp, ss, sd = ('scope.project.id=<id:project:p>',
-                  'scope.project.id=<id:project:sub>',
-                  'scope.domain.id=<id:domain:d>')
-    inh = 'scope.OS-INHERIT:inherited_to=projects'
-    for q in (u, v, g, r, sp, ss, sd, 'role.id=<id:role:i>',
-              f'{u}&{r}', f'{u}&{sp}', f'{u}&{sd}', f'{g}&{sp}',
-              f'{u}&scope.system=all', f'{g}&scope.system=all',
-              f'{u}&scope.system=x', f'{u}&scope.system',
-              f'{v}&{inh}', f'{sd}&{inh}', f'{sp}&{inh}', f'{g}&{inh}',
-              f'{v}&scope.OS-INHERIT:inherited_to=x', f'{u}&{inh}',
-              f'{u}&include_names', f'{g}&include_names',
-              f'{sd}&include_names', f'{sp}&include_names=1',
-              f'{u}&include_names=0', f'{v}&{inh}&include_names',
-              f'{u}&scope.system=all&include_names',
-              f'{u}&effective', f'{v}&effective', f'{u}&effective=0',
-              f'{u}&effective=1', f'{u}&effective=false',
-              f'{sp}&effective', f'{ss}&effective', f'{sd}&effective',
-              f'{u}&{sp}&effective', f'{v}&{ss}&effective',
-              f'{u}&role.id=<id:role:i>&effective', f'{r}&effective',
-              f'{u}&{sp}&effective&include_names',
-              f'{v}&{ss}&effective&include_names',
-              f'{u}&scope.system=all&effective',
-              f'{v}&scope.system=all&effective&include_names',
-              f'{v}&{inh}&effective', f'{ss}&{inh}&effective',
-              f'{sp}&include_subtree', f'{sp}&include_subtree=0',
-              f'{sp}&include_subtree&effective',
-              f'{sp}&include_subtree&include_names',
-              f'{ss}&include_subtree&{u}',
-              f'{u}&limit=1', f'{u}&x=1', f'{u}&user.name=u'):
-        b(f'GET by {q}', 'GET', f'{P}?{q}')
-    b('HEAD by user', 'HEAD', f'{P}?{u}')
-    for q in ('include_subtree', f'{sd}&include_subtree',
-              f'{u}&include_subtree', f'{u}&{g}', f'{sp}&{sd}',
-              f'{sp}&scope.system=all', f'{sd}&scope.system=all',
-              f'{g}&effective', f'{sd}&{inh}&effective',
-              'user.id=', 'user.id=' + GONE, 'group.id=' + GONE,
-              'role.id=' + GONE, 'scope.project.id=' + GONE,
-              'scope.domain.id=' + GONE, 'scope.project.id=a_b',
-              f'user.id={GONE}&effective', f'scope.project.id={GONE}'
-              '&effective', f'scope.project.id={GONE}&include_subtree',
-              f'user.id={GONE}&include_names'):
-        b(f'GET by odd {q}', 'GET', f'{P}?{q}', glob=q == 'user.id=')
-    for t, q in (('member', ''), ('member', '?' + u),
-                 ('member', '?user.id=<id:user:own>'),
-                 ('member', '?scope.project.id=<id:project:own>'),
-                 ('member', '?scope.project.id=<id:project:own>'
-                  '&include_subtree'), ('system', '?' + u)):
-        b(f'GET {q} as {t}', 'GET', P + q, token=t)
-    b('GET without token', 'GET', P, token=None)
-    b('GET garbage token', 'GET', P, token=None,
-      headers={'X-Auth-Token': 'garbage'})
-    b('grant admin on p', 'PUT', '/v3/projects/<id:project:p>/users/'
-      '<id:user:v>/roles/<id:role:admin>')
-    b.auth('login project admin', '<id:user:v>',
-           {'project': {'id': '<id:project:p>'}}, save='pa', pause=1.2)
-    b('GET subtree as project admin', 'GET', f'{P}?{sp}&include_subtree',
-      token='pa')
+    P = "/v3/role_assignments"
+    b.create("domain", "d", {"name": "ra-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b.create("project", "p", dict(D, name="p"))
+    b.create("project", "sub", dict(D, name="sub", parent_id="<id:project:p>"))
+    b.create("project", "sub2", dict(D, name="sub2", parent_id="<id:project:sub>"))
+    b.create("user", "u", dict(D, name="u", password="pw-1234"))
+    b.create("user", "v", dict(D, name="v", password="pw-1234"))
+    b.create("group", "g", dict(D, name="g"))
+    b.create("role", "r", {"name": "ra-r"})
+    b.create("role", "i", {"name": "ra-i"})
+    b.create("role", "dr", dict(D, name="ra-dr"))
+    b("r implies i", "PUT", "/v3/roles/<id:role:r>/implies/<id:role:i>")
+    b("dr implies i", "PUT", "/v3/roles/<id:role:dr>/implies/<id:role:i>")
+    for u in "uv":
+        b(f"{u} in g", "PUT", f"/v3/groups/<id:group:g>/users/<id:user:{u}>")
+    for n, p in enumerate(
+        (
+            "/projects/<id:project:p>/users/<id:user:u>/roles/<id:role:r>",
+            "/projects/<id:project:sub>/users/<id:user:u>/roles/<id:role:dr>",
+            "/projects/<id:project:p>/groups/<id:group:g>/roles/<id:role:member>",
+            "/domains/<id:domain:d>/users/<id:user:u>/roles/<id:role:reader>",
+            "/domains/<id:domain:d>/groups/<id:group:g>/roles/<id:role:r>",
+            "/system/users/<id:user:u>/roles/<id:role:reader>",
+            "/system/groups/<id:group:g>/roles/<id:role:r>",
+            "/OS-INHERIT/domains/<id:domain:d>/users/<id:user:v>/roles/<id:role:r>/inherited_to_projects",
+            "/OS-INHERIT/domains/<id:domain:d>/groups/<id:group:g>/roles/<id:role:reader>/inherited_to_projects",
+            "/OS-INHERIT/projects/<id:project:p>/users/<id:user:v>/roles/<id:role:member>/inherited_to_projects",
+        )
+    ):
+        b(f"grant {n}", "PUT", "/v3" + p)
+    b("GET all", "GET", P, glob=True)
+    b("HEAD all", "HEAD", P, glob=True)
+    u, v, g, r = ("user.id=<id:user:u>", "user.id=<id:user:v>", "group.id=<id:group:g>", "role.id=<id:role:r>")
+    sp, ss, sd = (
+        "scope.project.id=<id:project:p>",
+        "scope.project.id=<id:project:sub>",
+        "scope.domain.id=<id:domain:d>",
+    )
+    inh = "scope.OS-INHERIT:inherited_to=projects"
+    for q in (
+        u,
+        v,
+        g,
+        r,
+        sp,
+        ss,
+        sd,
+        "role.id=<id:role:i>",
+        f"{u}&{r}",
+        f"{u}&{sp}",
+        f"{u}&{sd}",
+        f"{g}&{sp}",
+        f"{u}&scope.system=all",
+        f"{g}&scope.system=all",
+        f"{u}&scope.system=x",
+        f"{u}&scope.system",
+        f"{v}&{inh}",
+        f"{sd}&{inh}",
+        f"{sp}&{inh}",
+        f"{g}&{inh}",
+        f"{v}&scope.OS-INHERIT:inherited_to=x",
+        f"{u}&{inh}",
+        f"{u}&include_names",
+        f"{g}&include_names",
+        f"{sd}&include_names",
+        f"{sp}&include_names=1",
+        f"{u}&include_names=0",
+        f"{v}&{inh}&include_names",
+        f"{u}&scope.system=all&include_names",
+        f"{u}&effective",
+        f"{v}&effective",
+        f"{u}&effective=0",
+        f"{u}&effective=1",
+        f"{u}&effective=false",
+        f"{sp}&effective",
+        f"{ss}&effective",
+        f"{sd}&effective",
+        f"{u}&{sp}&effective",
+        f"{v}&{ss}&effective",
+        f"{u}&role.id=<id:role:i>&effective",
+        f"{r}&effective",
+        f"{u}&{sp}&effective&include_names",
+        f"{v}&{ss}&effective&include_names",
+        f"{u}&scope.system=all&effective",
+        f"{v}&scope.system=all&effective&include_names",
+        f"{v}&{inh}&effective",
+        f"{ss}&{inh}&effective",
+        f"{sp}&include_subtree",
+        f"{sp}&include_subtree=0",
+        f"{sp}&include_subtree&effective",
+        f"{sp}&include_subtree&include_names",
+        f"{ss}&include_subtree&{u}",
+        f"{u}&limit=1",
+        f"{u}&x=1",
+        f"{u}&user.name=u",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b("HEAD by user", "HEAD", f"{P}?{u}")
+    for q in (
+        "include_subtree",
+        f"{sd}&include_subtree",
+        f"{u}&include_subtree",
+        f"{u}&{g}",
+        f"{sp}&{sd}",
+        f"{sp}&scope.system=all",
+        f"{sd}&scope.system=all",
+        f"{g}&effective",
+        f"{sd}&{inh}&effective",
+        "user.id=",
+        "user.id=" + GONE,
+        "group.id=" + GONE,
+        "role.id=" + GONE,
+        "scope.project.id=" + GONE,
+        "scope.domain.id=" + GONE,
+        "scope.project.id=a_b",
+        f"user.id={GONE}&effective",
+        f"scope.project.id={GONE}&effective",
+        f"scope.project.id={GONE}&include_subtree",
+        f"user.id={GONE}&include_names",
+    ):
+        b(f"GET by odd {q}", "GET", f"{P}?{q}", glob=q == "user.id=")
+    for t, q in (
+        ("member", ""),
+        ("member", "?" + u),
+        ("member", "?user.id=<id:user:own>"),
+        ("member", "?scope.project.id=<id:project:own>"),
+        ("member", "?scope.project.id=<id:project:own>&include_subtree"),
+        ("system", "?" + u),
+    ):
+        b(f"GET {q} as {t}", "GET", P + q, token=t)
+    b("GET without token", "GET", P, token=None)
+    b("GET garbage token", "GET", P, token=None, headers={"X-Auth-Token": "garbage"})
+    b("grant admin on p", "PUT", "/v3/projects/<id:project:p>/users/<id:user:v>/roles/<id:role:admin>")
+    b.auth("login project admin", "<id:user:v>", {"project": {"id": "<id:project:p>"}}, save="pa", pause=1.2)
+    b("GET subtree as project admin", "GET", f"{P}?{sp}&include_subtree", token="pa")
     # what a user can use
-    b.auth('login u', '<id:user:u>', save='u')
-    b.auth('login v', '<id:user:v>', save='v')
-    for t in 'uv':
-        for what in ('projects', 'domains', 'system'):
-            b(f'auth/{what} of {t}', 'GET', f'/v3/auth/{what}', token=t)
-        b(f'projects of {t}', 'GET', f'/v3/users/<id:user:{t}>/projects')
-        for n, scope in (('p', {'project': {'id': '<id:project:p>'}}),
-                         ('sub', {'project': {'id': '<id:project:sub>'}}),
-                         ('sub2', {'project': {'id': '<id:project:sub2>'}}),
-                         ('d', {'domain': {'id': '<id:domain:d>'}}),
-                         ('s', {'system': {'all': True}})):
-            b.auth(f'login {t} {n}', f'<id:user:{t}>', scope,
-                   query='?nocatalog')
-    b('delete prior role', 'DELETE', '/v3/roles/<id:role:r>')
-    b('assignments after', 'GET', f'{P}?{u}')
+    b.auth("login u", "<id:user:u>", save="u")
+    b.auth("login v", "<id:user:v>", save="v")
+    for t in "uv":
+        for what in ("projects", "domains", "system"):
+            b(f"auth/{what} of {t}", "GET", f"/v3/auth/{what}", token=t)
+        b(f"projects of {t}", "GET", f"/v3/users/<id:user:{t}>/projects")
+        for n, scope in (
+            ("p", {"project": {"id": "<id:project:p>"}}),
+            ("sub", {"project": {"id": "<id:project:sub>"}}),
+            ("sub2", {"project": {"id": "<id:project:sub2>"}}),
+            ("d", {"domain": {"id": "<id:domain:d>"}}),
+            ("s", {"system": {"all": True}}),
+        ):
+            b.auth(f"login {t} {n}", f"<id:user:{t}>", scope, query="?nocatalog")
+    b("delete prior role", "DELETE", "/v3/roles/<id:role:r>")
+    b("assignments after", "GET", f"{P}?{u}")
 
 
 # --------------------------------------------------------------------------
 
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('output', nargs='?', default=os.path.join(
-        HERE, 'upstream', 'exchanges.json'))
-    parser.add_argument('--check', action='store_true')
-    parser.add_argument('--only', default='')
+    parser.add_argument("output", nargs="?", default=os.path.join(HERE, "upstream", "exchanges.json"))
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--only", default="")
     args = parser.parse_args()
-    only = [s for s in args.only.split(',') if s]
+    only = [s for s in args.only.split(",") if s]
     server = Keystone()
     exchanges = []
     try:
@@ -2250,18 +2503,16 @@ def main():
             start = time.time()
             n = len(exchanges)
             f(b)
-            print(f'{f.__name__}: {len(exchanges) - n} exchanges, '
-                  f'{time.time() - start:.1f} s', flush=True)
+            print(f"{f.__name__}: {len(exchanges) - n} exchanges, {time.time() - start:.1f} s", flush=True)
     finally:
         server.stop()
-    broken = [x['name'] for x in exchanges if x['response']['status'] >= 500]
-    print('5xx:', *broken, sep='\n  ')
+    broken = [x["name"] for x in exchanges if x["response"]["status"] >= 500]
+    print("5xx:", *broken, sep="\n  ")
     if args.check:
-        old = {x['name']: x for x in normalise.load(args.output)['exchanges']}
+        old = {x["name"]: x for x in normalise.load(args.output)["exchanges"]}
         for x in exchanges:
-            for d in normalise.compare(old[x['name']]['response'],
-                                       x['response']):
-                print(x['name'], d)
+            for d in normalise.compare(old[x["name"]]["response"], x["response"]):
+                print(x["name"], d)
     elif only:
         print(json.dumps(exchanges, indent=1))
     else:
@@ -2270,14 +2521,13 @@ def main():
 
 def save(path, exchanges):
     import importlib.metadata
-    with open(path, 'w', encoding='utf-8') as f:
-        f.write('{"keystone": "%s",\n "exchanges": [\n' %
-                importlib.metadata.version('keystone'))
-        f.write(',\n'.join(json.dumps(x, sort_keys=False)
-                           for x in exchanges))
-        f.write('\n]}\n')
-    print(f'{len(exchanges)} exchanges -> {os.path.relpath(path)}')
+
+    with open(path, "w", encoding="utf-8") as f:
+        f.write('{"keystone": "%s",\n "exchanges": [\n' % importlib.metadata.version("keystone"))
+        f.write(",\n".join(json.dumps(x, sort_keys=False) for x in exchanges))
+        f.write("\n]}\n")
+    print(f"{len(exchanges)} exchanges -> {os.path.relpath(path)}")
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     main()

@@ -81,9 +81,7 @@ class Realm:
 
     def another_validator(self, fastpath: FastPath) -> Validator:
         """The long road over the same replica, with a memory of its own."""
-        return Validator(
-            self.overlay, self.known, fastpath, self.policy, clock=self.clock, settings=self.settings
-        )
+        return Validator(self.overlay, self.known, fastpath, self.policy, clock=self.clock, settings=self.settings)
 
     def forgetful(self) -> Validator:
         """The long road that has to look everything up."""

@@ -65,7 +65,9 @@ async def test_an_inherited_role_counts_below_and_not_at_its_target(place, targe
 
 
 async def test_an_inherited_role_stays_in_its_branch(place):
-    place.change(put(grant(U, CHILD, "service", inherited=True)), put(grant(U, D, "service", target="domain", inherited=True)))
+    place.change(
+        put(grant(U, CHILD, "service", inherited=True)), put(grant(U, D, "service", target="domain", inherited=True))
+    )
     assert await names(place, ON_P) == ["member", "reader"]
     assert await names(place, ProjectScope(CHILD)) == []
     assert await names(place, ProjectScope(GRANDCHILD)) == ["service"]
