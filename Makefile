@@ -14,9 +14,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SERVERS := .venv/.servers
 ALL := .venv/.all
 PARALLEL := -n 2
-# what replays everything that was recorded of a real Keystone takes longer than a minute: `make test` does it
-FAST := tests/language tests/site tests/architecture tests/controller tests/api \
-	--ignore tests/api/test_upstream_exchanges.py -k "not recorded_exchanges"
+# the rest, `make test` runs as well
+FAST := tests/language tests/site tests/architecture tests/controller
 RUN := $(BIN)/rkctl tour --state $(STATE)
 
 help: ## show this

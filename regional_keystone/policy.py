@@ -29,6 +29,7 @@ _BASE = {
 _ALL, _SOME = ("system", "domain", "project"), ("system", "project")
 _TABLE: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("rule:admin_or_owner", _ALL, "revoke_tokens_for_user"),
+    ("rule:service_or_admin", _SOME, "list_revoke_events"),
     ("", (), "get_auth_catalog get_auth_projects get_auth_domains get_auth_system"),
     (
         (
@@ -246,7 +247,7 @@ _NOT_YET_SERVED = (
     "list_projects_for_endpoint add_endpoint_to_project check_endpoint_in_project "
     "list_endpoints_for_project remove_endpoint_from_project create_protocol update_protocol get_protocol"
     " list_protocols delete_protocol get_registered_limit list_registered_limits create_registered_limits"
-    " update_registered_limit delete_registered_limit list_revoke_events s3tokens_validate "
+    " update_registered_limit delete_registered_limit s3tokens_validate "
     "ec2tokens_validate create_service_provider list_service_providers get_service_provider "
     "update_service_provider delete_service_provider revocation_list create_trust list_trusts "
     "list_trusts_for_trustor list_trusts_for_trustee list_roles_for_trust get_role_for_trust delete_trust"

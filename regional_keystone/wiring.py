@@ -42,13 +42,6 @@ from regional_keystone.web import Limits, Web, admin_app
 
 log = structlog.get_logger("site")
 
-SHAPES = [
-    *discovery.SHAPES,
-    *catalog.SHAPES,
-    *projects.SHAPES,
-    *identity.SHAPES,
-    *assignment.SHAPES,
-]
 WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
 _JOIN_RETRY_S = 1.0
 _FRESH = "fresh"
@@ -143,7 +136,14 @@ def door(
     validator = Validator(part.overlay, part.follower, fastpath, policy, clock=part.clock, settings=settings)
     issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings)
     engine = Api(
-        [*auth.shapes(issuer, validator, keep_s(settings)), *SHAPES],
+        [
+            *discovery.SHAPES,
+            *auth.shapes(issuer, validator, keep_s(settings)),
+            *catalog.SHAPES,
+            *projects.SHAPES,
+            *identity.shapes(settings.identity.password_hash_rounds),
+            *assignment.SHAPES,
+        ],
         reader=part.overlay,
         committer=committer,
         prove=validator.proven,
