@@ -1,11 +1,13 @@
 """Cost of a validation beside nginx, in one run: `python -m tests.bench.bench_validate [--smoke]`.
 
-Cases run interleaved, best of three rounds; the ratio to nginx is the figure, the rest depends on the machine.
-With --url, --caller, --subject a running site is measured beside nginx instead of servers of its own.
+Starts a federation of one site, has tokens issued at its controller, and validates them at the site: each once (cold),
+then again and again (hot). Cases run interleaved, best of three rounds; the ratio to nginx is the figure, the rest
+depends on the machine. With --url, --caller, --subject a site that runs already is measured instead.
 """
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import re
@@ -25,9 +27,7 @@ from pathlib import Path
 CONNECTIONS = 32
 ROUNDS = 3
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-BODY = b'{"token":{"filler":"' + b"x" * 4_280 + b'"}}'
-SUBJECTS = [f"gAAAAAB{n:04d}" + "s" * 170 for n in range(1000)]
-CALLER = "gAAAAABcaller" + "c" * 170
+TOKENS = 1000
 
 
 @dataclass(frozen=True)
@@ -54,78 +54,11 @@ class Figure:
 # --- servers, each a process of its own -------------------------------------------------------------------------------
 
 
-def serve_ours(kind: str, port: int) -> None:
-    """Run in a child: our server with front, without it, or plain aiohttp with a constant answer."""
-    try:
-        import uvloop
-
-        run = uvloop.run
-    except ImportError:
-        run = asyncio.run
-    run({"front": _with_front, "web": _without_front, "aiohttp": _plain}[kind](port))
-
-
-class Remembered:
-    """Verdicts that were remembered: what a hit of the fast path costs, two look-ups by digest included."""
-
-    def __init__(self) -> None:
-        from hashlib import sha256
-
-        self.sha256 = sha256
-        self.callers = {sha256(CALLER.encode()).digest()}
-        self.verdicts = {sha256(subject.encode()).digest(): (BODY, 1 << 62) for subject in SUBJECTS}
-
-    def ask(self, caller: str, subject: str, catalog: bool, now: int, *, head: bool = False) -> bytes | None:
-        if self.sha256(caller.encode()).digest() not in self.callers:
-            return None
-        body, until = self.verdicts.get(self.sha256(subject.encode()).digest(), (None, 0))
-        return body if now < until else None
-
-
-class Wall:
-    def now(self) -> int:
-        return time.time_ns() // 1000
-
-    def ticks(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-async def _ours(port: int, *, looks_first: bool) -> None:
-    from regional_keystone import front
-    from regional_keystone.messages import Request, Response
-    from regional_keystone.metrics import Metrics
-    from regional_keystone.web import Limits, Web
-
-    verdicts, clock = Remembered(), Wall()
-
-    class Long:
-        async def answer(self, request: Request) -> Response:
-            subject = request.headers["x-subject-token"]
-            body = verdicts.ask(request.headers["x-auth-token"], subject, True, clock.now())
-            return Response(status=200, headers={"X-Subject-Token": subject}, body=body or b"")
-
-    limits = Limits(connections_per_peer=1000)
-    web = Web(Long(), clock=clock, metrics=Metrics(), limits=limits, fastpath=verdicts if looks_first else None)
-    await front.serve(web, "127.0.0.1", port)
-    await asyncio.Event().wait()
-
-
-async def _with_front(port: int) -> None:
-    await _ours(port, looks_first=True)
-
-
-async def _without_front(port: int) -> None:
-    await _ours(port, looks_first=False)
-
-
-async def _plain(port: int) -> None:
+async def _plain(port: int, body: bytes) -> None:
     from aiohttp import web
 
     async def answer(request: web.Request) -> web.Response:
-        return web.Response(body=BODY, content_type="application/json")
+        return web.Response(body=body, content_type="application/json")
 
     app = web.Application()
     app.router.add_get("/v3/auth/tokens", answer)
@@ -167,20 +100,50 @@ def free_port() -> int:
         return port
 
 
-def ours(stack: ExitStack) -> list[Case]:
-    """Our hot path, the same without looking first, and aiohttp alone."""
-    names = {"front": "regional keystone, hot", "web": "the same without front", "aiohttp": "aiohttp, constant answer"}
-    cases = []
-    for kind, name in names.items():
-        port = free_port()
-        command = [sys.executable, "-m", "tests.bench.bench_validate", "--child", kind, str(port)]
-        child = stack.enter_context(process(command, port))
-        url = f"http://127.0.0.1:{port}/v3/auth/tokens"
-        cases.append(Case(name, url, (child.pid,), (f"X-Auth-Token: {CALLER}",), tuple(SUBJECTS)))
-    return cases
+@dataclass(frozen=True)
+class Federation:
+    """A federation that runs, and tokens of it that its site has not seen."""
+
+    site: str
+    caller: str
+    subjects: tuple[str, ...]
 
 
-def nginx(stack: ExitStack, body: bytes) -> list[Case]:
+def federation(stack: ExitStack) -> Federation:
+    """One controller and one site in a directory of their own; ended with the stack."""
+    state = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "state"
+    rkctl = str(Path(sys.executable).with_name("rkctl"))
+    up = [rkctl, "up", "--detach", "--state", str(state), "--port", str(free_port()), "--sites", "RegionOne"]
+    stack.callback(subprocess.run, [rkctl, "down", "--state", str(state)], capture_output=True, check=False)
+    subprocess.run(up, capture_output=True, check=True, timeout=90)
+    told = subprocess.run([rkctl, "status", "--state", str(state), "--json"], capture_output=True, check=True)
+    status = json.loads(told.stdout)
+    words = dict(re.findall(r"export (OS_\w+)='?([^'\n]*)'?", (state / "openrc").read_text()))
+    site, controller = status["sites"][0]["url"], status["controller"]["url"]
+    user = {"name": words["OS_USERNAME"], "domain": {"id": "default"}, "password": words["OS_PASSWORD"]}
+    scope = {"project": {"name": words["OS_PROJECT_NAME"], "domain": {"id": "default"}}}
+    first = issued(controller, {"methods": ["password"], "password": {"user": user}}, scope)
+    again = {"methods": ["token"], "token": {"id": first}}
+    return Federation(site, first, tuple(issued(controller, again, scope) for _ in range(TOKENS)))
+
+
+def issued(url: str, identity: dict[str, object], scope: dict[str, object]) -> str:
+    """A new token."""
+    body = json.dumps({"auth": {"identity": identity, "scope": scope}}).encode()
+    asked = urllib.request.Request(f"{url}/auth/tokens", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        return str(answer.headers["X-Subject-Token"])
+
+
+def aiohttp_alone(stack: ExitStack, size_bytes: int) -> Case:
+    """aiohttp with a constant answer of this size: what the same server costs without looking first."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.bench_validate", "--child", str(port), str(size_bytes)]
+    child = stack.enter_context(process(command, port))
+    return Case("aiohttp, constant answer", f"http://127.0.0.1:{port}/v3/auth/tokens", (child.pid,), (), ("-",))
+
+
+def nginx(stack: ExitStack, body: bytes, headers: tuple[str, ...], subjects: tuple[str, ...]) -> list[Case]:
     """nginx with a static file of the same size, one worker."""
     if not found("nginx", "nginx-light"):
         print("missing: nginx (Debian package nginx-light), left out")
@@ -200,10 +163,7 @@ def nginx(stack: ExitStack, body: bytes) -> list[Case]:
     )
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     child = stack.enter_context(process([program, "-c", f"{folder}/nginx.conf", "-e", f"{folder}/error.log"], port))
-    headers = (f"X-Auth-Token: {CALLER}",)
-    return [
-        Case("nginx, static file", f"http://127.0.0.1:{port}/tokens.json", family(child.pid), headers, tuple(SUBJECTS))
-    ]
+    return [Case("nginx, static file", f"http://127.0.0.1:{port}/tokens.json", family(child.pid), headers, subjects)]
 
 
 def found(program: str, package: str) -> bool:
@@ -323,16 +283,30 @@ def table(figures: dict[str, Figure]) -> str:
     return "\n".join(lines)
 
 
-def running(url: str, caller: str, subjects: Sequence[str]) -> tuple[Case, bytes]:
-    """A site that runs already, and the body that it answers; it is warm afterwards."""
-    url = url.rstrip("/") + "/auth/tokens"
-    body = b""
-    for subject in subjects:
-        asked = urllib.request.Request(url, headers={"X-Auth-Token": caller, "X-Subject-Token": subject})
-        with urllib.request.urlopen(asked, timeout=10) as answer:
-            body = answer.read()
+def cold(url: str, caller: str, subjects: Sequence[str]) -> tuple[Case, Figure, bytes]:
+    """A site that runs, warm afterwards; what the first validation of each token cost, and an answer's body."""
     port = int(re.search(r":(\d+)/", url)[1])  # type: ignore[index]
-    return Case("running site", url, listeners(port), (f"X-Auth-Token: {caller}",), tuple(subjects)), body
+    case = Case(
+        "regional keystone, hot",
+        url.rstrip("/") + "/auth/tokens",
+        listeners(port),
+        (f"X-Auth-Token: {caller}",),
+        tuple(subjects),
+    )
+    before, began, took = cpu_s(case.pids), time.perf_counter(), []
+    connection, body = http.client.HTTPConnection("127.0.0.1", port), b""
+    for subject in subjects:
+        started = time.perf_counter()
+        connection.request("GET", "/v3/auth/tokens", headers={"X-Auth-Token": caller, "X-Subject-Token": subject})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"a valid token was answered {answer.status}")
+        took.append((time.perf_counter() - started) * 1e6)
+    count, took_s = len(took), time.perf_counter() - began
+    took.sort()
+    cpu_us = (cpu_s(case.pids) - before) / count * 1e6
+    return case, Figure(count / took_s, took[count // 2], took[count * 99 // 100], cpu_us), body
 
 
 def listeners(port: int) -> tuple[int, ...]:
@@ -368,20 +342,23 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     chosen = arguments(argv)
     if chosen.child:
-        serve_ours(chosen.child[0], int(chosen.child[1]))
+        port, size_bytes = map(int, chosen.child)
+        asyncio.run(_plain(port, b"x" * size_bytes))
         return
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         script = folder / "load.lua" if found("wrk", "wrk") else None
-        print(
-            f"load: {'wrk' if script else 'own client (wrk is missing)'}, {CONNECTIONS} connections, best of {ROUNDS}"
-        )
         if chosen.url:
-            site, body = running(chosen.url, chosen.caller, chosen.subject)
-            cases = [site, *nginx(stack, body)]
+            measured = Federation(chosen.url, chosen.caller, tuple(chosen.subject))
         else:
-            cases = [*ours(stack), *nginx(stack, BODY)]
-        figures = run(cases, 1.0 if chosen.smoke else chosen.seconds, script)
+            print(f"starting a federation, issuing {TOKENS} tokens at its controller", flush=True)
+            measured = federation(stack)
+        hot, once, body = cold(measured.site, measured.caller, measured.subjects)
+        others = [aiohttp_alone(stack, len(body)), *nginx(stack, body, hot.headers, hot.subjects)]
+        load = "wrk" if script else "own client (wrk is missing)"
+        print(f"load: {load}, {CONNECTIONS} connections, best of {ROUNDS}; an answer has {len(body)} bytes", flush=True)
+        figures = run([hot, *others], 1.0 if chosen.smoke else chosen.seconds, script)
+        figures = {hot.name: figures.pop(hot.name), "regional keystone, cold (1 connection)": once, **figures}
         print(table(figures))
         if chosen.json:
             chosen.json.write_text(json.dumps({name: vars(figure) for name, figure in figures.items()}, indent=1))
