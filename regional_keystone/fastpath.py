@@ -55,9 +55,12 @@ class Derived:
 
 
 class Facts(Derived):
-    """Who a user is and has in one scope, for any number of tokens; `user`, `rest`, `catalog` are parts of a body."""
+    """Who a user is and has in one scope, for any number of tokens; `user`, `rest`, `catalog` are parts of a body.
 
-    __slots__ = ("catalog", "domain", "home_id", "project", "rest", "roles", "user", "who")
+    `may`: what policy lets such a caller validate, by the methods of its token (see Verdict).
+    """
+
+    __slots__ = ("catalog", "domain", "home_id", "may", "project", "rest", "roles", "user", "who")
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Facts(Derived):
         super().__init__(key, reads, position)
         self.who, self.home_id, self.project, self.domain, self.roles = who, home_id, project, domain, roles
         self.user, self.rest, self.catalog = user, rest, catalog
+        self.may: dict[tuple[str, ...], tuple[bool, bool, bool, bool]] = {}
 
 
 class Verdict:

@@ -191,11 +191,20 @@ class Validator:
             tail=parts.tail,
             not_before=_not_before(token),
             max_age_s=max_age_s,
-            may=self._may(principal),
+            may=self._may(principal, facts),
         )
 
-    def _may(self, principal: Principal) -> tuple[bool, bool, bool, bool]:
-        """Whether policy lets this caller validate anybody's token and its user's own, by GET and by HEAD."""
+    def _may(self, principal: Principal, facts: Facts) -> tuple[bool, bool, bool, bool]:
+        """Whether policy lets this caller validate anybody's token and its user's own, by GET and by HEAD.
+
+        Asked once for all tokens of the same facts and methods: nothing else of a token is in the credentials of rules.
+        """
+        known = facts.may.get(principal.token.methods)
+        if known is None:
+            known = facts.may[principal.token.methods] = self._asked(principal)
+        return known
+
+    def _asked(self, principal: Principal) -> tuple[bool, bool, bool, bool]:
         whose = (_NOBODY, principal.user_id)
         get, get_own, head, head_own = (
             self._permits(principal, action, user_id) for action in _ACTIONS for user_id in whose
