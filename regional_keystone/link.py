@@ -312,6 +312,6 @@ async def renew(identity: Identity, controllers: Sequence[str], clock: Clock) ->
             try:
                 await identity.renew(controllers)
                 log.info("certificate_renewed")
-            except (Unavailable, StoreRefused) as error:
+            except (Unavailable, StoreRefused, OSError) as error:  # a full disk among them
                 log.error("certificate_not_renewed", why=str(error))
         await clock.sleep(min(60.0, max(1.0, (identity.renewal_due_at() - clock.now()) / 1_000_000)))

@@ -338,8 +338,11 @@ class Site:
         while True:
             fresh_at = self.part.follower.fresh_at()
             if fresh_at is not None and fresh_at - noted_at > 10 * _SECOND_US:
-                await asyncio.to_thread(durable.write, path, str(fresh_at).encode())
-                noted_at = fresh_at
+                try:
+                    await asyncio.to_thread(durable.write, path, str(fresh_at).encode())
+                    noted_at = fresh_at
+                except OSError as error:  # a full disk: it is tried again
+                    log.error("freshness_not_noted", why=error.strerror)
             await self.clock.sleep(5.0)
 
     async def _answer_late(self) -> None:

@@ -1,0 +1,124 @@
+"""A whole site, restarted: what it knew of its own freshness survives, and decides."""
+
+import asyncio
+import dataclasses
+import json
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from regional_keystone import wiring
+from regional_keystone.authenticate import hash_password
+from regional_keystone.enrol import Identity, JoinToken
+from regional_keystone.messages import Request
+from regional_keystone.model import Project, User
+from regional_keystone.settings import Keys, Settings, Site, Token
+from tests.cloud import eventually, running
+from tests.replay import LeapingClock
+
+ISOLATION_S = 600.0
+LOGIN = {"name": "u", "domain": {"id": "default"}, "password": "correct horse"}
+
+
+class Lives:
+    """One site's state and clock, through as many lives as a test wants."""
+
+    def __init__(self, directory):
+        self.clock = LeapingClock()
+        self.state = directory / "site"
+        self.identity = Identity(self.state / "identity")
+        self.settings = dataclasses.replace(
+            Settings(), site=Site(state_dir=self.state), keys=Keys(isolation_s=ISOLATION_S)
+        )
+
+    @asynccontextmanager
+    async def life(self):
+        async with AsyncExitStack() as stack:
+            site = wiring.Site(self.settings, self.clock, self.identity)
+            await site.build(stack)
+            tasks = [asyncio.create_task(one) for one in site.tasks()]
+            try:
+                yield site
+                assert not any(task.done() for task in tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def login(site):
+    auth = {"identity": {"methods": ["password"], "password": {"user": LOGIN}}}
+    body = json.dumps({"auth": auth}).encode()
+    return (await site.door.api.answer(Request(id="1", method="POST", path="/v3/auth/tokens", body=body))).status
+
+
+def is_fresh(site):
+    return site.part.follower.projected > 0 and site.part.follower.age_s() < 2
+
+
+@pytest.fixture
+async def lives(tmp_path):
+    """A site that was fresh a moment ago and has noted it, and whose controller is away."""
+    made = Lives(tmp_path)
+    async with running(tmp_path, ()) as cloud:
+        hashed = await hash_password(LOGIN["password"], 4)
+        user = User(id="u", domain_id="default", name="u", password_hash=hashed)
+        await cloud.controller.write(Project(id="default", name="Default", is_domain=True), user)
+        await made.identity.join(JoinToken.read(await cloud.controller.sites.invite("RegionOne")))
+        async with made.life() as site:
+            await eventually(lambda: is_fresh(site))
+            made.clock.ahead_s += 5
+            await eventually((made.state / "fresh").exists)
+            assert await login(site) == 201
+        await cloud.controller.stop()
+        made.controller = cloud.controller
+        yield made
+
+
+async def test_a_site_restarted_while_the_controller_is_away_knows_its_age_and_issues(lives):
+    lives.clock.ahead_s += 100
+    async with lives.life() as site:
+        assert 100 <= site.part.follower.age_s() < 130
+        assert site.status()["age_s"] >= 100
+        assert site.status()["state"] == "isolated"
+        assert await login(site) == 201
+
+
+async def test_a_restart_does_not_lengthen_the_time_for_which_a_site_issues_alone(lives):
+    lives.clock.ahead_s += ISOLATION_S / 2
+    async with lives.life() as site:
+        assert await login(site) == 201
+        lives.clock.ahead_s += ISOLATION_S / 2 + 1
+        assert await login(site) == 503
+    async with lives.life() as site:
+        assert await login(site) == 503
+
+
+@pytest.mark.parametrize("noted", ["later", "rubbish", "nothing"])
+async def test_a_site_that_cannot_know_its_age_issues_nothing(lives, noted):
+    if noted == "later":  # somebody has set the wall clock back
+        lives.clock.ahead_s -= 3600
+    elif noted == "rubbish":
+        (lives.state / "fresh").write_bytes(b"yesterday")
+    else:
+        (lives.state / "fresh").unlink()
+    async with lives.life() as site:
+        assert site.status()["age_s"] is None
+        assert await login(site) == 503
+
+
+async def test_a_site_whose_disk_is_full_goes_on(lives):
+    (lives.state / "fresh.new").mkdir()
+    await lives.controller.start()
+    async with lives.life() as site:
+        await eventually(lambda: is_fresh(site))
+        for _ in range(3):  # each time it is tried again
+            lives.clock.ahead_s += 20
+            await eventually(lambda: is_fresh(site))
+
+
+@pytest.mark.parametrize(("expiration", "window", "isolation_s"), [(60, 0, 1.0), (90_000, 10, 5.0), (60, 500_000, 9e5)])
+def test_what_voids_or_opens_a_token_is_kept_for_as_long_as_one_can_be_shown(expiration, window, isolation_s):
+    token = Token(expiration=expiration, allow_expired_window=window)
+    settings = dataclasses.replace(Settings(), token=token, keys=Keys(isolation_s=isolation_s))
+    assert wiring.keep_s(settings) >= expiration + window + isolation_s
