@@ -1,4 +1,4 @@
-"""A Keystone of the reference version in a venv of its own, made once and kept."""
+"""What was not made by us: in venvs of their own, made once and kept; and a federation for clients to talk to."""
 
 import fcntl
 import os
@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+
+from controller.federation import Home, is_free
 
 KEYSTONE = "keystone==30.0.0"
 
@@ -36,3 +38,33 @@ def venv_with(name, *requirements):
 def upstream_python():
     """The python of a venv that holds Keystone 30.0.0."""
     return venv_with("keystone-30.0.0", KEYSTONE)
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory):
+    """A controller and two sites, in processes of their own, for everything that stock clients do."""
+    home = Home.at(tmp_path_factory.mktemp("stock") / "federation")
+    # other tests look for their ports below; the kernel's own begin above
+    port = next(one for one in range(30100, 32500, 25) if all(is_free(one + offset) for offset in range(10)))
+    rkctl = pathlib.Path(sys.executable).with_name("rkctl")
+    where = ["--state", str(home.directory)]
+    cheap = ["--set", "identity.password_hash_rounds=4"]
+    subprocess.run(
+        [rkctl, "up", "--detach", *where, "--port", str(port), "--sites", "RegionOne,RegionTwo", *cheap], check=True
+    )
+    try:
+        yield home
+    finally:
+        subprocess.run([rkctl, "down", *where], check=True)
+
+
+@pytest.fixture(scope="session")
+def tempest_python():
+    """The python of a venv that holds OpenStack's own tests of the Identity API."""
+    return venv_with("tempest-47.0.0", "tempest==47.0.0")
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """This environment without the settings of anybody's cloud."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OS_", "TEMPEST_"))}
