@@ -219,7 +219,7 @@ def region_remove(
         if not yes and not typer.confirm(f"Remove {name}? It will know no change and no key from now on."):
             raise SystemExit(1)
         _ask(state, config, "/region/remove", {"name": name})
-        print(f"{name} is removed; rotate the keys so that those it holds lose their worth: `rkctl keys rotate`")
+        print(f"{name} is removed; it knows the next key as well, so turn the keys twice: `rkctl keys rotate`")
 
 
 @keys.command("status")
