@@ -18,6 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from controller.authority import identity
 from controller.commit import Sequencer
 from regional_keystone.errors import IdentityError, TooLarge, Unavailable
+from regional_keystone.follow import LATE
 from regional_keystone.log import LOG, Change, Entry, Put, put
 from regional_keystone.messages import (
     VERSION,
@@ -71,9 +72,7 @@ class Session:
     """One site's open stream."""
 
     site: str
-    instance: str
     socket: web.WebSocketResponse
-    since: int
     sent: int
     heard_ticks: float
     more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -167,7 +166,7 @@ class Replicator:
 
     async def _serve(self, socket: web.WebSocketResponse, hello: Hello, certificate: str | None) -> None:
         await self.drop(hello.site, "a newer stream of this site has opened")
-        session = Session(hello.site, hello.instance, socket, self._clock.now(), hello.position, self._clock.ticks())
+        session = Session(hello.site, socket, hello.position, self._clock.ticks())
         self.sessions[hello.site] = session
         if (reason := await self._why_not(hello, certificate)) is not None:  # removed while it was let in
             await self.drop(hello.site, reason)
@@ -295,7 +294,7 @@ class Replicator:
                 log.error("own_feed_oversteps", feed=feed, number=entry.number, table=change.table)
                 continue
             event = decode(RevocationEvent, change.row)
-            late = "late/" if event.id.startswith("late/") else ""
+            late = LATE if event.id.startswith(LATE) else ""
             # a token may be from a fast clock; all tokens of somebody are not to be void in advance
             latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
             if event.issued_before > latest:

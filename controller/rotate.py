@@ -5,7 +5,7 @@ makes a turn safe. Source: docs/adr/0006-rotation-waits-for-acknowledgements.md.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -88,7 +88,7 @@ class Rotator:
             raise Conflict("There is no key ring yet.")
         return self._plan(record, await self._sites.all())
 
-    async def turn(self, progress: Callable[[Plan], None] | None = None) -> Ring:
+    async def turn(self) -> Ring:
         """Wait for every acknowledgement, quarantine who misses the deadline, then turn: the ring as it is after it.
 
         Raises Conflict when another turn is under way.
@@ -98,7 +98,7 @@ class Rotator:
                 raise Conflict("A turn of the keys is under way already.")
             deadline = self._clock.ticks() + self._deadline_s
             while True:
-                await self._acknowledged(deadline, progress)
+                await self._acknowledged(deadline)
                 try:
                     return await self._turn()
                 except _Awaits as awaited:  # a site has joined, or was taken back, just now
@@ -129,10 +129,8 @@ class Rotator:
         except IdentityError as error:
             log.warning("site_not_taken_back", site=site, why=error.message)
 
-    async def _acknowledged(self, deadline: float, progress: Callable[[Plan], None] | None) -> None:
+    async def _acknowledged(self, deadline: float) -> None:
         while (plan := await self.plan()).waits_for:
-            if progress is not None:
-                progress(plan)
             if self._clock.ticks() >= deadline:
                 for site in plan.waits_for:
                     why = f"it did not acknowledge epoch {plan.epoch} within {self._deadline_s:.0f} s"

@@ -12,7 +12,6 @@ from regional_keystone.settings import option
 class Controller:
     """[controller]: the federation as a whole."""
 
-    cluster: str = option("", "Name of the federation; empty: a random one at the first start.")
     region: str = option("Global", "The controller's own region in the catalog.")
 
 

@@ -342,8 +342,8 @@ def _command(options: Options, members: Sequence[Member], member: Member, ready:
 
 
 def _write_config(home: Home, members: Sequence[Member], member: Member) -> Path:
-    values = {
-        "site": {"name": member.region, "state_dir": home.state(member.name)},
+    values: dict[str, dict[str, Any]] = {
+        "site": {"state_dir": home.state(member.name)},
         "listen": {
             "host": HOST,
             "port": member.public,
@@ -361,11 +361,6 @@ def _write_config(home: Home, members: Sequence[Member], member: Member) -> Path
     with home.config(member.name).open("w") as file:
         writer.write(file)
     return home.config(member.name)
-
-
-def check_sets(sets: Sequence[str]) -> None:
-    """Refuse settings that no process of the federation knows. Raises ConfigurationError."""
-    settings.load(ControllerSettings, None, sets)
 
 
 def _environment() -> dict[str, str]:

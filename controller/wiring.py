@@ -1,8 +1,9 @@
 """A site's wiring plus commit, replicate, rotate; background tasks in one TaskGroup."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,8 +23,11 @@ from regional_keystone import logs, wiring
 from regional_keystone.errors import StoreRefused
 from regional_keystone.messages import Request, Response
 from regional_keystone.ports import Clock
+from regional_keystone.record import Touch
 
 log = structlog.get_logger("controller")
+
+_AGAIN_S = 5.0
 
 
 class Controller:
@@ -40,6 +44,7 @@ class Controller:
         self.rotator: Rotator
         self.door: wiring.Door
         self._states: dict[str, str] = {}
+        self._sites_changed = asyncio.Event()
 
     async def build(self, stack: AsyncExitStack) -> None:
         """Open what is on disk and put it together; nothing runs yet."""
@@ -68,6 +73,8 @@ class Controller:
         tell("rotations", lambda: {"token": self.rotator.turns})
         tell("sites", lambda: Counter(self._states.values()))
         self.replicator.answer = self._answer
+        self.replicator.heard = self._heard
+        self.part.follower.watchers.append(self._saw)
 
     def _build_global(self) -> None:
         settings, clock, part = self.settings, self.clock, self.part
@@ -174,11 +181,23 @@ class Controller:
     async def _watch_sites(self) -> None:
         """Keep the status' view of the sites; take back quarantined ones that have caught up."""
         while True:
+            self._sites_changed.clear()
             self._states = {site.id: site.state for site in await self.sites.all()}
             for name, state in self._states.items():
                 if state == "quarantined":
                     await self.rotator.take_back(name)
-            await self.clock.sleep(0.2)
+            with suppress(TimeoutError):  # what could not be taken back, because of a full disk say, is tried again
+                async with asyncio.timeout(_AGAIN_S):
+                    await self._sites_changed.wait()
+
+    def _saw(self, position: int, touched: set[Touch]) -> None:
+        del position
+        if ("sites",) in touched:
+            self._sites_changed.set()
+
+    def _heard(self, site: str) -> None:
+        if self._states.get(site) == "quarantined":
+            self._sites_changed.set()
 
     async def _answer(self, request: Request) -> Response:
         return await self.door.api.answer(request, keep=True)

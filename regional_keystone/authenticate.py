@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import bcrypt
 import msgspec
 
-from regional_keystone.errors import Forbidden, Invalid, Unauthenticated, Unavailable
+from regional_keystone.errors import Forbidden, Unauthenticated, Unavailable, expecting
 from regional_keystone.model import Project, User
 from regional_keystone.ports import Reader
 from regional_keystone.token import Principal, SystemScope, Unscoped
@@ -129,6 +129,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     scope_kinds: frozenset[str] = frozenset()
     may_rescope: bool = True
 
+    def __repr__(self) -> str:
+        return f"Evidence({', '.join(self.data)})"
+
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
     """Whose identity was proven, and what a token made from it inherits."""
@@ -150,7 +153,7 @@ async def by_password(evidence: Evidence) -> Proof:
     """
     said = evidence.data.get("user")
     if said is None:
-        raise Invalid(expected("user", "None"))  # upstream's words
+        raise expecting("user", "None")  # upstream's words
     user = await _user(evidence.reader, said)
     hashed = user.password_hash if user else None
     fits = await verify_password(said.get("password", ""), hashed, evidence.rounds)
@@ -182,14 +185,6 @@ async def by_token(evidence: Evidence) -> Proof:
 METHODS: dict[str, Method] = {"password": by_password, "token": by_token}
 
 
-def expected(attribute: str, target: str) -> str:
-    """Upstream's sentence for something that a request lacks."""
-    return (
-        f"Expecting to find {attribute} in {target}. The server could not comply with the request since it is either "
-        "malformed or otherwise incorrect. The client is assumed to be in error."
-    )
-
-
 def _why_no_other(evidence: Evidence) -> str:
     """Why no other token may be made from this one; empty if it may."""
     if evidence.principal is None:
@@ -211,7 +206,7 @@ def _why_no_other(evidence: Evidence) -> str:
 async def _user(reader: Reader, said: Mapping[str, Any]) -> User | None:
     """The user that is meant, if that user and the domain are there and enabled."""
     if not said.get("id") and not said.get("name"):
-        raise Invalid(expected("id or name", "user"))
+        raise expecting("id or name", "user")
     if not said.get("name"):
         user = await reader.get(User, said["id"])
     else:
@@ -226,9 +221,9 @@ async def _user(reader: Reader, said: Mapping[str, Any]) -> User | None:
 async def _domain_id(reader: Reader, said: Mapping[str, Any]) -> str | None:
     domain = said.get("domain")
     if domain is None:
-        raise Invalid(expected("domain", "user"))
+        raise expecting("domain", "user")
     if not domain.get("id") and not domain.get("name"):
-        raise Invalid(expected("id or name", "domain"))
+        raise expecting("id or name", "domain")
     if not domain.get("name"):
         return str(domain["id"])
     found = await reader.find(Project, domain_id=None, name=domain["name"])

@@ -74,6 +74,9 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
     csr: str
     box_key: bytes
 
+    def __repr__(self) -> str:
+        return f"JoinRequest(name={self.name!r}, instance={self.instance!r})"
+
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a controller answers to a join or a renewal."""

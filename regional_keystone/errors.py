@@ -31,6 +31,14 @@ class Invalid(IdentityError):
     default = "The request you have made is invalid."
 
 
+def expecting(attribute: str, target: str) -> Invalid:
+    """The refusal of a request in which something was to be found and is not, in upstream's words."""
+    return Invalid(
+        f"Expecting to find {attribute} in {target}. The server could not comply with the request since it is either "
+        "malformed or otherwise incorrect. The client is assumed to be in error."
+    )
+
+
 class Unauthenticated(IdentityError):
     """No proof of who asks; deliberately silent on which half of it was wrong."""
 
@@ -75,13 +83,6 @@ class TooLarge(IdentityError):
 
     status = 413
     default = "Request is too large."
-
-
-class TooMany(IdentityError):
-    """The caller asks more often than it may."""
-
-    status = 429
-    default = "Too many requests."
 
 
 class Unavailable(IdentityError):

@@ -75,9 +75,7 @@ class Follower:
         self.watchers: list[Watcher] = []
         self.forgetters: list[Callable[[], None]] = []  # told when everything remembered may be wrong
         self.late: Callable[[list[RevocationEvent]], None] | None = None
-        self.own: str | None = (
-            None  # the name of this site's own feed, whose revocations were known when they were made
-        )
+        self.own: str | None = None  # the site's own feed: its revocations were known when they were made
         self.progress: Callable[[], None] = _nobody
         self._store = store
         self._clock = clock

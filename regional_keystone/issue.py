@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from regional_keystone.authenticate import METHODS, Evidence, Proof, expected
+from regional_keystone.authenticate import METHODS, Evidence, Proof
 from regional_keystone.document import Shared, body, own
-from regional_keystone.errors import Invalid, Unauthenticated, Unavailable
+from regional_keystone.errors import Unauthenticated, Unavailable, expecting
 from regional_keystone.keys import KeyRing
 from regional_keystone.model import Project, User
 from regional_keystone.ports import Clock, Reader
@@ -65,6 +65,9 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     scope: Mapping[str, Any] | str | None = None
     principal: Principal | None = None
 
+    def __repr__(self) -> str:
+        return f"Login(methods={self.methods!r}, scope={self.scope!r})"
+
 
 class Issued(msgspec.Struct, frozen=True, kw_only=True):
     """A new token: its text, what it says, and the body of the answer with its catalog and without."""
@@ -73,6 +76,9 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
     token: Token
     body: bytes
     bare: bytes
+
+    def __repr__(self) -> str:
+        return f"Issued(token={self.token!r})"
 
 
 class Issuer:
@@ -106,8 +112,7 @@ class Issuer:
         return self._sealed(proof, scope, prepared)
 
     def _check_isolation(self) -> None:
-        limit_s = self._settings.keys.isolation_s
-        if limit_s and self._knowledge.age_s() > limit_s:
+        if self._knowledge.age_s() > self._settings.keys.isolation_s:
             raise Unavailable("This region has been cut off for too long to issue tokens.")
 
     async def _proven(self, login: Login, kinds: frozenset[str]) -> Proof:
@@ -169,14 +174,14 @@ class Issuer:
         if "domain" in kinds:
             return DomainScope(await self._domain_id(said["domain"]))
         if not said["OS-TRUST:trust"].get("id"):
-            raise Invalid(expected("trust_id", "trust"))
+            raise expecting("trust_id", "trust")
         raise Unauthenticated  # there are no trusts yet, so this one is unknown
 
     async def _project_id(self, said: Mapping[str, Any]) -> str:
         if not said.get("name"):
             return str(said["id"])
         if "domain" not in said:
-            raise Invalid(expected("domain", "project"))
+            raise expecting("domain", "project")
         domain_id = await self._domain_id(said["domain"])
         found = await self._reader.find(Project, domain_id=domain_id, name=said["name"])
         if not found:
@@ -214,7 +219,7 @@ def check_methods(login: Login, known: tuple[str, ...]) -> None:
     """Raise Invalid for a method without its data, Unauthenticated for one that is not accepted here."""
     for name in login.methods:
         if name not in login.data:
-            raise Invalid(expected(name, "identity"))
+            raise expecting(name, "identity")
     if any(name not in METHODS or name not in known for name in login.methods):
         raise Unauthenticated("Attempted to authenticate with an unsupported method.")
 
@@ -225,5 +230,5 @@ def scope_kinds(said: Mapping[str, Any] | str | None) -> frozenset[str]:
         return frozenset()
     found = frozenset(kind for kind in _KINDS if kind in said)
     if len(found) != 1 or (isinstance(said, str) and found != {"unscoped"}):
-        raise Invalid(expected("system, project, domain, OS-TRUST:trust or unscoped", "scope"))
+        raise expecting("system, project, domain, OS-TRUST:trust or unscoped", "scope")
     return found

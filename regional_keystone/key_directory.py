@@ -20,11 +20,11 @@ from typing import TypeAlias
 
 import msgspec
 
+from regional_keystone.durable import sync_directory
 from regional_keystone.keys import KeyRing, check_key, check_value
 
 LEDGER = ".ring"
 """The file with the ring's epoch and numbers; holds no key. Upstream ignores it, as its name is no number."""
-
 
 _DAMAGED = b"damaged"
 
@@ -79,7 +79,7 @@ def write_directory(path: Path, ring: KeyRing, step: Step = _go_on) -> None:
     """
     step("make")
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _sync(path.parent)
+    sync_directory(path.parent)
     with _locked(path) as directory, _staging(path, step) as staging:
         _replace(path, directory, staging, _contents(path, ring), step)
 
@@ -247,14 +247,6 @@ def _write(file: Path, content: bytes, owner: os.stat_result) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(descriptor)
-
-
-def _sync(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 @contextlib.contextmanager

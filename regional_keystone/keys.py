@@ -72,6 +72,9 @@ class _Lock(NamedTuple):
     signing: bytes
     cipher: algorithms.AES128
 
+    def __repr__(self) -> str:
+        return f"_Lock({self.number})"
+
     @classmethod
     def of(cls, number: int, key: bytes) -> "_Lock":
         raw = base64.urlsafe_b64decode(key)

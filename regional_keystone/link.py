@@ -47,7 +47,6 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 _CLOSE_S = 1.0  # who does not say good-bye by then is left
 _OWN_BATCH = 200
 _OWN_BYTES = 256 * 1024
-_SKEW_US = 2_000_000
 _AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
 
 
@@ -70,6 +69,7 @@ class Link:
         own: OwnFeed,
         store: Writer,
         clock: Clock,
+        skew_s: float,
     ) -> None:
         self.connected_since: int | None = None
         self.reconnects = 0
@@ -80,6 +80,7 @@ class Link:
         self._own = own
         self._store = store
         self._clock = clock
+        self._skew_us = int(skew_s * 1_000_000)
         self._connection: _Connection | None = None
         self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
         self._speak = asyncio.Event()
@@ -281,7 +282,7 @@ class Link:
 
     def _compare(self, ahead_us: int, under_way_s: float) -> None:
         """Say so, loudly and once, when this machine's clock and the controller's are apart."""
-        apart = abs(ahead_us) > _SKEW_US + int(under_way_s * 1_000_000)
+        apart = abs(ahead_us) > self._skew_us + int(under_way_s * 1_000_000)
         if apart and not self._apart:
             log.error("clocks_apart", controller_ahead_s=round(ahead_us / 1_000_000, 1))
         self._apart = apart

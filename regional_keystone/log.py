@@ -25,6 +25,9 @@ class Put(msgspec.Struct, frozen=True, tag="put", array_like=True):
     now: dict[str, Any]
     was: dict[str, Any] | None = None
 
+    def __repr__(self) -> str:  # without the row, which may hold a secret
+        return f"Put({self.table!r}, {self.key!r}, now={self.now!r}, was={self.was!r})"
+
 
 class Remove(msgspec.Struct, frozen=True, tag="remove", array_like=True):
     """A row goes; `was` holds the indexed values it had."""

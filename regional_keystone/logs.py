@@ -2,7 +2,9 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,6 +35,12 @@ def configure(settings: Default) -> None:
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
+
+
+def where(failure: BaseException) -> str:
+    """The last frames of a failure, without values: what an exception says may hold secrets."""
+    frames = traceback.extract_tb(failure.__traceback__)[-3:]
+    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
 
 
 def _masked(logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

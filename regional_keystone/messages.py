@@ -14,7 +14,7 @@ VERSION = 1
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One HTTP request, free of any framework. Header names are lower case; `target` is as the client sent it."""
+    """One HTTP request, free of any framework. Header names are lower case; `path` is decoded."""
 
     id: str
     method: str
@@ -25,6 +25,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     peer: str = ""
     base_url: str = ""  # scheme://host[:port][/prefix] that links in the answer begin with
 
+    def __repr__(self) -> str:  # headers and body hold tokens and passwords
+        return f"Request(id={self.id!r}, method={self.method!r}, path={self.path!r})"
+
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP answer. `position` is where in the log its change stands, None when nothing changed."""
@@ -33,6 +36,9 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str] = {}
     body: bytes = b""
     position: int | None = None
+
+    def __repr__(self) -> str:  # a header may hold a token
+        return f"Response(status={self.status}, position={self.position})"
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

@@ -4,7 +4,7 @@ A domain is a project with `is_domain`, as upstream has it; `extra` keeps attrib
 Source: keystone/*/backends/sql.py for the fields and their defaults.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -212,13 +212,5 @@ class Outcome(Record, frozen=True, kw_only=True):
 
     id: str
     request_digest: bytes
-    answer: bytes
+    answer: Annotated[bytes, SECRET]
     at: int
-
-
-@table("facts", key="name")
-class Fact(Record, frozen=True, kw_only=True):
-    """What the federation knows of itself: cluster id, CA certificate, signer's public key, schema version."""
-
-    name: str
-    value: Any

@@ -6,7 +6,7 @@ Source: docs/feeds.md, "Reading while the tables lag".
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, Change, Collision, Entry, Position, Put, Transaction, net
@@ -15,6 +15,7 @@ from regional_keystone.record import Key, R, Table, Touch, decode, facts
 
 T = TypeVar("T")
 _ATTEMPTS = 3
+_ATTEMPTS_ALONE = 20  # as many as it takes to win once against a controller that is as busy
 
 
 class Positioned(Reader, Protocol):
@@ -204,11 +205,15 @@ class Recording:
         return await self._below.applied(feed)
 
 
+Decide: TypeAlias = Callable[[Recording], Awaitable[tuple[Sequence[Change], T]]]
+"""Reads, and says what is to be changed and what comes of it; may be run again."""
+
+
 async def transact(
     reader: Positioned,
     committer: Committer,
     id: str,  # noqa: A002  the field's name
-    decide: Callable[[Recording], Awaitable[tuple[Sequence[Change], T]]],
+    decide: Decide[T],
 ) -> tuple[T, Position | None]:
     """Decide and commit as if alone: `decide` is run again whenever what it read has changed meanwhile.
 
@@ -220,7 +225,7 @@ async def transact(
         except Collision:
             continue
     async with committer.alone():
-        for _ in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS_ALONE):
             try:
                 return await _attempt(reader, committer, id, decide)
             except Collision:  # of another controller's writes: those do not wait
@@ -232,7 +237,7 @@ async def _attempt(
     reader: Positioned,
     committer: Committer,
     id: str,  # noqa: A002  the field's name
-    decide: Callable[[Recording], Awaitable[tuple[Sequence[Change], T]]],
+    decide: Decide[T],
 ) -> tuple[T, Position | None]:
     recording = Recording(reader)
     changes, result = await decide(recording)
@@ -247,8 +252,6 @@ def _row(kind: type[R], change: Change) -> R | None:
 
 
 def _touch(table: Table, equals: dict[str, Any]) -> Touch:
-    for group in (*table.groups, table.key):
-        if equals.keys() == set(group):
-            values = tuple(equals[name] for name in group)
-            return (table.name, *values) if group == table.key else (table.name, group, values)
-    raise LookupError(f"{table.name} cannot be found by {', '.join(equals)}")
+    group = table.group_of(equals)
+    values = tuple(equals[name] for name in group)
+    return (table.name, *values) if group == table.key else (table.name, group, values)

@@ -38,7 +38,13 @@ Touch = tuple[Any, ...]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of every stored record; a subclass becomes storable with `@table`."""
+    """Base of every stored record; a subclass becomes storable with `@table`. Its repr shows no secret."""
+
+    def __repr__(self) -> str:
+        table = _BY_KIND.get(type(self))
+        secret = {name for name, field in table.fields.items() if SECRET.name in field.marks} if table else set()
+        shown = (f"{name}={'***' if name in secret else repr(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 R = TypeVar("R", bound=Record)
@@ -72,6 +78,19 @@ class Table(NamedTuple):
     def indexed(self) -> tuple[str, ...]:
         """Fields that stores keep copies or indexes of, in a fixed order."""
         return tuple(dict.fromkeys(name for group in self.unique + self.by for name in group))
+
+    def group_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The declared group, or the key, of exactly these fields. Raises LookupError for any other set."""
+        wanted = frozenset(names)
+        for group in (*self.groups, self.key):
+            if wanted == frozenset(group):
+                return group
+        raise LookupError(f"{self.name} cannot be found by {', '.join(sorted(wanted))}")
+
+    def first_group(self, names: Iterable[str]) -> tuple[str, ...] | None:
+        """The first group all of whose fields are among these; None if there is none."""
+        known = frozenset(names)
+        return next((group for group in self.groups if known.issuperset(group)), None)
 
     def key_of(self, record: Record) -> Key:
         """The values that find this record."""

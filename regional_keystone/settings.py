@@ -38,9 +38,8 @@ class Default:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """[site]: who this process is and whom it belongs to."""
+    """[site]: where this process keeps its state, and whom it belongs to."""
 
-    name: str = option("", "Name of the region that this site serves. A joined site knows it from its certificate.")
     state_dir: Path = option(Path("state"), "Directory, mode 0700, of the replica, the keys and the certificate.")
     join_token_file: Path | None = option(None, "File, mode 0600, with the one-time token of `rkctl region add`.")
     controllers: tuple[str, ...] = option((), "Stream addresses, https://host:port; empty: those of the join token.")

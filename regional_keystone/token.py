@@ -129,16 +129,6 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
         """True if the scope is the system."""
         return isinstance(self.token.scope, SystemScope)
 
-    @property
-    def role_ids(self) -> frozenset[str]:
-        """The ids of the effective roles."""
-        return frozenset(role.id for role in self.roles)
-
-    @property
-    def role_names(self) -> frozenset[str]:
-        """The names of the effective roles, as policy compares them."""
-        return frozenset(role.name for role in self.roles)
-
 
 def pack(token: Token, methods: Sequence[str] = DEFAULT_METHODS) -> bytes:
     """Writes the token as upstream does, byte for byte; `methods` is the server's list of all methods, in its order.

@@ -58,14 +58,10 @@ class Validator:
         self._clock = clock
         self._settings = settings
 
-    async def prove(self, text: str) -> Principal:
-        """The caller whom this token proves. Raises Unauthenticated, and Unavailable if it cannot be known now."""
-        return (await self.proven(text))[0]
-
     async def proven(self, text: str) -> tuple[Principal, frozenset[Touch]]:
         """The caller whom this token proves, and what that depends on, for a transaction that stands or falls with it.
 
-        Raises as `prove` does.
+        Raises Unauthenticated, and Unavailable if it cannot be known now.
         """
         try:
             verdict = await self.check(text)
@@ -141,14 +137,14 @@ class Validator:
             raise Unavailable("This region has not heard from the controller for too long to decide this; try again.")
 
     def _max_age_s(self, scope: Scope) -> float | None:
-        limits = self._settings.freshness
+        freshness = self._settings.freshness
         match scope:
             case SystemScope():
-                return limits.system or None
+                return freshness.system or None
             case DomainScope():
-                return limits.domain or None
+                return freshness.domain or None
             case ProjectScope() | Unscoped():
-                return limits.project or None
+                return freshness.project or None
 
     async def _looked_up(self, key: object, user_id: str, scope: Scope) -> Facts:
         recording = Recording(self._reader)

@@ -5,7 +5,6 @@ Apart from `api`, which knows no framework, and from `front`, without which all 
 
 import asyncio
 import re
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from aiohttp.http_exceptions import LineTooLong
 from multidict import CIMultiDict
 
 from regional_keystone import metrics as exported
-from regional_keystone.errors import IdentityError, Invalid, MethodNotAllowed, TooLarge, Unavailable
+from regional_keystone.api.serve import refused
+from regional_keystone.errors import IdentityError, Invalid, TooLarge, Unavailable
+from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
 from regional_keystone.ports import Clock
 
@@ -157,7 +158,7 @@ class Web:
         self.trusts: Callable[[str], bool] = lru_cache(1024)(lambda peer: _within(peer, networks))
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to one request, whatever happens: a refusal is rendered here and nowhere else."""
+        """The answer to one request, whatever happens."""
         started, base, identifier = self.clock.ticks(), self._endpoint, f"req-{uuid.uuid4()}"
         try:
             peer, base = self._origin(request)
@@ -165,7 +166,7 @@ class Web:
         except IdentityError as refusal:
             response = refused(refusal, base)
         except Exception as failure:  # noqa: BLE001
-            _log.error("answer_failed", request_id=identifier, error=type(failure).__name__, where=_where(failure))
+            _log.error("answer_failed", request_id=identifier, error=type(failure).__name__, where=where(failure))
             response = refused(IdentityError(), base)
         self._count(request, response.status, started)
         return self._reply(request, response, identifier)
@@ -301,19 +302,6 @@ class Web:
             self.metrics.validation(result, self.clock.ticks() - started)
 
 
-def refused(refusal: IdentityError, base_url: str = "") -> Response:
-    """A refusal as Keystone words it. Source: keystone/server/flask/application.py."""
-    headers = {"Content-Type": "application/json"}
-    if refusal.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = f'Keystone uri="{base_url}/v3"'
-    if refusal.retry_after_s is not None:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    if isinstance(refusal, MethodNotAllowed):
-        headers["Allow"] = ", ".join(refusal.allow)
-    error = {"code": refusal.status, "message": refusal.message, "title": refusal.title}
-    return Response(status=refusal.status, headers=headers, body=msgspec.json.encode({"error": error}))
-
-
 @lru_cache(4)
 def http_date(second: int) -> str:
     """A Date header for this second since 1970."""
@@ -411,12 +399,6 @@ async def _encourage(request: web.BaseRequest, expect: str) -> None:
         raise Invalid("The Expect header is not understood.")
     if request.transport is not None and request.version >= (1, 1):
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-def _where(failure: BaseException) -> str:
-    """The last frames, without values: what an exception says may hold secrets."""
-    frames = traceback.extract_tb(failure.__traceback__)[-3:]
-    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
 
 
 def admin_app(

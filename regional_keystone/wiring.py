@@ -285,6 +285,7 @@ class Site:
             own=self.own,
             store=store,
             clock=self.clock,
+            skew_s=self.settings.freshness.skew_s,
         )
         self.door = door(self.settings, self.part, committer=self.own, forward=self._forward, own=self.own)
         export(self.part, self.door)

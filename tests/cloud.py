@@ -191,6 +191,7 @@ class SiteNode(Node):
             own=self.own,
             store=self.store,
             clock=self.clock,
+            skew_s=2.0,
         )
         self.background(self.follower.run(), self.link.run(), self._answer_late())
 

@@ -60,10 +60,7 @@ class _Statements:
         self.clear = f"DELETE FROM {self._name}"
         self.first_page = f"{first} {order}"
         self.next_page = f"{first} WHERE ({key}) > ({', '.join('?' * len(table.key))}) {order}"
-        self.finds = {
-            frozenset(group): (group, f"{first} WHERE {_equal(group)} ORDER BY {key}")
-            for group in (*table.groups, table.key)
-        }
+        self.finds = {group: f"{first} WHERE {_equal(group)} ORDER BY {key}" for group in (*table.groups, table.key)}
 
     @property
     def indexes(self) -> dict[str, str]:
@@ -125,12 +122,9 @@ class Sqlite:
 
     async def find(self, kind: type[R], **equals: Any) -> list[R]:
         """Every record with these values of one declared group, in the order of their keys."""
-        name = facts(kind).name
-        found = self._statements[name].finds.get(frozenset(equals))
-        if found is None:
-            raise LookupError(f"{name} cannot be found by {', '.join(equals)}")
-        group, statement = found
-        return await self._read(_rows, kind, statement, tuple(equals[one] for one in group))
+        statements = self._statements[facts(kind).name]
+        group = statements.table.group_of(equals)
+        return await self._read(_rows, kind, statements.finds[group], tuple(equals[one] for one in group))
 
     async def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type in the order of their keys, read page by page."""

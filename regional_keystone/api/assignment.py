@@ -54,8 +54,6 @@ async def _on_implication(call: Call, old: Implication | None, new: Implication 
         return ()
     prior = await found_or_refused(call, Role, new.prior_role_id)
     implied = await found_or_refused(call, Role, new.implied_role_id)
-    assert isinstance(prior, Role)  # noqa: S101  what was asked for
-    assert isinstance(implied, Role)  # noqa: S101
     if implied.name in NEVER_IMPLIED or (prior.domain_id is None and implied.domain_id):
         raise Forbidden(f"{implied.id} cannot be an implied roles.")
     if old is not None:
@@ -72,18 +70,15 @@ async def _inference(call: Call, link: Implication) -> Attributes:
 
 async def _short(call: Call, role_id: str) -> Attributes:
     role = await found_or_refused(call, Role, role_id)
-    assert isinstance(role, Role)  # noqa: S101  what was asked for
     return {"id": role.id, "links": {"self": call.url(f"/roles/{role.id}")}, "name": role.name}
 
 
 async def _list_implied(call: Call) -> Result:
     prior_id = call.path["prior_role_id"]
-    prior = await found_or_refused(call, Role, prior_id)
+    prior = await _short(call, prior_id)
     call.enforce("identity:list_implied_roles", {"target": {"prior_role": {"id": prior_id}}})
     links = await call.reader.find(Implication, prior_role_id=prior_id)
-    implied = [await _short(call, one.implied_role_id) for one in links]
-    del prior
-    inference = {"prior_role": await _short(call, prior_id), "implies": implied}
+    inference = {"prior_role": prior, "implies": [await _short(call, one.implied_role_id) for one in links]}
     return Result(body={"role_inference": inference, "links": {"self": call.url(f"/roles/{prior_id}/implies")}})
 
 

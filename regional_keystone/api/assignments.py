@@ -130,7 +130,6 @@ async def _effective(call: Call, wanted: Wanted, places: Iterable[str]) -> list[
     above: list[str] = []
     if wanted.project is not None:
         project = await found_or_refused(call, Project, wanted.project, "project")
-        assert isinstance(project, Project)  # noqa: S101  what was asked for
         above = await ancestors(call.reader, project)
     groups = await groups_of(call.reader, wanted.user) if wanted.user else []
     grants = await _grants(call.reader, wanted._replace(role=None), [*places, *above], groups)

@@ -7,8 +7,7 @@ Source: keystone/auth/schema.py, keystone/common/validation.
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from regional_keystone.authenticate import expected
-from regional_keystone.errors import Invalid
+from regional_keystone.errors import Invalid, expecting
 from regional_keystone.issue import Login
 
 _TEXT = {"type": "string"}
@@ -60,7 +59,7 @@ def login(body: Any) -> Login:
     """What is presented and wished, of the right types. Raises Invalid for a body that cannot be understood."""
     auth = body.get("auth") if isinstance(body, dict) else None
     if auth is None:
-        raise Invalid(expected("auth", "request body"))
+        raise expecting("auth", "request body")
     misfit = min(_misfits(SCHEMA, auth, ()), key=lambda one: len(one.path), default=None)
     if misfit is not None:
         raise Invalid(misfit.message())

@@ -6,9 +6,8 @@ Source: keystone/catalog/core.py, keystone/catalog/schema.py.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from regional_keystone.api.fields import expecting
 from regional_keystone.api.shapes import Attributes, Call, Resource, Shape
-from regional_keystone.errors import Forbidden, Invalid, NotFound
+from regional_keystone.errors import Forbidden, Invalid, NotFound, expecting
 from regional_keystone.log import Change, put
 from regional_keystone.model import Endpoint, Region, Service
 from regional_keystone.ports import Reader

@@ -8,17 +8,17 @@ import json
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from regional_keystone.errors import Invalid, NotFound
+from regional_keystone.errors import Invalid, NotFound, expecting
 from regional_keystone.record import Record, facts
 
 Attributes = dict[str, Any]
 Schema = Mapping[str, Any]
 
-MALFORMED = " The server could not comply with the request since it is either malformed or otherwise incorrect. The client is assumed to be in error."  # noqa: E501
 DEPTH, KEYS, TEXT, DIGITS = 32, 1000, 65536, 19
 _TRUE = frozenset(("", "1", "t", "true", "on", "y", "yes"))
 _COMPARE: dict[str, Callable[[str, str], bool]] = {
@@ -35,11 +35,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "integer": (int,),
 }
-
-
-def expecting(attribute: str, target: str) -> Invalid:
-    """The refusal of a request in which something was to be found and is not."""
-    return Invalid(f"Expecting to find {attribute} in {target}.{MALFORMED}")
 
 
 def parse(body: bytes, content_type: str) -> Attributes:
@@ -106,10 +101,15 @@ def attributes_of(record: Record) -> Attributes:
 
 def shown(record: Record) -> Attributes:
     """What of a record a client may see: no secret, nothing that only the server uses."""
-    known = facts(type(record)).fields
-    hidden = {name for name, f in known.items() if "secret" in f.marks or ("server" in f.marks and name != "id")}
+    hidden = _hidden(type(record))
     found = attributes_of(record).items()
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found if name not in hidden}
+
+
+@cache
+def _hidden(kind: type[Record]) -> frozenset[str]:
+    known = facts(kind).fields.items()
+    return frozenset(name for name, f in known if "secret" in f.marks or ("server" in f.marks and name != "id"))
 
 
 def filtered(rows: list[Attributes], query: Iterable[tuple[str, str]], names: Iterable[str]) -> list[Attributes]:
@@ -217,34 +217,48 @@ _Misfit = tuple[tuple[str | int, ...], Any, str]
 def _misfits(schema: Schema, value: Any, path: tuple[str | int, ...]) -> Iterator[_Misfit]:
     """(path, value, reason) of everything that does not fit, worded as the `jsonschema` package does."""
     for reason in _reasons(schema, value):
-        yield path, value, reason
+        told = _told(schema, value)
+        yield path, told, f"{told!r} {reason}"
     if isinstance(value, dict):
         properties = schema.get("properties", {})
-        told = {name: "***" if properties.get(name, {}).get("secret") else one for name, one in value.items()}
         for name, inner in properties.items():
             if name in value:
                 yield from _misfits(inner, value[name], (*path, name))
-        yield from ((path, told, reason) for reason in _object_reasons(schema, properties, value))
+        for reason in _object_reasons(schema, properties, value):
+            yield path, _told(schema, value), reason
     elif isinstance(value, list) and "items" in schema:
         for place, inner in enumerate(value):
             yield from _misfits(schema["items"], inner, (*path, place))
 
 
+def _told(schema: Schema, value: Any) -> Any:
+    """The value as a refusal may repeat it: nothing where a secret belongs, of the right type or not."""
+    properties = schema.get("properties", {})
+    if isinstance(value, dict) and not schema.get("secret"):
+        return {name: _told(properties.get(name, {}), one) for name, one in value.items()}
+    return "***" if value and value is not True and _hides(schema) else value
+
+
+def _hides(schema: Schema) -> bool:
+    return bool(schema.get("secret")) or any(_hides(inner) for inner in schema.get("properties", {}).values())
+
+
 def _reasons(schema: Schema, value: Any) -> Iterator[str]:
+    """What is said of the value, after it."""
     if "type" in schema and not _is(value, schema["type"]):
-        yield f"{value!r} is not of type {', '.join(map(repr, schema['type']))}"
+        yield f"is not of type {', '.join(map(repr, schema['type']))}"
     if "enum" in schema and value not in schema["enum"]:
-        yield f"{value!r} is not one of {list(schema['enum'])!r}"
+        yield f"is not one of {list(schema['enum'])!r}"
     if isinstance(value, str | list):
         at_least, at_most = ("minLength", "maxLength") if isinstance(value, str) else ("minItems", "maxItems")
         if len(value) < schema.get(at_least, 0):
-            yield f"{value!r} should be non-empty" if schema[at_least] == 1 else f"{value!r} is too short"
+            yield "should be non-empty" if schema[at_least] == 1 else "is too short"
         if len(value) > schema.get(at_most, len(value)):
-            yield f"{value!r} is too long"
+            yield "is too long"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{value!r} does not match {schema['pattern']!r}"
+        yield f"does not match {schema['pattern']!r}"
     if isinstance(value, list) and schema.get("uniqueItems") and len({json.dumps(v) for v in value}) != len(value):
-        yield f"{value!r} has non-unique elements"
+        yield "has non-unique elements"
 
 
 def _object_reasons(schema: Schema, properties: Schema, value: Attributes) -> Iterator[str]:

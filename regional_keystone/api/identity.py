@@ -5,18 +5,17 @@ Source: keystone/identity/core.py, keystone/identity/schema.py, keystone/identit
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from regional_keystone.api.fields import shown
 from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.api.tree import PROJECTS
-from regional_keystone.api.verbs import listing, seen
+from regional_keystone.api.verbs import allowed, listing, seen
 from regional_keystone.authenticate import DEFAULT_ROUNDS, hash_password, verify_password
+from regional_keystone.document import time
 from regional_keystone.errors import Invalid, NotFound, Unauthenticated
 from regional_keystone.log import put
 from regional_keystone.model import Group, Membership, Project, User
@@ -118,11 +117,8 @@ async def _show_user(call: Call, record: User, found: Attributes) -> Attributes:
         found["extra"] = record.extra  # as upstream does, here and nowhere else
     if record.default_project_id is None:
         found.pop("default_project_id")
-    return {**found, "password_expires_at": _instant(record.password_expires_at)}
-
-
-def _instant(at: int | None) -> str | None:
-    return None if at is None else datetime.fromtimestamp(at / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    at = record.password_expires_at
+    return {**found, "password_expires_at": None if at is None else time(at).removesuffix("Z")}
 
 
 def _is_listed(call: Call, row: Attributes) -> bool:
@@ -148,18 +144,8 @@ async def _change_password(rounds: int, call: Call) -> Result:
     return Result(status=204, changes=(put(new, user),))
 
 
-async def _user(call: Call, action: str) -> User:
-    """The user that the path names, if the caller may do this to it."""
-    key = call.path["user_id"]
-    found = await call.reader.get(User, key)
-    call.enforce(f"identity:{action}", {"target": {"user": shown(found)}} if found else {})
-    if found is None:
-        raise NotFound(f"Could not find user: {key}.")
-    return found
-
-
 async def _groups_of(call: Call) -> Result:
-    user = await _user(call, "list_groups_for_user")
+    user = await allowed(call, User, "user", "list_groups_for_user")
     links = await call.reader.find(Membership, user_id=user.id)
     found = [await call.reader.get(Group, one.group_id) for one in links]
     rows = [{**await seen(call, GROUPS, one), "membership_expires_at": None} for one in found if one is not None]
@@ -167,7 +153,7 @@ async def _groups_of(call: Call) -> Result:
 
 
 async def _projects_of(call: Call) -> Result:
-    user = await _user(call, "list_user_projects")
+    user = await allowed(call, User, "user", "list_user_projects")
     ids = {one.target_id for one in await reachable(call.reader, user.id) if one.target == "project"}
     found = [await call.reader.get(Project, one) for one in sorted(ids)]
     rows = [await seen(call, PROJECTS, one) for one in found if one is not None]

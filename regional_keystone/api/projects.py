@@ -7,22 +7,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from regional_keystone.api.fields import check, shown
+from regional_keystone.api.fields import check
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.tree import DOMAINS, PROJECTS, TAG, TAGS
+from regional_keystone.api.verbs import allowed
 from regional_keystone.errors import NotFound
 from regional_keystone.log import Change, put
 from regional_keystone.model import Project
-
-
-async def _tagged(call: Call, action: str) -> Project:
-    """The project that the path names, if the caller may do this to its tags."""
-    key = call.path["project_id"]
-    found = await call.reader.get(Project, key)
-    call.enforce(f"identity:{action}", {"target": {"project": shown(found)}} if found else {})
-    if found is None:
-        raise NotFound(f"Could not find project: {key}.")
-    return found
 
 
 def _tags_body(call: Call, tags: Iterable[str]) -> Attributes:
@@ -35,27 +26,27 @@ def _changed(old: Project, tags: Iterable[str]) -> tuple[Change, ...]:
 
 
 async def _list_tags(call: Call) -> Result:
-    return Result(body=_tags_body(call, (await _tagged(call, "list_project_tags")).tags))
+    return Result(body=_tags_body(call, (await allowed(call, Project, "project", "list_project_tags")).tags))
 
 
 async def _replace_tags(call: Call) -> Result:
-    old = await _tagged(call, "update_project_tags")
+    old = await allowed(call, Project, "project", "update_project_tags")
     tags = call.body.get("tags", {})
     check(TAGS, tags)
     return Result(body=_tags_body(call, tags), changes=_changed(old, tags))
 
 
 async def _delete_tags(call: Call) -> Result:
-    return Result(status=204, changes=_changed(await _tagged(call, "delete_project_tags"), ()))
+    return Result(status=204, changes=_changed(await allowed(call, Project, "project", "delete_project_tags"), ()))
 
 
 async def _get_tag(call: Call) -> Result:
-    _check_tag(call, await _tagged(call, "get_project_tag"))
+    _check_tag(call, await allowed(call, Project, "project", "get_project_tag"))
     return Result(status=204)
 
 
 async def _put_tag(call: Call) -> Result:
-    old = await _tagged(call, "create_project_tag")
+    old = await allowed(call, Project, "project", "create_project_tag")
     value = call.path["value"]
     check(TAG, value)
     check(TAGS, [*old.tags, value])
@@ -64,7 +55,7 @@ async def _put_tag(call: Call) -> Result:
 
 
 async def _delete_tag(call: Call) -> Result:
-    old = await _tagged(call, "delete_project_tag")
+    old = await allowed(call, Project, "project", "delete_project_tag")
     _check_tag(call, old)
     return Result(status=204, changes=_changed(old, (one for one in old.tags if one != call.path["value"])))
 

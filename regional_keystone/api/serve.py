@@ -4,7 +4,6 @@ Names no resource. A handler may run several times; only what it says last is co
 """
 
 import hashlib
-import traceback
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from regional_keystone.api.shapes import Call, Result, Route, Shape
 from regional_keystone.api.verbs import routes
 from regional_keystone.errors import Conflict, IdentityError, MethodNotAllowed, NotFound, Unauthenticated
 from regional_keystone.log import Change, put
+from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Outcome
 from regional_keystone.overlay import Overlay, Recording, transact
@@ -123,11 +123,9 @@ class Api:
         except IdentityError as refusal:
             response = refused(refusal, request.base_url)
         except Exception as error:  # noqa: BLE001  the one place where nothing may get through
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{at.filename.rpartition('/')[2]}:{at.lineno}"
-            _log.error("failed", request=request.id, method=request.method, error=type(error).__name__, at=place)
+            _log.error("answer_failed", request_id=request.id, error=type(error).__name__, where=where(error))
             response = refused(IdentityError(), request.base_url)
-        return _finished(request, response)
+        return msgspec.structs.replace(response, body=b"") if request.method == "HEAD" else response
 
     async def _answer(self, request: Request, keep: bool) -> Response:  # noqa: FBT001
         found = self._router.match(request.path)
@@ -213,9 +211,12 @@ def rendered(result: Result) -> Response:
     return Response(status=result.status, headers=_JSON | dict(result.headers), body=body)
 
 
-def refused(refusal: IdentityError, base_url: str) -> Response:
-    """A refusal in Keystone's error body, with the headers that its status asks for."""
-    error = {"code": refusal.status, "title": refusal.title, "message": refusal.message}
+def refused(refusal: IdentityError, base_url: str = "") -> Response:
+    """A refusal as Keystone words it; nothing else renders one for the public port.
+
+    Source: keystone/server/flask/application.py.
+    """
+    error = {"code": refusal.status, "message": refusal.message, "title": refusal.title}
     headers = dict(_JSON)
     if refusal.status == 401:
         headers["WWW-Authenticate"] = f'Keystone uri="{base_url}/v3"'
@@ -252,19 +253,6 @@ def _check(route: Route, request: Request, body: Any) -> None:
         check({"properties": route.query}, dict(request.query))
     if route.body is not None:
         check(route.body, body)
-
-
-def _finished(request: Request, response: Response) -> Response:
-    headers = {"Vary": "X-Auth-Token", "x-openstack-request-id": _request_id(request.id), **response.headers}
-    body = b"" if request.method == "HEAD" else response.body
-    return msgspec.structs.replace(response, headers=headers, body=body)
-
-
-def _request_id(text: str) -> str:
-    try:
-        return f"req-{uuid.UUID(text.removeprefix('req-'))}"
-    except ValueError:
-        return f"req-{uuid.uuid5(_NAMES, text)}"
 
 
 def _parts(path: str) -> list[str]:

@@ -29,7 +29,7 @@ class Call:
     path: Mapping[str, str]
     reader: Reader
     now: int
-    body: Any = None
+    body: Any = field(default=None, repr=False)
     enforcer: Enforce
     fresh: Callable[[str], str]  # purpose -> an id: the same for the same purpose of the same request
     once: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]  # costly work, done once over all runs (a hash)
@@ -68,8 +68,8 @@ class Result:
     """What a handler answers and wants changed; committed first, told after."""
 
     status: int = 200
-    body: Any = None  # JSON-able, or bytes as they go out; None: no body
-    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = field(default=None, repr=False)  # JSON-able, or bytes as they go out; None: no body
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     changes: tuple[Change, ...] = ()
 
 

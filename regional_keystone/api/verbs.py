@@ -12,7 +12,7 @@ from regional_keystone.api.rules import SWITCH
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.errors import Conflict, Invalid, NotFound
 from regional_keystone.log import Change, Put, put, remove
-from regional_keystone.record import TABLES, Record, facts
+from regional_keystone.record import TABLES, R, Record, facts
 
 _PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
 
@@ -59,12 +59,22 @@ def named(table: str) -> str:
     return table.removesuffix("s")
 
 
-async def found_or_refused(call: Call, kind: type[Record], key: str, word: str = "") -> Record:
+async def found_or_refused(call: Call, kind: type[R], key: str, word: str = "") -> R:
     """The record with this id. Raises NotFound, naming it as upstream does."""
     record = await call.reader.get(kind, key)
     if record is None:
         raise NotFound(f"Could not find {word or named(facts(kind).name)}: {key}.")
     return record
+
+
+async def allowed(call: Call, kind: type[R], word: str, action: str) -> R:
+    """The record that the path names, if the caller may do this to it; whether it is there is told last."""
+    key = call.path[f"{word}_id"]
+    found = await call.reader.get(kind, key)
+    call.enforce(f"identity:{action}", {"target": {word: shown(found)}} if found else {})
+    if found is None:
+        raise NotFound(f"Could not find {word}: {key}.")
+    return found
 
 
 class _Verbs:
@@ -215,11 +225,11 @@ class _Verbs:
 
     async def _rows(self, call: Call) -> list[Record]:
         wanted = {**dict(call.request.query), **self.resource.fixed}
-        for group in self.table.groups:
-            if all(isinstance(wanted.get(name), str) for name in group):
-                rows = await call.reader.find(self.resource.record, **{name: wanted[name] for name in group})
-                return [row for row in rows if self._is_here(row)]
-        return [row async for row in call.reader.scan(self.resource.record) if self._is_here(row)]
+        group = self.table.first_group(name for name, value in wanted.items() if isinstance(value, str))
+        if group is None:
+            return [row async for row in call.reader.scan(self.resource.record) if self._is_here(row)]
+        rows = await call.reader.find(self.resource.record, **{name: wanted[name] for name in group})
+        return [row for row in rows if self._is_here(row)]
 
 
 class _Links:
@@ -292,11 +302,11 @@ class _Links:
         given = self._fields({**call.path, self.edge.lists: ""})
         far = next(name for name, value in given.items() if value == "")
         given.pop(far)
-        for group in facts(self.edge.record).groups:
-            if all(name in given for name in group):
-                rows = await call.reader.find(self.edge.record, **{name: given[name] for name in group})
-                return [row for row in rows if all(getattr(row, name) == value for name, value in given.items())]
-        raise LookupError(f"no index lists {self.edge.path}")
+        group = facts(self.edge.record).first_group(given)
+        if group is None:
+            raise LookupError(f"no index lists {self.edge.path}")
+        rows = await call.reader.find(self.edge.record, **{name: given[name] for name in group})
+        return [row for row in rows if all(getattr(row, name) == value for name, value in given.items())]
 
     def _far_id(self, link: Record) -> str:
         marker = self._fields({**dict.fromkeys(self.edge.ends, "?"), self.edge.lists: ""})

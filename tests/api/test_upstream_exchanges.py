@@ -32,7 +32,12 @@ DIVERGENCES = {
         r"users/GET by domain &(sort_dir|password_expires_at).*",
         r"groups/GET (members )?by .*(password_expires_at|sort_dir).*",
     ],
-    "dumps": [r"auth_issue/malformed: identity .*password (text|number)", r"users/password .*"],
+    "dumps": [
+        r"auth_issue/malformed: identity .*password (text|number)",
+        r"users/password .*",
+        r"users/(create|update) user password=5",
+        r"users/(POST|PATCH) user body text member",
+    ],
     "words": [
         r"\w+/update \w+ (domain_id|is_domain)=.*",
         r"projects/create project is_domain=.*",

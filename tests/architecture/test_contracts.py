@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMES = [one["name"] for one in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]]
+NAMES = [
+    one["name"] for one in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+]
 PLANTED = {  # contract -> a module, and what it must not import
     "A site never needs the controller": ("regional_keystone/errors.py", "controller"),
     "Site: calls only go down": ("regional_keystone/record.py", "regional_keystone.log"),

@@ -169,7 +169,7 @@ async def test_every_find_has_an_index(tmp_path):
     db = sqlite3.connect(tmp_path / "store.db")
     try:
         for statements in (sqlite._Statements(table) for table in TABLES.values()):
-            for group, statement in statements.finds.values():
+            for group, statement in statements.finds.items():
                 plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * len(group)))
                 assert "SEARCH" in plan, (statement, plan)
                 assert "SCAN" not in plan

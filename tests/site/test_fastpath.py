@@ -257,7 +257,7 @@ class History:
 
     async def long_road(self, caller, subject, head):
         validator = self.place.forgetful()
-        principal = await validator.prove(caller)
+        principal, _ = await validator.proven(caller)
         verdict = await validator.check(subject)
         action = "identity:check_token" if head else "identity:validate_token"
         self.place.policy.check(principal, action, {"target": {"token": {"user_id": verdict.token.user_id}}})

@@ -65,6 +65,12 @@ async def test_the_epoch_only_grows(holder):
     assert holder.ring == read_directory(holder.directory) == SECOND
 
 
+async def test_an_older_ring_that_comes_again_is_nothing_to_complain_of(holder, capsys):
+    assert await holder.install(record(SECOND), NOW)
+    assert not await holder.install(record(FIRST), NOW)
+    assert "ring_refused" not in capsys.readouterr().out
+
+
 async def test_a_ring_that_was_skipped_is_not_needed(holder):
     assert await holder.install(record(FIRST), NOW)
     assert await holder.install(record(THIRD, SECOND.fingerprint), NOW)

@@ -347,4 +347,4 @@ async def test_who_always_loses_is_told_so():
 
     with pytest.raises(Unavailable):
         await transact(commits.overlay, commits, "t", decide)
-    assert commits.collisions == 6
+    assert commits.collisions == 23
