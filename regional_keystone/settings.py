@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+from regional_keystone.token import DEFAULT_METHODS
+
 PREFIX = "RK_"
-METHODS = ("external", "password", "token", "oauth1", "mapped", "application_credential")
 
 
 class ConfigurationError(Exception):
@@ -74,7 +75,9 @@ class Token:
 class Auth:
     """[auth]: which proofs are taken."""
 
-    methods: tuple[str, ...] = option(METHODS, "Names of the accepted methods; their order numbers them in tokens.")
+    methods: tuple[str, ...] = option(
+        DEFAULT_METHODS, "Names of the accepted methods; their order numbers them in tokens."
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

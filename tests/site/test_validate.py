@@ -9,7 +9,16 @@ from regional_keystone.errors import NotFound, Unauthenticated, Unavailable
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import put, remove
 from regional_keystone.model import Project, User
-from regional_keystone.token import DomainScope, ProjectScope, SystemScope, Token, Unscoped, new_audit_id, pack
+from regional_keystone.token import (
+    DEFAULT_METHODS,
+    DomainScope,
+    ProjectScope,
+    SystemScope,
+    Token,
+    Unscoped,
+    new_audit_id,
+    pack,
+)
 from tests.site.realm import KEYS, ON_P, SCOPE_P, SYSTEM, P, U, grant, realm
 
 S = 1_000_000
@@ -128,6 +137,12 @@ async def test_a_revocation_by_any_trait_counts(place, trait):
             await validator.check(issued.text)
         with pytest.raises(NotFound, match="Failed to validate token"):
             await validator.check(issued.text, allow_expired=True)
+
+
+@pytest.mark.parametrize("method", DEFAULT_METHODS)
+async def test_a_token_of_any_method_of_a_keystone_beside_us_is_understood(place, method):
+    verdict = await place.validator.check(sealed(place, methods=(method,)))
+    assert verdict.token.methods == (method,)
 
 
 async def test_a_role_that_goes_is_gone_and_the_last_takes_the_token(place):
