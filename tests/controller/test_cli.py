@@ -1,9 +1,9 @@
 """The command line: quick to begin, an example at every level, one line that names the cure."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,9 +30,11 @@ def rkctl(*words, **environment):
 
 def test_help_begins_quickly():
     def took():
-        begun = time.monotonic()
+        """By the processor's time, so that who else is at work here does not count."""
+        begun = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert rkctl("--help").returncode == 0
-        return time.monotonic() - begun
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
 
     assert min(took() for _ in range(5)) < 0.3
 
