@@ -5,6 +5,7 @@ Opened by the site, through NAT and firewalls; several controllers are listed, t
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,8 @@ _CLOSE_S = 1.0  # who does not say good-bye by then is left
 _OWN_BATCH = 200
 _OWN_BYTES = 256 * 1024
 _AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
+_REFUSED = "The controller refuses this region ({why}), so nothing can change here; an operator has to act."
+_REMIND_S = 60.0
 
 
 @dataclass(slots=True)
@@ -85,6 +88,7 @@ class Link:
         self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
         self._speak = asyncio.Event()
         self._apart = False
+        self._complained: dict[str, tuple[str, float]] = {}
         follower.progress = self._speak.set
         own.sent = self._speak.set
 
@@ -94,7 +98,7 @@ class Link:
         Raises Unavailable at once when there is no stream, and after FORWARD_S when no answer has come.
         """
         if self._connection is None:
-            raise Unavailable(_AWAY, retry_after_s=5)
+            raise Unavailable(_REFUSED.format(why=self.refused) if self.refused else _AWAY, retry_after_s=5)
         future: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = (request, future)
         try:
@@ -118,11 +122,19 @@ class Link:
                     await self._session(controller)
                 except* (aiohttp.ClientError, OSError, TypeError, ValueError, Unavailable) as group:
                     why = "; ".join(f"{type(one).__name__}: {one}" for one in leaves(group))
-                    log.warning("stream_lost", controller=controller, why=why[:200])
+                    self._complain(controller, why[:200])
                 if self._clock.ticks() - began > 10 * PROBE_S:
                     pause_s = 0.1
             await self._clock.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  no secret
             pause_s = min(pause_s * 1.5, PAUSE_S)
+
+    def _complain(self, controller: str, why: str) -> None:
+        """Say that there is no stream: at first, for a new reason, and each minute. Days of attempts fill no disk."""
+        now, reason = self._clock.ticks(), re.sub("0x[0-9a-f]+", "", why)
+        said, at = self._complained.get(controller, ("", 0.0))
+        if reason != said or now - at >= _REMIND_S:
+            self._complained[controller] = (reason, now)
+            log.warning("stream_lost", controller=controller, why=why)
 
     async def _session(self, controller: str) -> None:
         timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=SILENCE_S)
@@ -212,6 +224,7 @@ class Link:
         connection.heard_ticks = self._clock.ticks()
         self._connection, self.connected_since, self.refused = connection, self._clock.now(), None
         self.reconnects += 1
+        self._complained.clear()
         log.info("stream_open", controller=controller, position=self._follower.position)
 
     def _close(self, connection: _Connection) -> None:

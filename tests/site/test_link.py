@@ -15,6 +15,7 @@ from regional_keystone.messages import (
     Entries,
     Hello,
     Own,
+    Refused,
     Request,
     Response,
     Rows,
@@ -288,6 +289,29 @@ async def test_without_a_stream_a_change_is_refused_at_once(cloud, site):
     assert refusal.value.retry_after_s
     assert not site.link._waiting
     await cloud.controller.start()
+
+
+async def test_a_region_that_was_removed_says_so_and_not_that_the_controller_is_away(cloud, site):
+    async def script(number, hello, socket, say):
+        await say(Refused("this site was removed"))
+
+    async with instead(cloud, script):
+        await eventually(lambda: site.link.refused)
+        with pytest.raises(Unavailable, match="this site was removed"):
+            await site.link.forward(request("r"))
+
+
+async def test_a_controller_that_stays_away_is_said_once_and_not_at_each_attempt(cloud, site, capsys):
+    await site.stop()
+    site.controllers = (f"https://127.0.0.1:{free_port()}",)
+    capsys.readouterr()
+    await site.start()
+    await asyncio.sleep(1.5)
+    await site.stop()
+    assert capsys.readouterr().out.count("stream_lost") == 1
+    site.controllers = None
+    await site.start()
+    await eventually(lambda: site.link.connected_since is not None)
 
 
 async def test_a_forwarded_change_is_answered(cloud, site, controller):
