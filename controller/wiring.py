@@ -207,6 +207,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """A controller, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
     logs.configure(settings.default)
     async with AsyncExitStack() as stack:
+        stack.enter_context(wiring.only_user(settings.site.state_dir))
         controller = Controller(settings, wiring.system_clock())
         await controller.build(stack)
         await controller.sequencer.start()

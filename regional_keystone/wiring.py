@@ -4,10 +4,11 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 """
 
 import asyncio
+import fcntl
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,19 @@ def system_clock() -> Clock:
 def local_lock() -> Lock:
     """A lock for one controller."""
     return LocalLock()
+
+
+@contextmanager
+def only_user(state: Path) -> Iterator[None]:
+    """Be the only process on this state directory; the kernel frees it however we end. Raises StoreRefused."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (state / "lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            cure = "end it, or give this one a state directory of its own"
+            raise StoreRefused(f"{state}: another process serves from it; {cure}") from None
+        yield
 
 
 async def open_store(path: Path, *, rebuild: bool = False) -> Writer:
@@ -361,10 +375,11 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
     """A site, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
     logs.configure(settings.default)
     clock = system_clock()
-    identity_ = Identity(settings.site.state_dir / "identity")
-    if not identity_.joined:
-        await _join(settings, identity_, clock)
     async with AsyncExitStack() as stack:
+        stack.enter_context(only_user(settings.site.state_dir))
+        identity_ = Identity(settings.site.state_dir / "identity")
+        if not identity_.joined:
+            await _join(settings, identity_, clock)
         site = Site(settings, clock, identity_)
         await site.build(stack)
         async with background(site.tasks()):

@@ -9,6 +9,8 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -371,3 +373,15 @@ def test_a_site_that_was_stopped_refuses_what_was_revoked_meanwhile_at_once(worl
     woken = time.monotonic()
     until(lambda: world.ask(1, "GET", "/v3/users", token=victim).status == 401, "the revocation")
     assert time.monotonic() - woken < 2
+
+
+@pytest.mark.parametrize("name", [CONTROLLER, "RegionOne"])
+def test_a_second_process_on_one_state_directory_is_refused(world, name):
+    program = {CONTROLLER: ["controller", "serve", "--config"], "RegionOne": ["regional_keystone", "--config"]}[name]
+    words = [str(world.home.config(name)), *([] if name == CONTROLLER else ["serve"])]
+    done = subprocess.run(
+        [sys.executable, "-m", *program, *words], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert f"{world.home.state(name)}: another process serves from it" in done.stderr
+    assert world.ask(0, "GET", "/v3/users").status == 200
