@@ -405,8 +405,11 @@ def _show_status(found: dict[str, Any]) -> None:
     from controller.display import console, table
 
     columns = ("name", "state", "url", "position", "lag_entries", "age_s", "ring_epoch")
-    rows = [[one.get(name) for name in columns] for one in (found["controller"], *found["sites"])]
-    console().print(table(columns, rows))
+    everyone = (found["controller"], *found["sites"])
+    console().print(table(columns, [[one.get(name) for name in columns] for one in everyone]))
+    for one in everyone:
+        if "detail" in one:
+            console().print(f"{one['name']}: {one['detail']}", soft_wrap=True)
 
 
 def _show(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:

@@ -296,7 +296,8 @@ def _facts(member: Member, found: Mapping[str, Any], head: int | None) -> Json:
     facts["state"] = _state(member, found)
     if head is not None and facts["position"] is not None:
         facts["lag_entries"] = max(facts["lag_entries"] or 0, head - facts["position"], 0)
-    return facts | ({"detail": found["detail"]} if "detail" in found else {})
+    detail = found.get("detail") or (found.get("stream") or {}).get("refused")
+    return facts | ({"detail": detail} if detail else {})
 
 
 def _state(member: Member, found: Mapping[str, Any]) -> str:
@@ -308,5 +309,7 @@ def _state(member: Member, found: Mapping[str, Any]) -> str:
 
 def check_name(name: str) -> None:
     """Refuse names that no region, or no file, can have. Raises FederationError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in (CONTROLLER, REGION, "logs", "config"):
-        raise FederationError(f"{name!r} cannot name a region: letters, digits, '.', '_', '-'; not {CONTROLLER}", 2)
+    reserved = (CONTROLLER, REGION, "logs", "config")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in reserved:
+        cure = f"use letters, digits, '.', '_', '-', and none of {', '.join(reserved)}"
+        raise FederationError(f"{name!r} cannot name a region: {cure}", 2)

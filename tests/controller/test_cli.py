@@ -10,7 +10,8 @@ import pytest
 import typer
 
 from controller import __main__ as cli
-from controller.federation import Home, Member
+from controller.federation import Home, Member, _facts
+from regional_keystone import durable
 
 RKCTL = Path(sys.executable).with_name("rkctl")
 GROUPS = {"": cli.app, "region": cli.region, "keys": cli.keys, "config": cli.config}
@@ -125,3 +126,25 @@ def test_the_sample_is_the_one_that_is_shipped():
     configs = Path(__file__).parents[2] / "configs"
     ours = [line for line in rkctl("config", "sample", "--site").stdout.splitlines() if line.startswith("#")]
     assert set(ours) - {"# A site"} <= set((configs / "region.conf").read_text().splitlines())
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        with pytest.raises(OSError, match=str(tmp_path / "openrc")):
+            durable.write(tmp_path / "openrc", b"x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "openrc").exists()
+
+
+def test_a_reserved_name_is_refused_with_those_that_are(tmp_path):
+    done = rkctl("up", "--detach", "--state", str(tmp_path), "--sites", "Global")
+    assert done.returncode == 2
+    assert "none of controller, Global, logs, config" in done.stderr
+
+
+def test_the_status_says_why_a_region_is_refused():
+    page = {"position": 5, "state": "isolated", "stream": {"connected": False, "refused": "this site was removed"}}
+    assert _facts(Member("A", 1, 2), page, 7)["detail"] == "this site was removed"
