@@ -285,7 +285,7 @@ class Site:
             signers=member.signers,
         )
         own_path, own_name = _own_feed(state / "own", member)
-        own_store = await open_store(own_path)
+        own_store = await _open_own(own_path)
         stack.push_async_callback(own_store.close)
         self.own = OwnFeed(own_name, store=own_store, follower=self.part.follower, clock=self.clock)
         self.part.follower.recall(_recalled(state / _FRESH))
@@ -400,10 +400,7 @@ async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
     path = settings.site.join_token_file
     if path is None:
         raise StoreRefused("this site has not joined a federation; set [site] join_token_file to a file with the token")
-    try:
-        token = JoinToken.read(path.read_text())
-    except OSError as error:
-        raise StoreRefused(f"{path}: {error.strerror}; write the join token of this site into it") from None
+    token = _join_token(path)
     while True:
         try:
             await identity_.join(token)
@@ -413,6 +410,25 @@ async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
         else:
             path.unlink(missing_ok=True)  # it is used
             return
+
+
+def _join_token(path: Path) -> JoinToken:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise StoreRefused(f"{path}: others may read the join token; chmod 600 {path}")
+        return JoinToken.read(path.read_text())
+    except OSError as error:
+        raise StoreRefused(f"{path}: {error.strerror}; write the join token of this site into it") from None
+
+
+async def _open_own(path: Path) -> Writer:
+    try:
+        return await open_store(path)
+    except StoreDamaged:
+        raise StoreRefused(
+            f"{path} is damaged; it holds revocations of this site that the log may not have yet. Move it away to begin"
+            " a new feed, and revoke again what was revoked here last"
+        ) from None
 
 
 def _own_feed(directory: Path, member: Membership) -> tuple[Path, str]:

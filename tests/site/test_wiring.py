@@ -10,6 +10,7 @@ import pytest
 from regional_keystone import wiring
 from regional_keystone.authenticate import hash_password
 from regional_keystone.enrol import Identity, JoinToken
+from regional_keystone.errors import StoreRefused
 from regional_keystone.messages import Request
 from regional_keystone.model import Project, User
 from regional_keystone.settings import Keys, Settings, Site, Token
@@ -122,3 +123,12 @@ def test_what_voids_or_opens_a_token_is_kept_for_as_long_as_one_can_be_shown(exp
     token = Token(expiration=expiration, allow_expired_window=window)
     settings = dataclasses.replace(Settings(), token=token, keys=Keys(isolation_s=isolation_s))
     assert wiring.keep_s(settings) >= expiration + window + isolation_s
+
+
+async def test_a_join_token_that_others_may_read_is_refused(tmp_path):
+    token = tmp_path / "token"
+    token.write_text("rkj1.")
+    token.chmod(0o644)
+    settings = Settings(site=Site(state_dir=tmp_path / "state", join_token_file=token))
+    with pytest.raises(StoreRefused, match=f"chmod 600 {token}"):
+        await wiring.serve(settings, lambda: None)
