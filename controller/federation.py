@@ -5,7 +5,6 @@ Separate from the supervisor, because status, tour and the other commands read t
 
 import contextlib
 import errno
-import fcntl
 import itertools
 import json
 import os
@@ -123,23 +122,26 @@ class Home:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Be the only supervisor here; the kernel frees it however we end. Raises BlockingIOError."""
-        with (self.directory / "lock").open("a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        with durable.locked(self.directory):
+            durable.write(self._supervisor, str(os.getpid()).encode())
+            try:
+                yield
+            finally:
+                self._supervisor.unlink(missing_ok=True)
 
     def holder(self) -> int | None:
         """The process id of the running supervisor, None when there is none."""
         try:
-            with (self.directory / "lock").open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with durable.locked(self.directory, shared=True):
+                return None
         except BlockingIOError:
-            return int((self.directory / "lock").read_text() or 0)
+            return int(self._supervisor.read_text()) if self._supervisor.exists() else 0
         except OSError:
             return None
-        return None
+
+    @property
+    def _supervisor(self) -> Path:
+        return self.directory / "supervisor.pid"
 
     def members(self) -> list[Member]:
         """The recorded processes, the controller first. Raises FederationError when there is no federation here."""

@@ -239,7 +239,9 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
         status=controller.status,
         bootstrap=controller.bootstrap,
     )
-    socket = await serve_admin(admin, state / "admin.sock")
+    path = state / "admin.sock"
+    stack.callback(path.unlink, missing_ok=True)
+    socket = await serve_admin(admin, path)
     stack.push_async_callback(socket.cleanup)
 
 

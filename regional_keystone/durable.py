@@ -1,7 +1,9 @@
-"""Small files that are there whole or not at all, also after a power cut, and readable by the owner alone."""
+"""Small files that are there whole or not at all, also after a power cut; directories with one user at a time."""
 
+import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -26,6 +28,20 @@ def keep(path: Path, make: Callable[[], bytes], mode: int = 0o600) -> bytes:
     if not path.exists():
         write(path, make(), mode)
     return path.read_bytes()
+
+
+@contextmanager
+def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold a directory; the kernel lets go of it however the process ends, and nothing is left in it.
+
+    Raises BlockingIOError while another process holds it, OSError for one that is not there.
+    """
+    held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(held)
 
 
 def sync_directory(path: Path) -> None:

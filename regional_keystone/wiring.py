@@ -4,11 +4,10 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 """
 
 import asyncio
-import fcntl
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,9 +83,9 @@ def local_lock() -> Lock:
 def only_user(state: Path) -> Iterator[None]:
     """Be the only process on this state directory; the kernel frees it however we end. Raises StoreRefused."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (state / "lock").open("a") as file:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(durable.locked(state))
         except BlockingIOError:
             cure = "end it, or give this one a state directory of its own"
             raise StoreRefused(f"{state}: another process serves from it; {cure}") from None

@@ -159,6 +159,8 @@ def test_down_leaves_no_process_port_or_lock(alone):
     assert all(is_free(port) for port in before)
     assert alone.holder() is None
     assert not alone.control.exists()
+    left = {path.name for path in alone.directory.rglob("*")}
+    assert not {name for name in left if name.endswith((".sock", ".pid", "lock"))}
 
 
 def test_a_second_up_goes_on_with_the_data_at_the_same_ports(alone):
