@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from controller.authority import HOLDER, Authority, identity, requested_key
 from controller.commit import Sequencer
 from controller.replicate import Replicator, certified
-from regional_keystone.bundle import header, seal
+from regional_keystone.bundle import VALIDITY_US, header, seal
 from regional_keystone.enrol import JoinRequest, JoinToken, Welcome
 from regional_keystone.errors import Conflict, Forbidden, IdentityError, Invalid, NotFound
 from regional_keystone.holder import TOKEN, Holder
@@ -149,7 +149,20 @@ class Sites:
         """Every site, removed ones as well, by name."""
         return [site async for site in self._overlay.scan(Site)]
 
-    async def resealed(self, reader: Recording, now: int, member: Site) -> list[Change]:
+    async def refresh(self) -> bool:
+        """Seal the ring again before its bundles are too old for who has lost its directory; True if it was."""
+        now = self._clock.now()
+
+        async def decide(reader: Recording) -> tuple[list[Change], bool]:
+            ring = await reader.get(Ring, TOKEN)
+            if ring is None or now - ring.sealed_at < VALIDITY_US // 3:
+                return [], False
+            return await self.resealed(reader, now), True
+
+        done, _ = await transact(self._overlay, self._sequencer, f"reseal/{TOKEN}/{secrets.token_hex(8)}", decide)
+        return done
+
+    async def resealed(self, reader: Recording, now: int, member: Site | None = None) -> list[Change]:
         """The token ring of the next epoch, same keys, sealed for this member too."""
         old = await reader.get(Ring, TOKEN)
         if old is None:
@@ -193,6 +206,7 @@ class Sites:
                 if key is not None
             },
             turned_at=old.turned_at if old else now,
+            sealed_at=now,
             ceased=dict(old.ceased) if old else {},
         )
 

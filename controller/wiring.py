@@ -20,7 +20,7 @@ from controller.rotate import Rotator
 from controller.settings import Settings
 from controller.sites import Sites
 from regional_keystone import logs, wiring
-from regional_keystone.errors import StoreRefused
+from regional_keystone.errors import Conflict, StoreRefused, Unavailable
 from regional_keystone.messages import Request, Response
 from regional_keystone.ports import Clock
 from regional_keystone.record import Touch
@@ -120,10 +120,22 @@ class Controller:
                 retention_s=self.settings.log.retention_s,
             ),
             self._watch_sites(),
+            self._refresh_bundles(),
         ]
         if self.settings.keys.rotation_interval:
             running.append(self.rotator.run())
         return running
+
+    async def _refresh_bundles(self) -> None:
+        """Once an hour, and again soon after a failure."""
+        while True:
+            try:
+                await self.sites.refresh()
+            except (Conflict, Unavailable) as error:
+                log.error("bundles_not_refreshed", why=error.message)
+                await self.clock.sleep(30.0)
+            else:
+                await self.clock.sleep(3600.0)
 
     async def first(self) -> None:
         """What an empty state needs: keys, and with a password file the first administrator and the own endpoints."""

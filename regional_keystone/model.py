@@ -184,6 +184,7 @@ class Ring(Record, frozen=True, kw_only=True):
     """A key ring as it stands: who holds which bundle of it. No key is in it in clear.
 
     `ceased` tells when a former primary sealed its last token, by key number; `checks` are key check values.
+    `sealed_at` is later than `turned_at` when the same keys were sealed again: for a new site, or before bundles age.
     """
 
     id: Id
@@ -192,6 +193,7 @@ class Ring(Record, frozen=True, kw_only=True):
     checks: dict[int, str]
     sealed: dict[str, bytes]
     turned_at: int
+    sealed_at: int = 0
     ceased: dict[int, int] = {}
 
 

@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from regional_keystone.bundle import VALIDITY_US
 from regional_keystone.enrol import JoinRequest, JoinToken, _csr
 from regional_keystone.errors import Forbidden, Invalid, NotFound
 from regional_keystone.model import Ring, Site
@@ -188,3 +189,14 @@ async def test_a_join_and_a_turn_at_once_leave_a_ring_that_both_can_open(tmp_pat
         assert set(after.sealed) == {"@controller", "RegionOne", "RegionTwo", "RegionThree", "RegionFour"}
         await cloud.level()
         assert {site.holder.seen.fingerprint for site in cloud.sites.values()} == {after.fingerprint}
+
+
+async def test_bundles_are_sealed_again_before_they_grow_too_old(controller, sites):
+    assert not await sites.refresh(), "they are new"
+    young = await controller.overlay.get(Ring, "token")
+    await controller.write(msgspec.structs.replace(young, sealed_at=controller.clock.now() - VALIDITY_US // 2))
+    assert await sites.refresh()
+    again = await controller.overlay.get(Ring, "token")
+    assert (again.epoch, again.checks, again.turned_at) == (young.epoch + 1, young.checks, young.turned_at)
+    assert again.sealed_at > young.sealed_at
+    assert not await sites.refresh()
