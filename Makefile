@@ -15,7 +15,7 @@ SERVERS := .venv/.servers
 ALL := .venv/.all
 PARALLEL := -n 2
 # the rest, `make test` runs as well
-FAST := tests/language tests/site tests/architecture
+FAST := tests/language tests/site tests/architecture --ignore tests/architecture/test_contracts.py
 RUN := $(BIN)/rkctl tour --state $(STATE)
 
 help: ## show this
