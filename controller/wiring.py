@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -107,9 +107,9 @@ class Controller:
         stream = self.settings.stream
         return stream.advertise or f"https://{stream.host}:{stream.port}"
 
-    def tasks(self) -> list[Awaitable[None]]:
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the controller does."""
-        running: list[Awaitable[None]] = [
+        running: list[Coroutine[Any, Any, None]] = [
             keep_house(
                 store=self.part.store,
                 overlay=self.part.overlay,
@@ -228,7 +228,7 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
             await open_stream(stack, controller)
             await wiring.open_doors(stack, settings, controller.part, controller.door, controller.status, _ready)
             for task in controller.tasks():
-                group.create_task(task)  # type: ignore[arg-type]
+                group.create_task(task)
             ready()
 
 

@@ -23,7 +23,7 @@ from regional_keystone import api, model  # noqa: E402
 from regional_keystone.api.shapes import Shape  # noqa: E402
 from regional_keystone.api.verbs import routes  # noqa: E402
 from regional_keystone.metrics import Metrics  # noqa: E402
-from regional_keystone.record import Field, Table  # noqa: E402
+from regional_keystone.record import TABLES, Field, Table  # noqa: E402
 
 _DECLARED = re.compile(r"(?P<name>\w+)\{(?P<labels>[\w,]*)\} (?P<kind>\w+): (?P<text>.*)")
 _MARKS = {
@@ -105,8 +105,6 @@ def _head(title: str, source: str) -> list[str]:
 
 def _tables() -> Iterable[Table]:
     """The tables that the model declares, in its order; tests may have declared others."""
-    from regional_keystone.record import TABLES  # noqa: PLC0415
-
     return [table for table in TABLES.values() if table.kind.__module__ == model.__name__]
 
 

@@ -31,15 +31,15 @@ def keep(path: Path, make: Callable[[], bytes], mode: int = 0o600) -> bytes:
 
 
 @contextmanager
-def locked(directory: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold a directory; the kernel lets go of it however the process ends, and nothing is left in it.
+def locked(directory: Path, *, shared: bool = False) -> Iterator[int]:
+    """Hold a directory, open as a descriptor; the kernel lets go of it however the process ends, leaving nothing in it.
 
     Raises BlockingIOError while another process holds it, OSError for one that is not there.
     """
     held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        yield
+        yield held
     finally:
         os.close(held)
 

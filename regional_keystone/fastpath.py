@@ -182,10 +182,7 @@ class FastPath:
             return None
         if it is None or not ((me.may_validate and not head) or me.permits(it, head=head)):
             return None
-        facts = it.facts
-        if catalog:
-            return b"".join((it.head, facts.user, it.tail, facts.rest, facts.catalog, b"}}"))
-        return b"".join((it.head, facts.user, it.tail, facts.rest, b"}}"))
+        return it.body(catalog=catalog)
 
     def verdict(self, digest: bytes, now: int) -> Verdict | None:
         """The verdict if it still holds: not expired, not revoked, nothing changed, knowledge fresh enough."""

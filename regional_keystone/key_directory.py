@@ -9,7 +9,6 @@ The numbers of the ring itself are kept beside, with check values instead of key
 """
 
 import contextlib
-import fcntl
 import os
 import shlex
 import shutil
@@ -20,7 +19,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from regional_keystone.durable import sync_directory
+from regional_keystone.durable import locked, sync_directory
 from regional_keystone.keys import KeyRing, check_key, check_value
 
 LEDGER = ".ring"
@@ -251,14 +250,12 @@ def _write(file: Path, content: bytes, owner: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(locked(path))
+        except BlockingIOError:
+            raise KeyRepositoryError(f"{path}: another process is replacing the keys") from None
         yield directory
-    except BlockingIOError:
-        raise KeyRepositoryError(f"{path}: another process is replacing the keys") from None
-    finally:
-        os.close(directory)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 import asyncio
 import ssl
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -325,7 +325,7 @@ class Site:
             return "no keys yet: waiting for the controller"
         return None if self.part.follower.position else "no data yet: waiting for the controller"
 
-    def tasks(self) -> list[Awaitable[None]]:
+    def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the site does."""
         return [
             self.part.follower.run(),
@@ -387,11 +387,11 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
 
 
 @asynccontextmanager
-async def background(tasks: Iterable[Awaitable[None]]) -> AsyncIterator[asyncio.TaskGroup]:
+async def background(tasks: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[asyncio.TaskGroup]:
     """Run all of these until the block is cancelled; if one dies, so does the block, and the process with it."""
     async with asyncio.TaskGroup() as group:
         for task in tasks:
-            group.create_task(task)  # type: ignore[arg-type]
+            group.create_task(task)
         yield group
 
 
