@@ -13,6 +13,7 @@ class Controller:
     """[controller]: the federation as a whole."""
 
     region: str = option("Global", "The controller's own region in the catalog.")
+    poll_s: float = option(0.2, "Seconds between looks for what another controller has appended.", least=0.01, most=5)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,24 @@ class Bootstrap:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Zookeeper:
+    """[zookeeper]: who of several controllers turns the keys; without hosts there is one controller."""
+
+    hosts: tuple[str, ...] = option((), "host:port of each server.")
+    path: str = option("/regional-keystone", "Node below which ours lie.")
+    username: str = option("", "User of the digest scheme; empty: the nodes are open to all who reach the servers.")
+    password_file: Path | None = option(None, "File, mode 0600, with the user's password.")
+    session_timeout_s: float = option(
+        4.0, "Seconds of silence after which the servers end the session.", least=1, most=60
+    )
+    tls_ca: Path | None = option(None, "CA of the servers' certificates in PEM; turns on TLS with host check.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(settings.Settings):
     """All sections of a controller. An empty file is the embedded mode."""
 
     controller: Controller = Controller()
     stream: Stream = Stream()
     bootstrap: Bootstrap = Bootstrap()
+    zookeeper: Zookeeper = Zookeeper()

@@ -58,9 +58,9 @@ def serve(
         if check:
             print(configuration.effective(settings))
             return
-        from regional_keystone import wiring
+        from regional_keystone import site
 
-        run(lambda ready: wiring.serve(settings, ready), ready_fd, parent_fd)
+        run(lambda ready: site.serve(settings, ready), ready_fd, parent_fd)
 
 
 def run(serve: Serve, ready_fd: int | None, parent_fd: int | None) -> None:

@@ -95,6 +95,12 @@ class Unavailable(IdentityError):
         super().__init__(message, retry_after_s=retry_after_s)
 
 
+class Unknown(Unavailable):
+    """It may or may not have been done: whole or not at all, and it shows when it is read."""
+
+    default = "It is not known whether this was done; look before you try again."
+
+
 class StoreRefused(Exception):
     """A store must not be used as it is: an operator has to act first. The message names the file and the cure."""
 

@@ -1,9 +1,9 @@
-"""The six seams: Reader, Writer, Committer, Cache, Lock, Clock.
+"""The seams: Reader, Writer, Committer, Cache, Lock, Wake, Clock.
 
 Decisions above them are the same whatever is below. Driver errors become `errors.Unavailable` at an adapter's border.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -58,12 +58,24 @@ class Writer(Reader, Protocol):
     async def append(self, feed: str, after: int, entries: Sequence[Entry]) -> bool:
         """Durably add entries, all or none, only if the feed ends at `after`; False if it does not.
 
-        Raises Unavailable when the outcome is known to be nothing done.
+        Raises Unavailable when nothing was done, and Unknown when that could not be found out: the entries are there
+        whole or not at all, and whoever reads the feed next will see which.
         """
         ...
 
     async def apply(self, entries: Sequence[Entry]) -> None:
-        """Project entries of the log into the tables, in order; what is at or below `applied` is skipped."""
+        """Return once these entries of the log, in order, are in the tables; what is at or below `applied` is skipped.
+
+        A store that only reads waits for who writes, and raises Unavailable when that takes too long.
+        """
+        ...
+
+    async def acknowledge(self, site: str, said: bytes) -> None:
+        """Keep what a site has said last that it holds, where every controller can see it; empty: nothing any more."""
+        ...
+
+    async def acknowledged(self) -> Mapping[str, bytes]:
+        """What each site has said last."""
         ...
 
     async def prune(self, feed: str, upto: int) -> None:
@@ -107,11 +119,34 @@ class Cache(Protocol):
         ...
 
 
+class Hold(Protocol):
+    """Whether a lock is ours. Asked again before each step, because it can be lost while it is held."""
+
+    def __bool__(self) -> bool:
+        """True while this process may believe that it is the holder."""
+        ...
+
+
 class Lock(Protocol):
     """One holder per name: saves work, and is never what makes anything safe."""
 
-    def hold(self, name: str) -> AbstractAsyncContextManager[bool]:
-        """Enter with True while this process is the holder, with False when another is."""
+    def hold(self, name: str) -> AbstractAsyncContextManager[Hold]:
+        """Enter with a true Hold if this process is the holder, with a false one if another is, without waiting.
+
+        Raises Unavailable when it cannot be known.
+        """
+        ...
+
+
+class Wake(Protocol):
+    """Tells other processes that the log has grown. Nothing depends on it: who follows asks now and then as well."""
+
+    def tell(self, position: int) -> None:
+        """The log ends at this position now. Never waits and never fails."""
+        ...
+
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Call this on the event loop, soon, whenever another process may have told something."""
         ...
 
 

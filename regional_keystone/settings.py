@@ -24,6 +24,10 @@ class ConfigurationError(Exception):
     exit_code = 2
 
 
+# section.option as older documents call it: what it is called here
+SYNONYMS = {("database", "cassandra_node_ips"): ("cassandra", "contact_points")}
+
+
 def option(default: Any, help: str, *, least: float | None = None, most: float | None = None) -> Any:  # noqa: A002
     """One option: its default, what it means, and its bounds."""
     return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most})
@@ -138,6 +142,46 @@ class Log:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cassandra:
+    """[cassandra]: the cluster that holds log and tables; without contact points they lie in a file each."""
+
+    contact_points: tuple[str, ...] = option(
+        (), "Addresses of nodes of this data centre; [database] cassandra_node_ips."
+    )
+    port: int = option(9042, "Port of CQL.", least=1, most=65535)
+    local_data_centre: str = option("dc1", "The data centre of this process, the only one that a site reads.")
+    keyspace: str = option("regional_keystone", "Keyspace of all tables.")
+    replication: tuple[str, ...] = option(("dc1:1",), "name:replicas of each data centre, for `rkctl db sync`.")
+    username: str = option("", "User of the cluster; empty: none is asked for.")
+    password_file: Path | None = option(None, "File, mode 0600, with the user's password.")
+    tls_ca: Path | None = option(None, "CA of the nodes' certificates in PEM; turns on TLS with host check.")
+    tls_cert: Path | None = option(None, "Own certificate chain in PEM, if the nodes ask for one.")
+    tls_key: Path | None = option(None, "The own certificate's private key, mode 0600.")
+    connect_timeout_s: float = option(2.0, "Seconds until a node that does not answer is given up.", least=0.1, most=9)
+    request_timeout_s: float = option(2.5, "Seconds until a statement that is not answered is.", least=0.1, most=9)
+    read_consistency: str = option("LOCAL_QUORUM", "Of a site's reads; LOCAL_ONE suits one replica per data centre.")
+    allow_unsafe: bool = option(False, "Serve although the cluster's settings can lose what was acknowledged.")  # noqa: FBT003
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Memcached:
+    """[memcached]: the region's cache, shared by all its processes; without servers each remembers for itself."""
+
+    servers: tuple[str, ...] = option((), "host:port of each, the same list in every process of the region.")
+    timeout_s: float = option(0.05, "Seconds after which an answer is no longer waited for.", least=0.001, most=5)
+    ttl_s: float = option(300.0, "Seconds that an entry is kept at most.", least=1)
+    secret_file: Path | None = option(None, "Secret of the region, mode 0600; default: cache.secret in state_dir.")
+    tls_ca: Path | None = option(None, "CA of the servers' certificates in PEM; turns on TLS with host check.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """[workers]: how many processes serve a site's port."""
+
+    processes: int = option(1, "Processes that answer at the same port.", least=1, most=64)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All sections of a site. An empty file is the embedded mode."""
 
@@ -153,6 +197,9 @@ class Settings:
     policy: Policy = Policy()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()
+    cassandra: Cassandra = Cassandra()
+    memcached: Memcached = Memcached()
+    workers: Workers = Workers()
 
 
 S = TypeVar("S", bound=Settings)
@@ -330,13 +377,15 @@ def _split(assignment: str) -> tuple[str, str, str]:
 
 
 def _known_section(known: Iterable[tuple[str, str]], title: str, place: str) -> str:
-    names = dict.fromkeys(_title(section) for section, _ in known)
+    names = dict.fromkeys(_title(section) for section, _ in known) | dict.fromkeys(title for title, _ in SYNONYMS)
     if title not in names and title != "default":
         raise ConfigurationError(f"{place}: there is no section [{title}]{_nearest(title, names)}")
     return "default" if title == "DEFAULT" else title
 
 
 def _known(known: Iterable[tuple[str, str]], title: str, name: str, place: str) -> tuple[str, str]:
+    if (title, name) in SYNONYMS:
+        return SYNONYMS[title, name]
     section = _known_section(known, title, place)
     names = [option for one, option in known if one == section]
     if name not in names:

@@ -27,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Row = tuple[str, Key, bytes]
 
-SCHEMA = 1  # of the tables that are not derived from records; a file with a higher one is refused
+SCHEMA = 2  # of the tables that are not derived from records; a file with a higher one is refused
 _APPLICATION = 0x524B4944  # marks a file as ours
 _PAGE = 500  # rows that are in memory at a time while a table is read through
 _BUSY_S = 5.0
@@ -35,6 +35,7 @@ _OWN = {
     "log": "feed TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, entry BLOB NOT NULL,"
     " PRIMARY KEY (feed, number)",
     "feeds": "feed TEXT PRIMARY KEY, head INTEGER NOT NULL DEFAULT 0, applied INTEGER NOT NULL DEFAULT 0",
+    "acknowledgements": "site TEXT PRIMARY KEY, said BLOB NOT NULL",
     "unknown_rows": '"table" TEXT NOT NULL, "key" BLOB NOT NULL, row BLOB NOT NULL, PRIMARY KEY ("table", "key")',
 }
 
@@ -161,6 +162,14 @@ class Sqlite:
         """
         await self._write(self._apply, entries)
 
+    async def acknowledge(self, site: str, said: bytes) -> None:
+        """Keep what a site has said last; empty: nothing any more."""
+        await self._write(self._acknowledge, site, said)
+
+    async def acknowledged(self) -> Mapping[str, bytes]:
+        """What each site has said last."""
+        return await self._read(_acknowledged)
+
     async def prune(self, feed: str, upto: int) -> None:
         """Forget entries up to this number, of the log only what is in the tables; numbers go on where they were."""
         await self._write(self._prune, feed, upto)
@@ -265,6 +274,13 @@ class Sqlite:
             db.execute('DELETE FROM unknown_rows WHERE "table" = ? AND "key" = ?', unknown)
         else:
             db.execute(statements.remove, change.key)
+
+    def _acknowledge(self, site: str, said: bytes) -> None:
+        with self._transaction() as db:
+            if said:
+                db.execute("INSERT OR REPLACE INTO acknowledgements VALUES (?, ?)", (site, said))
+            else:
+                db.execute("DELETE FROM acknowledgements WHERE site = ?", (site,))
 
     def _prune(self, feed: str, upto: int) -> None:
         with self._transaction() as db:
@@ -474,6 +490,10 @@ def _tail(db: sqlite3.Connection, feed: str, after: int, limit: int) -> list[Ent
     statement = "SELECT entry FROM log WHERE feed = ? AND number > ? ORDER BY number LIMIT ?"
     entries = [decode_entry(entry) for (entry,) in db.execute(statement, (feed, after, limit))]
     return entries if entries and entries[0].number == after + 1 else []
+
+
+def _acknowledged(db: sqlite3.Connection) -> Mapping[str, bytes]:
+    return dict(db.execute("SELECT site, said FROM acknowledgements"))
 
 
 def _marks(db: sqlite3.Connection, feed: str) -> tuple[int, int]:

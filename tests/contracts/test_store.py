@@ -142,6 +142,17 @@ async def test_an_entry_of_an_older_version_is_found_by_what_that_did_not_know_o
         assert await store.find(Region, parent_region_id="p") == [new]
 
 
+async def test_what_sites_have_said_is_there_for_everybody_until_it_is_taken_back(stores):
+    async with stores.fresh() as store:
+        await store.acknowledge("RegionOne", b"1")
+        await store.acknowledge("RegionTwo", b"2")
+        await store.acknowledge("RegionOne", b"3")
+        assert await store.acknowledged() == {"RegionOne": b"3", "RegionTwo": b"2"}
+        await store.acknowledge("RegionTwo", b"")
+    async with stores.again() as store:
+        assert await store.acknowledged() == {"RegionOne": b"3"}
+
+
 async def test_a_snapshot_stands_still_while_writes_go_on(stores):
     async with stores.fresh() as store:
         for number in range(1, 4):

@@ -7,13 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from regional_keystone import wiring
+from regional_keystone import site as site_
 from regional_keystone.authenticate import hash_password
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused
 from regional_keystone.messages import Request
 from regional_keystone.model import Project, User
 from regional_keystone.settings import Keys, Settings, Site, Token
+from regional_keystone.wiring import keep_s
 from tests.cloud import eventually, running
 from tests.replay import LeapingClock
 
@@ -35,7 +36,7 @@ class Lives:
     @asynccontextmanager
     async def life(self):
         async with AsyncExitStack() as stack:
-            site = wiring.Site(self.settings, self.clock, self.identity)
+            site = site_.Site(self.settings, self.clock, self.identity)
             await site.build(stack)
             tasks = [asyncio.create_task(one) for one in site.tasks()]
             try:
@@ -122,7 +123,7 @@ async def test_a_site_whose_disk_is_full_goes_on(lives):
 def test_what_voids_or_opens_a_token_is_kept_for_as_long_as_one_can_be_shown(expiration, window, isolation_s):
     token = Token(expiration=expiration, allow_expired_window=window)
     settings = dataclasses.replace(Settings(), token=token, keys=Keys(isolation_s=isolation_s))
-    assert wiring.keep_s(settings) >= expiration + window + isolation_s
+    assert keep_s(settings) >= expiration + window + isolation_s
 
 
 async def test_a_join_token_that_others_may_read_is_refused(tmp_path):
@@ -131,4 +132,4 @@ async def test_a_join_token_that_others_may_read_is_refused(tmp_path):
     token.chmod(0o644)
     settings = Settings(site=Site(state_dir=tmp_path / "state", join_token_file=token))
     with pytest.raises(StoreRefused, match=f"chmod 600 {token}"):
-        await wiring.serve(settings, lambda: None)
+        await site_.serve(settings, lambda: None)
