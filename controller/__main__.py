@@ -111,7 +111,7 @@ def status(
             if not watch:
                 break
             time.sleep(1)
-        everyone = [found["controller"], *found["sites"]]
+        everyone = [*found["controllers"], *found["sites"]]
         raise SystemExit(int(all(one["state"] == "down" for one in everyone)))
 
 
@@ -405,7 +405,7 @@ def _show_status(found: dict[str, Any]) -> None:
     from controller.display import console, table
 
     columns = ("name", "state", "url", "position", "lag_entries", "age_s", "ring_epoch")
-    everyone = (found["controller"], *found["sites"])
+    everyone = (*found["controllers"], *found["sites"])
     console().print(table(columns, [[one.get(name) for name in columns] for one in everyone]))
     for one in everyone:
         if "detail" in one:

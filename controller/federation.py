@@ -5,7 +5,6 @@ Separate from the supervisor, because status, tour and the other commands read t
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import re
@@ -21,7 +20,7 @@ from controller import ask
 from regional_keystone import durable
 from regional_keystone.record import Json
 
-CONTROLLER, REGION = "controller", "Global"
+CONTROLLER, SECOND, REGION = "controller", "controller-2", "Global"
 SITES = ("RegionOne", "RegionTwo", "RegionThree")
 PORT = 15000  # below the ports that the kernel gives to outgoing connections
 HOST = "127.0.0.1"
@@ -39,17 +38,18 @@ class FederationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One process of the federation and its ports; `stream` is the controller's alone."""
+    """One process of the federation and its ports; `stream` is a controller's alone, `front` its proxy's."""
 
     name: str
     public: int
     admin: int
     stream: int | None = None
+    front: int | None = None
 
     @property
     def is_controller(self) -> bool:
-        """Whether this is the one that may append."""
-        return self.name == CONTROLLER
+        """Whether this is one that may append."""
+        return self.stream is not None
 
     @property
     def region(self) -> str:
@@ -59,7 +59,17 @@ class Member:
     @property
     def url(self) -> str:
         """The Identity API, as OS_AUTH_URL."""
-        return f"http://{HOST}:{self.public}/v3"
+        return f"http://{HOST}:{self.port}/v3"
+
+    @property
+    def port(self) -> int:
+        """Where clients reach it: its proxy, if it has one."""
+        return self.front or self.public
+
+    @property
+    def ports(self) -> list[int]:
+        """All of its own."""
+        return [port for port in (self.public, self.admin, self.stream) if port]
 
     def page(self, path: str, timeout_s: float = 1.0) -> Json:
         """A page of the admin port. Raises Unanswered."""
@@ -166,9 +176,10 @@ class Home:
         raise FederationError(f"{self.openrc} has no OS_PASSWORD; restore it or bootstrap again", 3)
 
 
-def plan(home: Home, port: int | None, sites: Sequence[str]) -> list[Member]:
+def plan(home: Home, port: int | None, sites: Sequence[str], *, engines: bool = False) -> list[Member]:
     """The processes to run, and their ports: as recorded, new ones after them. Records what is new.
 
+    With engines there are two controllers, and a proxy before them and before each site.
     Raises FederationError, exit code 4, when a recorded or named port is taken.
     """
     if (home.directory / "ports.json").exists():
@@ -177,38 +188,45 @@ def plan(home: Home, port: int | None, sites: Sequence[str]) -> list[Member]:
     else:
         known = []
     missing = [name for name in sites or (() if known else SITES) if name not in {one.name for one in known}]
-    members = known + _added(missing, port, known)
+    controllers = () if known else (CONTROLLER, SECOND) if engines else (CONTROLLER,)
+    members = known + _added(controllers, missing, port, known, fronted=engines)
     home.record(members)
     return [one for one in members if one.is_controller or not sites or one.name in sites]
 
 
 def _check_kept(home: Home, known: Sequence[Member], port: int | None) -> None:
-    if port not in (None, known[0].public):
+    if port not in (None, known[0].port):
         cure = f"leave --port away, or remove {home.directory / 'ports.json'}"
-        raise FederationError(f"this federation's controller has port {known[0].public}; {cure}", 2)
+        raise FederationError(f"this federation's controller has port {known[0].port}; {cure}", 2)
     for member in known:
-        for number in (member.public, member.admin, member.stream):
+        for number in (*member.ports, member.front):
             if number and not is_free(number):
                 _taken(number, f"it is recorded for {member.name} in {home.directory / 'ports.json'}")
 
 
-def _added(names: Sequence[str], port: int | None, known: Sequence[Member]) -> list[Member]:
-    """New members: public ports first, then the stream, then the admin ports, each the next free one."""
-    used = {number for one in known for number in (one.public, one.admin, one.stream)}
-    first = known[0].public if known else port or PORT
+def _added(
+    controllers: Sequence[str], sites: Sequence[str], port: int | None, known: Sequence[Member], *, fronted: bool
+) -> list[Member]:
+    """New members: what clients use first, then streams, then admin ports, each the next free one."""
+    used = {number for one in known for number in (*one.ports, one.front)}
+    first = known[0].port if known else port or PORT
     if port and not known and not is_free(port):
         _taken(port, "name another one with --port")
     free = (number for number in range(first, _LAST_PORT) if number not in used and is_free(number))
-    wanted = names if known else [CONTROLLER, *names]
+    names = [*controllers, *sites]
     try:
-        public = list(itertools.islice(free, len(wanted)))
-        stream = None if known else next(free)
-        return [
-            Member(name, number, next(free), stream if name == CONTROLLER else None)
-            for name, number in zip(wanted, public, strict=True)
-        ]
-    except (StopIteration, RuntimeError, ValueError):
+        fronts = dict.fromkeys(names) if not fronted else _fronts(controllers, sites, free)
+        public = {name: next(free) for name in names}
+        streams = {name: next(free) for name in controllers}
+        return [Member(name, public[name], next(free), streams.get(name), fronts[name]) for name in names]
+    except (StopIteration, RuntimeError):
         raise FederationError(f"too few free ports after {first}; name a lower one with --port", 4) from None
+
+
+def _fronts(controllers: Sequence[str], sites: Sequence[str], free: Iterator[int]) -> dict[str, int | None]:
+    """The port of the proxy before each: one before all controllers."""
+    shared = next(free) if controllers else None
+    return {name: shared for name in controllers} | {name: next(free) for name in sites}
 
 
 def _taken(port: int, cure: str) -> None:
@@ -277,13 +295,13 @@ def status(members: Sequence[Member]) -> Json:
     """How everyone fares, asked at the same time: a process that does not answer within a second is `down`."""
     with ThreadPoolExecutor(len(members)) as pool:
         pages = list(pool.map(_page, members))
-    head = pages[0].get("position")
-    controller = {"name": CONTROLLER, "region": REGION, "url": members[0].url} | _facts(members[0], pages[0], head)
-    sites = [
-        {"name": member.name, "url": member.url} | _facts(member, found, head)
-        for member, found in zip(members[1:], pages[1:], strict=True)
+    controllers = sum(one.is_controller for one in members)
+    head = max((page["position"] for page in pages[:controllers] if "position" in page), default=None)
+    found = [
+        {"name": member.name, "region": member.region, "url": member.url} | _facts(member, page, head)
+        for member, page in zip(members, pages, strict=True)
     ]
-    return {"controller": controller, "sites": sites}
+    return {"controller": found[0], "controllers": found[:controllers], "sites": found[controllers:]}
 
 
 def _page(member: Member) -> Json:

@@ -38,7 +38,7 @@ class Client:
     def __init__(self, member: Member, token: str = "") -> None:
         self.member = member
         self.token = token
-        self._connection = http.client.HTTPConnection(HOST, member.public, timeout=PATIENCE_S)
+        self._connection = http.client.HTTPConnection(HOST, member.port, timeout=PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from controller import ask, federation, probe
 from controller.display import Display, table
-from controller.federation import CONTROLLER, Home, Member
+from controller.federation import Home, Member
 from controller.probe import Broken, Client, Load, everywhere, ms, until
 from regional_keystone.record import Json
 
@@ -46,13 +46,23 @@ class Stage:
         return Client(self.members[0], self.made.get("admin", ""))
 
     @property
+    def controllers(self) -> list[Member]:
+        """One, or several over one log."""
+        return [member for member in self.members if member.is_controller]
+
+    @property
+    def regions(self) -> list[Member]:
+        """The sites' processes."""
+        return [member for member in self.members if not member.is_controller]
+
+    @property
     def sites(self) -> list[Client]:
         """The administrator at each site."""
-        return [self.admin.at(member) for member in self.members[1:]]
+        return [self.admin.at(member) for member in self.regions]
 
     def site(self, number: int) -> Client:
-        """The administrator at one site."""
-        return self.admin.at(self.members[number])
+        """The administrator at one site, counted from 1."""
+        return self.admin.at(self.regions[number - 1])
 
     def auth(self) -> Json:
         """The tour's user by password, in its project."""
@@ -66,7 +76,7 @@ class Stage:
 
     def fresh(self, number: int, count: int) -> list[str]:
         """Tokens of the tour's user, issued at one site."""
-        client = Client(self.members[number])
+        client = Client(self.regions[number - 1])
         return [client.login(probe.again(self.made["token"], self.made["project"])) for _ in range(count)]
 
     def signal(self, name: str, number: str) -> None:
@@ -132,20 +142,24 @@ def _visible(stage: Stage, path: str) -> float:
 
 def validate(stage: Stage) -> Finding:
     """Step 2."""
-    before = stage.members[0].page("/status")["requests"]
-    stage.made["token"] = token = Client(stage.members[1]).login(stage.auth())
+    before = _requests(stage)
+    stage.made["token"] = token = Client(stage.regions[0]).login(stage.auth())
     times = []
-    for member in stage.members[2:]:
+    for member in stage.regions[1:]:
         with Client(member) as client:
             for _ in range(20):
                 begun = time.monotonic()
                 _same(200, client.validate(token), f"validation at {member.name}")
                 times.append(time.monotonic() - begun)
-    after = stage.members[0].page("/status")["requests"]
+    after = _requests(stage)
     _same(before, after, "the controller's request counter")
-    places = " and ".join(member.name for member in stage.members[2:])
-    details = [f"issued at {stage.members[1].name}, valid at {places}"]
+    places = " and ".join(member.name for member in stage.regions[1:])
+    details = [f"issued at {stage.regions[0].name}, valid at {places}"]
     return Finding(f"controller's requests {before} -> {after}; median {ms(statistics.median(times))}", details)
+
+
+def _requests(stage: Stage) -> int:
+    return sum(member.page("/status")["requests"] for member in stage.controllers)
 
 
 def clients(stage: Stage) -> Finding:
@@ -162,7 +176,7 @@ def _openstack(stage: Stage, command: str) -> str:
     """`openstack` against the first site."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
     environment |= {"OS_CLIENT_CONFIG_FILE": str(stage.home.directory / "clouds.yaml")}
-    cloud = stage.members[1].name
+    cloud = stage.regions[0].name
     program = [str(Path(sys.executable).with_name("openstack")), "--os-cloud", cloud, *command.split(), "-f", "json"]
     done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=_CLIENT_S, check=False)
     if done.returncode:
@@ -174,7 +188,7 @@ def _openstack(stage: Stage, command: str) -> str:
 def _shown(stage: Stage, command: str, found: Any) -> str:
     if command == "catalog list":
         regions = list(dict.fromkeys(endpoint["region"] for service in found for endpoint in service["Endpoints"]))
-        _same(sorted(member.region for member in stage.members), sorted(regions), "the regions of the catalog")
+        _same(sorted({member.region for member in stage.members}), sorted(regions), "the regions of the catalog")
         return ", ".join(regions)
     return ", ".join(one["Name"] for one in found) if command == "user list" else "a token"
 
@@ -184,7 +198,7 @@ def _session(stage: Stage) -> str:
     from keystoneauth1 import session
     from keystoneauth1.identity import v3
 
-    member, made = stage.members[2], stage.made
+    member, made = stage.regions[1], stage.made
     plugin = v3.Password(auth_url=member.url, user_id=made["user"], password=stage.secret, project_id=made["project"])
     opened = session.Session(auth=plugin)
     endpoint = opened.get_endpoint(service_type="identity", region_name=member.region)
@@ -194,7 +208,7 @@ def _session(stage: Stage) -> str:
 
 def _service(stage: Stage) -> str:
     """A service under stock keystonemiddleware in the second site, asked with the token of the first."""
-    member = stage.members[2]
+    member = stage.regions[1]
     program = [sys.executable, "-P", "-W", "ignore", "-m", "controller.sample_service"]
     pipe = subprocess.PIPE
     with subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
@@ -206,7 +220,7 @@ def _service(stage: Stage) -> str:
         answers = [_call_service(port, token) for token in (stage.made["token"], "gAAAAA-no-token")]
         process.stdin.close()
     _same((200, 401), tuple(answers), f"the service in {member.name} for a good token and a bad one")
-    return f"keystonemiddleware in {member.name}: {stage.members[1].name}'s token accepted, a bad one refused"
+    return f"keystonemiddleware in {member.name}: {stage.regions[0].name}'s token accepted, a bad one refused"
 
 
 def _authtoken(stage: Stage, member: Member) -> Json:
@@ -236,7 +250,7 @@ def _call_service(port: int, token: str) -> int:
 def revoke(stage: Stage) -> Finding:
     """Step 4."""
     tokens = stage.fresh(1, REVOKED)
-    watchers = [Client(member, stage.made["admin"]) for member in stage.members[1:]]
+    watchers = [Client(member, stage.made["admin"]) for member in stage.regions]
     late: dict[str, list[float]] = {client.member.name: [] for client in watchers}
     with stage.admin as admin, ThreadPoolExecutor(len(watchers)) as pool:
         for token in tokens:
@@ -269,7 +283,7 @@ def rotate(stage: Stage) -> Finding:
     begun = time.monotonic()
     with Load(_loads(stage), 0.002) as load:
         for _ in range(ROTATIONS):
-            held = {member.name: _ring(member)["keys"] for member in stage.members[1:]}
+            held = {member.name: _ring(member)["keys"] for member in stage.regions}
             turned = ask.admin(stage.home.admin, "/keys/rotate", {})
             signs = turned["keys"][str(turned["primary"])]
             for name, keys in held.items():
@@ -279,14 +293,14 @@ def rotate(stage: Stage) -> Finding:
             time.sleep(0.3)
     if load.wrong:
         raise Broken(f"expected no refusal under load, got {len(load.wrong)} of {load.done}: {load.wrong[0]}")
-    details = [f"{member.name}: {_shown_ring(_ring(member))}" for member in stage.members[1:]]
+    details = [f"{member.name}: {_shown_ring(_ring(member))}" for member in stage.regions]
     took = time.monotonic() - begun
     return Finding(f"{ROTATIONS} turns in {ms(took)}, {load.done} validations and logins, 0 refused", details)
 
 
 def _loads(stage: Stage) -> list[Callable[[], str]]:
     """At each site: validate the tour's token, and now and then issue a fresh one and validate that elsewhere."""
-    sites = stage.members[1:]
+    sites = stage.regions
     return [partial(_load, stage, [Client(member) for member in sites], number) for number in range(len(sites))]
 
 
@@ -319,9 +333,10 @@ def _shown_ring(ring: Json) -> str:
 
 def isolate(stage: Stage) -> Finding:
     """Step 6."""
-    stage.made["doomed"] = stage.fresh(len(stage.members) - 1, 1)[0]
+    stage.made["doomed"] = stage.fresh(len(stage.regions), 1)[0]
     stage.made["position"] = stage.members[0].page("/status")["position"]
-    stage.signal(CONTROLLER, "KILL")
+    for member in stage.controllers:
+        stage.signal(member.name, "KILL")
     killed = time.monotonic()
     project, token = stage.made["project"], stage.made["token"]
     for client in stage.sites:
@@ -335,7 +350,8 @@ def isolate(stage: Stage) -> Finding:
     took = _revoke_own(stage)
     time.sleep(max(0.0, 2.5 - (time.monotonic() - killed)))
     status = federation.status(stage.members)
-    _same("down", status["controller"]["state"], "the controller's state by `rkctl status`")
+    for controller in status["controllers"]:
+        _same("down", controller["state"], f"the state of {controller['name']} by `rkctl status`")
     ages = _ages(status, time.monotonic() - killed)
     why = refusal.body["error"]["message"]
     details = [f"a change: 503, Retry-After {refusal.headers['retry-after']}, {why!r}", f"`rkctl status`: age {ages}"]
@@ -346,9 +362,9 @@ def isolate(stage: Stage) -> Finding:
 def _revoke_own(stage: Stage) -> float:
     """Revoke a token at the last site by itself; seconds until it was refused there."""
     token, begun = stage.made["doomed"], time.monotonic()
-    last = Client(stage.members[-1], token)
+    last = Client(stage.regions[-1], token)
     last.expect(204, "DELETE", "/v3/auth/tokens", X_Subject_Token=token)
-    _same(404, stage.site(len(stage.members) - 1).validate(token), "a token revoked there, at once")
+    _same(404, stage.site(len(stage.regions)).validate(token), "a token revoked there, at once")
     return time.monotonic() - begun
 
 
@@ -384,7 +400,7 @@ def heal(stage: Stage) -> Finding:
 
 def catch_up(stage: Stage) -> Finding:
     """Step 8."""
-    slow = stage.members[2]
+    slow = stage.regions[1]
     before = stage.members[0].page("/status")["rings"]["token"]["epoch"]
     stage.signal(slow.name, "STOP")
     try:
@@ -460,7 +476,7 @@ STEPS = (
 def show(home: Home, console: Console) -> int:
     """Take the tour; the exit code: 0 when every promise was kept, 1 at the first that was not."""
     stage, rows, begun = Stage(home, home.members()), [], time.monotonic()
-    if len(stage.members) < 4:
+    if len(stage.regions) < 3:
         console.print("the tour needs three sites")
         return 1
     with Display(console) as display:

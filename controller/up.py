@@ -197,8 +197,8 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
     with _only_one(home):
         members = federation.plan(home, options.port, options.sites)
         is_first = federation.write_credentials(home, members)
-        if options.port is None and is_first and members[0].public != federation.PORT:
-            tell("warn", f"port {federation.PORT} is taken; the controller gets {members[0].public}")
+        if options.port is None and is_first and members[0].port != federation.PORT:
+            tell("warn", f"port {federation.PORT} is taken; the controller gets {members[0].port}")
         supervisor = Supervisor(options, tell, members)
         _end_on_signals(supervisor.ended, parent_fd)
         async with _controlled(supervisor):

@@ -41,7 +41,7 @@ def processes(home):
 
 
 def ports(home):
-    return [port for one in home.members() for port in (one.public, one.admin, one.stream) if port]
+    return [port for one in home.members() for port in one.ports]
 
 
 def until(ask_, what):
