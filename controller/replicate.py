@@ -1,10 +1,9 @@
-"""Streams the log to sites; records what each has acknowledged; takes over what they revoked themselves.
+"""Streams the log to sites; records what each has acknowledged.
 
 One session per connected site, known by its certificate. Source: docs/feeds.md, "The stream".
 """
 
 import asyncio
-import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -17,9 +16,9 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from controller.authority import identity
 from controller.commit import Sequencer
+from controller.take_over import Foreign, TakeOver
 from regional_keystone.errors import IdentityError, TooLarge, Unavailable
-from regional_keystone.follow import LATE
-from regional_keystone.log import LOG, Change, Entry, Put, put
+from regional_keystone.log import LOG, Entry
 from regional_keystone.messages import (
     VERSION,
     Acknowledge,
@@ -39,11 +38,10 @@ from regional_keystone.messages import (
     at_controller,
     encode,
 )
-from regional_keystone.model import RevocationEvent, Site, Taken
-from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.model import Site
+from regional_keystone.overlay import Overlay
 from regional_keystone.own_feed import portion
 from regional_keystone.ports import Clock, Writer
-from regional_keystone.record import decode
 
 log = structlog.get_logger("replicate")
 
@@ -53,10 +51,8 @@ ROWS = 500
 RECENT = 4096
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FORWARDS = 64  # forwarded requests of one site under way at once
-SKEW_US = 2_000_000
 MESSAGE_BYTES = 2 * 1024 * 1024  # of entries or rows in one message, well below what a site takes
 _CLOSE_S = 1.0
-_FEED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -95,7 +91,7 @@ class Replicator:
         self._overlay = overlay
         self._sequencer = sequencer
         self._clock = clock
-        self._keep_us = int(keep_s * 1_000_000)
+        self._taking = TakeOver(overlay=overlay, sequencer=sequencer, clock=clock, keep_s=keep_s)
         self._recent: deque[Entry] = deque(maxlen=RECENT)
         self._parting: set[asyncio.Task[None]] = set()
         sequencer.publish = self.publish
@@ -254,59 +250,15 @@ class Replicator:
         await self._say(session, Answer(request.id, response))
 
     async def _take_over(self, session: Session, feed: str, entries: Sequence[Entry]) -> None:
-        """Bring a site's own revocations into the log, each exactly once, in order."""
-        site, _, incarnation = feed.partition("/")
-        if site != session.site or not _FEED.fullmatch(incarnation) or not entries:
-            await self._refuse(session.socket, "that feed is not this site's", final=True)
-            return
-        now = self._clock.now()
-
-        async def decide(reader: Recording) -> tuple[list[Change], int]:
-            taken = await reader.get(Taken, feed)
-            known = number = taken.number if taken else 0
-            changes: list[Change] = []
-            for entry in entries:
-                if entry.number == number + 1:
-                    number += 1
-                    changes += await self._revocations(reader, feed, entry, now)
-            if number == known:
-                return [], number
-            return [*changes, put(Taken(feed=feed, number=number), taken)], number
-
         try:
-            number, position = await transact(self._overlay, self._sequencer, f"{feed}/{entries[-1].number}", decide)
+            await self._taking.take(session.site, feed, entries)
         except Unavailable as error:
             log.error("own_feed_not_taken", feed=feed, why=str(error))
             await self._close(session)  # it comes again with the same entries
-            return
         except (TooLarge, ValueError) as error:
             log.error("own_feed_refused", feed=feed, why=str(error)[:200])
-            await self._refuse(session.socket, "that cannot be taken over", final=True)
-            return
-        if position is not None:
-            log.info("own_feed_taken", feed=feed, number=number, position=position)
-
-    async def _revocations(self, reader: Recording, feed: str, entry: Entry, now: int) -> list[Change]:
-        """A site's entry as changes of the log: revocations only, under ids of its own, bounded in time."""
-        found: list[Change] = []
-        for place, change in enumerate(entry.changes):
-            if not isinstance(change, Put) or change.table != "revocations":
-                log.error("own_feed_oversteps", feed=feed, number=entry.number, table=change.table)
-                continue
-            event = decode(RevocationEvent, change.row)
-            late = LATE if event.id.startswith(LATE) else ""
-            # a token may be from a fast clock; all tokens of somebody are not to be void in advance
-            latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
-            if event.issued_before > latest:
-                log.error("own_feed_ahead_of_time", feed=feed, number=entry.number, by_us=event.issued_before - now)
-            bounded = msgspec.structs.replace(
-                event,
-                id=f"{late}{feed}/{entry.number}/{place}",
-                issued_before=min(event.issued_before, latest),
-                keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
-            )
-            found.append(put(bounded, await reader.get(RevocationEvent, bounded.id)))
-        return found
+            reason = "that feed is not this site's" if isinstance(error, Foreign) else "that cannot be taken over"
+            await self._refuse(session.socket, reason, final=True)
 
     async def _send_to(self, session: Session) -> None:
         try:
