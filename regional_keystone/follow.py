@@ -7,7 +7,7 @@ import asyncio
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -32,6 +32,26 @@ _RETRY_S = 1.0
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
 
 Watcher = Callable[[int, set[Touch]], None]  # is told a position and what its entry disturbed
+
+
+class Relay(Protocol):
+    """Is told in order, as it happens, what a follower learns, so that others can follow it."""
+
+    def noted(self, entries: Sequence[Entry]) -> None:
+        """Every answer knows these entries now."""
+        ...
+
+    def heard(self, ticks: float, head: int) -> None:
+        """A controller named the head of its log."""
+        ...
+
+    def stored(self, projected: int) -> None:
+        """Everything up to here is in the replica."""
+        ...
+
+    def replaced(self) -> None:
+        """A snapshot took the replica's place."""
+        ...
 
 
 class Marks:
@@ -77,6 +97,8 @@ class Follower:
         self.late: Callable[[list[RevocationEvent]], None] | None = None
         self.own: str | None = None  # the site's own feed: its revocations were known when they were made
         self.progress: Callable[[], None] = _nobody
+        self.relay: Relay | None = None
+        self.apply = store.apply
         self._store = store
         self._clock = clock
         self._lifetime_us = int(lifetime_s * 1_000_000)
@@ -141,15 +163,21 @@ class Follower:
             if ring.epoch > self.holder.seen.epoch:
                 await self._install(ring)
         self._wake()
+        if self.relay is not None:
+            self.relay.replaced()
 
     def note(self, entries: Iterable[Entry]) -> None:
         """From now on every answer knows these entries. Raises ValueError if one before them is missing."""
         late: list[RevocationEvent] = []
+        noted: list[Entry] = []
         try:
             for entry in entries:
                 if entry.number > self.position:
                     late += self._note(entry)
+                    noted.append(entry)
         finally:  # what came before the fault holds, and is projected
+            if noted and self.relay is not None:
+                self.relay.noted(noted)
             if late and self.late is not None:
                 self.late(late)
             self._wake()
@@ -178,6 +206,8 @@ class Follower:
         """A controller named the head of its log after our probe of `ticks` had reached it."""
         if ticks > self._clock.ticks():
             return  # no probe of ours: it would look fresh for as long as it is ahead
+        if self.relay is not None:
+            self.relay.heard(ticks, head)
         self._head = max(self._head, head)
         if self._echoes and (self._echoes[-1][1] == head or len(self._echoes) == _ECHOES):
             last_ticks, last_head = self._echoes.pop()
@@ -239,13 +269,15 @@ class Follower:
     async def _project(self, batch: Sequence[Entry]) -> None:
         for record in _rings(batch):
             await self._install(record)
-        await self._store.apply(batch)
+        await self.apply(batch)
         last = batch[-1].number
         while self._queue and self._queue[0].number <= last:  # a snapshot may have emptied it meanwhile
             self._queue.popleft()
         self._projected = max(self._projected, last)
         self.overlay.drop(self._projected)
         self._stored.reached(self._projected)
+        if self.relay is not None:
+            self.relay.stored(self._projected)
         self.progress()
 
     def _void(self, event: RevocationEvent) -> list[RevocationEvent]:

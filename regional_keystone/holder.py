@@ -30,6 +30,7 @@ class Holder:
     box: X25519PrivateKey
     signers: Collection[bytes]
     directory: Path
+    keeps: bool = True  # whether it writes the directory, or leaves that to another process
     _ring: KeyRing | None = None
     _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -54,7 +55,7 @@ class Holder:
         return Seen(0, "") if self._ring is None else Seen(self._ring.epoch, self._ring.fingerprint)
 
     async def install(self, record: Ring, now: int) -> bool:
-        """Install this ring durably, then use it; False, loudly, for one that must not be. The old one stays in use.
+        """Install this ring, durably if this is who keeps the directory, then use it; False, loudly, for one that must not be. The old one stays in use.
 
         What is installed already is installed again only if the directory lost it.
         """
@@ -65,7 +66,8 @@ class Holder:
                 return True
             try:
                 ring = self._open(record, now)
-                await asyncio.to_thread(write_directory, self.directory, ring)
+                if self.keeps:
+                    await asyncio.to_thread(write_directory, self.directory, ring)
             except (BundleRefused, KeyRepositoryError, OSError) as error:
                 log.error("ring_refused", ring=record.id, epoch=record.epoch, installed=self.seen.epoch, why=str(error))
                 return False
@@ -74,6 +76,8 @@ class Holder:
             return True
 
     def _intact(self) -> bool:
+        if not self.keeps:
+            return True
         try:
             return read_directory(self.directory) == self._ring
         except KeyRepositoryError:

@@ -6,12 +6,13 @@ Opened by the site, through NAT and firewalls; several controllers are listed, t
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 import structlog
 
+from regional_keystone.bundle import Seen
 from regional_keystone.enrol import Identity
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.follow import Follower
@@ -88,6 +89,7 @@ class Link:
         self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
         self._speak = asyncio.Event()
         self._apart = False
+        self.held: Callable[[], tuple[int, Seen]] = self._held
         self._complained: dict[str, tuple[str, float]] = {}
         follower.progress = self._speak.set
         own.sent = self._speak.set
@@ -283,15 +285,19 @@ class Link:
         while True:
             await self._speak.wait()
             self._speak.clear()
-            seen = self._follower.holder.seen
+            position, seen = self.held()
             rings = {"token": (seen.epoch, seen.fingerprint)} if seen.epoch else {}
-            await self._send(connection, Acknowledge(self._follower.projected, rings))
+            await self._send(connection, Acknowledge(position, rings))
             await self._own.returned()
             entries = portion(await self._own.after(connection.own_sent), _OWN_BATCH, _OWN_BYTES)
             if entries:
                 await self._send(connection, Own(self._own.name, entries))
                 connection.own_sent = entries[-1].number
                 self._speak.set()
+
+    def _held(self) -> tuple[int, Seen]:
+        """What this process holds: how far its replica is, and its ring."""
+        return self._follower.projected, self._follower.holder.seen
 
     def _compare(self, ahead_us: int, under_way_s: float) -> None:
         """Say so, loudly and once, when this machine's clock and the controller's are apart."""

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from regional_keystone import __version__
 
@@ -44,6 +45,8 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "rotations": ("counter", "Turns of a key ring", ("ring",)),
 }
 Told = float | Mapping[str, float]
+Counts = tuple[tuple[str, tuple[tuple[str, str], ...], float], ...]  # name, labels, value of each that adds up
+_ADDED: Final = {PREFIX + name for name in ("connections", "password_hash_queue")}  # gauges of a process, not a region
 
 
 class _Known(Collector):
@@ -94,6 +97,45 @@ def _family(declared: tuple[str, str, tuple[str, ...]], counts: Mapping[L, int])
     return family
 
 
+class _Sum(CollectorRegistry):
+    """A registry whose counts are those of several processes; what is no count is the first one's."""
+
+    def __init__(self, first: CollectorRegistry, others: Iterable[Counts]) -> None:
+        super().__init__()
+        self._first = first
+        self._others: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
+        for name, labels, value in add_counts(*others):
+            self._others.setdefault(name, {})[labels] = value
+
+    def collect(self) -> Iterable[Metric]:
+        for family in self._first.collect():
+            if self._others and _adds_up(family):
+                family.samples = list(self._summed(family))
+            yield family
+
+    def _summed(self, family: Metric) -> Iterable[Sample]:
+        names = {family.name, f"{family.name}_total"} | {sample.name for sample in family.samples}
+        rest = {name: dict(self._others[name]) for name in names if name in self._others}
+        for sample in family.samples:
+            more = rest.get(sample.name, {}).pop(tuple(sample.labels.items()), 0.0)
+            yield sample._replace(value=sample.value + more)
+        for name, values in rest.items():
+            for labels, value in values.items():
+                yield Sample(name, dict(labels), value)
+
+
+def _adds_up(family: Metric) -> bool:
+    return family.type in {"counter", "histogram"} or family.name in _ADDED
+
+
+def add_counts(*counted: Counts) -> Counts:
+    """The sum of what several processes have counted."""
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    for name, labels, value in (one for counts in counted for one in counts):
+        found[name, labels] = found.get((name, labels), 0.0) + value
+    return tuple((name, labels, value) for (name, labels), value in found.items())
+
+
 class Metrics:
     """The metrics of one process. Labels are bounded; facts that grow by themselves are set as functions."""
 
@@ -142,9 +184,18 @@ class Metrics:
             self._hot.gets += 1
         self._took("fast", seconds)
 
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def text(self, others: Iterable[Counts] = ()) -> bytes:
+        """All metrics in Prometheus' text format, with what other processes of the same site have counted."""
+        return generate_latest(_Sum(self.registry, others))
+
+    def counts(self) -> Counts:
+        """What this process has counted: what adds up over the processes of a site."""
+        return tuple(
+            (sample.name, tuple(sample.labels.items()), float(sample.value))
+            for family in self.registry.collect()
+            if _adds_up(family)
+            for sample in family.samples
+        )
 
     def _took(self, path: str, seconds: float) -> None:
         hot = self._hot

@@ -30,6 +30,7 @@ class OwnFeed:
         self.name = name
         self.number = 0
         self.sent: Callable[[], None] = _nobody
+        self.took: Callable[[Entry], None] = _unheard  # is told what has begun to count here
         self._store = store
         self._follower = follower
         self._clock = clock
@@ -105,6 +106,7 @@ class OwnFeed:
                 raise Unavailable("This site's own feed is written by another process.")
             self.number = entry.number
             self._take(entry)
+            self.took(entry)
         self.sent()
         return Position(self._follower.position)
 
@@ -143,3 +145,7 @@ def portion(entries: Sequence[Entry], limit: int, limit_bytes: int) -> tuple[Ent
 
 def _nobody() -> None:
     """The send that nobody waits for."""
+
+
+def _unheard(entry: Entry) -> None:
+    """The entry that nobody else has to know of."""

@@ -407,11 +407,16 @@ def admin_app(
     metrics: exported.Metrics,
     ready: Callable[[], str | None],
     digest: Callable[[], Awaitable[tuple[int, str]]],
+    others: Callable[[], Awaitable[Iterable[exported.Counts]]] | None = None,
 ) -> web.Application:
-    """The private port: /metrics, /livez, /readyz, /status, /digest. `ready` says what is missing, or None."""
+    """The private port: /metrics, /livez, /readyz, /status, /digest. `ready` says what is missing, or None.
+
+    `others` tells what other processes at the public port have counted.
+    """
 
     async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.text(), headers={"Content-Type": exported.CONTENT_TYPE})
+        counted = await others() if others is not None else ()
+        return web.Response(body=metrics.text(counted), headers={"Content-Type": exported.CONTENT_TYPE})
 
     async def show_live(_: web.Request) -> web.Response:
         return _json({"live": True})
