@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -67,8 +68,9 @@ def run(serve: Serve, ready_fd: int | None, parent_fd: int | None) -> None:
     """Serve until SIGTERM, SIGINT or the end of the parent; on uvloop where it is installed."""
     if parent_fd is not None:
         die_with_parent()
+    notify = os.environ.pop("NOTIFY_SOCKET", "")  # meant for this process, for no child of it
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_until_ended(serve, ready_fd, parent_fd))
+        runner.run(_until_ended(serve, ready_fd, parent_fd, notify))
 
 
 @contextlib.contextmanager
@@ -84,15 +86,23 @@ def refusals() -> Iterator[None]:
         raise SystemExit(code) from None
 
 
-async def _until_ended(serve: Serve, ready_fd: int | None, parent_fd: int | None) -> None:
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(serve(lambda: _tell_ready(ready_fd)))
+async def _until_ended(serve: Serve, ready_fd: int | None, parent_fd: int | None, notify: str) -> None:
+    def ready() -> None:
+        _tell_ready(ready_fd)
+        tell_service_manager(notify, "READY=1")
+
+    def end() -> None:
+        tell_service_manager(notify, "STOPPING=1")
+        task.cancel()
+
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(serve(ready))
 
     def parent_ended() -> None:
         loop.remove_reader(parent_fd or 0)
         task.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
+        loop.add_signal_handler(number, end)
     if parent_fd is not None:
         loop.add_reader(parent_fd, parent_ended)
     with contextlib.suppress(asyncio.CancelledError):
@@ -103,6 +113,18 @@ def _tell_ready(ready_fd: int | None) -> None:
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as pipe:
             pipe.write(json.dumps({"ready": True, "pid": os.getpid()}) + "\n")
+
+
+def tell_service_manager(address: str, state: str) -> None:
+    """Send `READY=1` or `STOPPING=1` to NOTIFY_SOCKET, `@` being an abstract one; who is not there hears nothing.
+
+    Source: sd_notify(3).
+    """
+    if not address.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service_manager:
+        service_manager.setblocking(False)
+        service_manager.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 def die_with_parent() -> None:
