@@ -55,9 +55,10 @@ class Holder:
         return Seen(0, "") if self._ring is None else Seen(self._ring.epoch, self._ring.fingerprint)
 
     async def install(self, record: Ring, now: int) -> bool:
-        """Install this ring, durably if this is who keeps the directory, then use it; False, loudly, for one that must not be. The old one stays in use.
+        """Install this ring durably, then use it; False, loudly, for one that must not be. The old one stays in use.
 
-        What is installed already is installed again only if the directory lost it.
+        Durably, that is, if it is this process that keeps the directory. What is installed already is installed again
+        only if the directory lost it.
         """
         async with self._installing:
             if record.id != TOKEN or record.epoch < self.seen.epoch:

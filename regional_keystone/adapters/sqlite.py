@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -93,9 +93,10 @@ class Sqlite:
     Every failure of the disk is Unavailable, with nothing half written, and over as soon as the disk is well again.
     """
 
-    def __init__(self, path: Path, tables: Mapping[str, Table]) -> None:
+    def __init__(self, path: Path, tables: Mapping[str, Table], *, only_reads: bool = False) -> None:
         """Use `open`."""
         self.path = path
+        self._only_reads = only_reads
         self._statements = {name: _Statements(table) for name, table in tables.items()}
         self._writing = ThreadPoolExecutor(1, f"write-{path.name}")
         self._reading = ThreadPoolExecutor(2, f"read-{path.name}")
@@ -105,9 +106,12 @@ class Sqlite:
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path | str, tables: Mapping[str, Table] = TABLES) -> "Sqlite":
-        """The store in this file, made if it is not there; raises StoreRefused for one that must not be used."""
-        store = cls(Path(path), tables)
+    async def open(cls, path: Path | str, tables: Mapping[str, Table] = TABLES, **how: bool) -> "Sqlite":
+        """The store in this file, made if it is not there; raises StoreRefused for one that must not be used.
+
+        With `only_reads`, the file of another process, which has made it and writes it: nothing here can change it.
+        """
+        store = cls(Path(path), tables, **how)
         try:
             await asyncio.get_running_loop().run_in_executor(store._writing, store._open)
         except BaseException:
@@ -179,7 +183,7 @@ class Sqlite:
         """A view of all rows that stands still while writes go on."""
         view = _View(self._statements)
         try:
-            await self._in(self._reading, view.begin, self.path)
+            await self._in(self._reading, view.begin, self._connect)
             yield _Snapshot(view, self._in_reading)
         finally:
             await asyncio.shield(asyncio.to_thread(view.end))
@@ -229,12 +233,17 @@ class Sqlite:
     def _with_reader(self, work: Callable[..., T], *arguments: Any) -> T:
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = self._local.reader = _reader(self.path)
+            reader = self._local.reader = self._connect()
             self._readers.append(reader)
         return work(reader, *arguments)
 
+    def _connect(self) -> sqlite3.Connection:
+        return _reader(self.path, only_reads=self._only_reads)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._only_reads:
+            raise Unavailable("Another process writes this store.")
         if self._writer is None:
             self._writer = _writer(self.path)
         with _transaction(self._writer) as db:
@@ -300,9 +309,13 @@ class Sqlite:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _open(self) -> None:
-        _check_rights(self.path)
-        self.path.with_name(f"{self.path.name}.restoring").unlink(missing_ok=True)
+        if not self._only_reads:
+            _check_rights(self.path)
+            self.path.with_name(f"{self.path.name}.restoring").unlink(missing_ok=True)
         try:
+            if self._only_reads:
+                with closing(self._connect()) as db:
+                    return _check_version(db, self.path)
             self._writer = db = _writer(self.path)
             _check(db, self.path)
             with _transaction(db):
@@ -333,9 +346,9 @@ class _View:
         self.position = Position(0)
         self.tables: list[str] = []
 
-    def begin(self, path: Path) -> None:
+    def begin(self, connect: Callable[[], sqlite3.Connection]) -> None:
         with self._using:
-            self._db = _reader(path)
+            self._db = connect()
             self._db.execute("BEGIN")
             self.position = Position(_marks(self._db, LOG)[1])
             unknown = {name for (name,) in self._db.execute('SELECT DISTINCT "table" FROM unknown_rows')}
@@ -444,16 +457,16 @@ def _equal(names: Sequence[str]) -> str:
     return " AND ".join(f"{_quoted(name)} IS ?" for name in names)
 
 
-def _connection(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=512
-    )  # a connection is used by one thread at a time; it is closed by another
+def _connection(path: Path | str) -> sqlite3.Connection:
+    # a connection is used by one thread at a time; it is closed by another
+    form: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "cached_statements": 512}
+    db = sqlite3.connect(path, timeout=_BUSY_S, uri=isinstance(path, str), **form)
     db.execute("PRAGMA foreign_keys = OFF")
     return db
 
 
-def _reader(path: Path) -> sqlite3.Connection:
-    db = _connection(path)
+def _reader(path: Path, *, only_reads: bool = False) -> sqlite3.Connection:
+    db = _connection(f"{path.absolute().as_uri()}?mode=ro" if only_reads else path)
     db.execute("PRAGMA query_only = ON")
     return db
 
@@ -566,6 +579,13 @@ def _refusal(path: Path, error: sqlite3.Error) -> StoreRefused:
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:
+    _check_version(db, path)
+    faults = [fault for (fault,) in db.execute("PRAGMA quick_check(1)")]
+    if faults != ["ok"]:
+        raise StoreDamaged(f"{path} is damaged ({faults[0]}). {_CURE_DAMAGED}")
+
+
+def _check_version(db: sqlite3.Connection, path: Path) -> None:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (objects,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -576,9 +596,6 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
             f"{path} was written by a newer version (its schema is {version}, {SCHEMA} is known here)."
             " Start that version again, or move the file away and put a backup from before the upgrade in its place."
         )
-    faults = [fault for (fault,) in db.execute("PRAGMA quick_check(1)")]
-    if faults != ["ok"]:
-        raise StoreDamaged(f"{path} is damaged ({faults[0]}). {_CURE_DAMAGED}")
 
 
 def _migrate(db: sqlite3.Connection, known: Mapping[str, _Statements]) -> None:
