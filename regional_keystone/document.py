@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from regional_keystone.model import Project, Role, User
-from regional_keystone.token import Named, Scope, SystemScope, Token
+from regional_keystone.token import Named, Scope, SystemScope, Token, Unscoped
 
 _encode = msgspec.json.Encoder().encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,11 +35,10 @@ class Shared(Protocol):
 
 
 class Common(NamedTuple):
-    """The `Shared` parts as `common` makes them."""
+    """The `Shared` parts as `common` makes them, all but the catalog."""
 
     user: bytes
     rest: bytes
-    catalog: bytes
 
 
 class Own(NamedTuple):
@@ -69,9 +68,8 @@ def common(
     project: Project | None,
     domain: Project | None,
     roles: Sequence[Role],
-    catalog: bytes | None,
 ) -> Common:
-    """The shared parts, of records that were found to be there and enabled; `catalog` is its JSON, None for no scope.
+    """The shared parts, of records that were found to be there and enabled.
 
     `home` is the user's domain, `domain` the project's or the scope's own.
     """
@@ -80,13 +78,18 @@ def common(
         rest |= {"project": _inside(project, domain), "is_domain": project.is_domain}
     elif domain is not None:
         rest["domain"] = {"id": domain.id, "name": domain.name}
-    if catalog is not None:
+    if not isinstance(scope, Unscoped):
         rest["roles"] = [{"id": role.id, "name": role.name} for role in roles]
     if isinstance(scope, SystemScope):
         rest["system"] = {"all": True}
     expires_at = user.password_expires_at
     shown = _inside(user, home) | {"password_expires_at": None if expires_at is None else time(expires_at)}
-    return Common(_encode(shown), _inner(rest), b"" if catalog is None else b',"catalog":' + catalog)
+    return Common(_encode(shown), _inner(rest))
+
+
+def listed(catalog: bytes) -> bytes:
+    """The catalog, given as JSON, as a member that follows others."""
+    return b',"catalog":' + catalog
 
 
 def own(token: Token) -> Own:

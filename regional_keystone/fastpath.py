@@ -75,13 +75,29 @@ class Facts(Derived):
         roles: tuple[Named, ...],
         user: bytes,
         rest: bytes,
-        catalog: bytes,
+        catalog: bytes = b"",
     ) -> None:
         """`home_id` is the user's domain; `who`, `project`, `domain` and `roles` are a Principal's."""
         super().__init__(key, reads, position)
         self.who, self.home_id, self.project, self.domain, self.roles = who, home_id, project, domain, roles
         self.user, self.rest, self.catalog = user, rest, catalog
         self.may: dict[tuple[str, ...], tuple[bool, bool, bool, bool]] = {}
+
+    def with_catalog(self, catalog: bytes, reads: frozenset[Touch], position: int) -> "Facts":
+        """The same with this catalog, which was read from `reads`; both together are true from `position` on."""
+        return Facts(
+            self.key,
+            self.reads | reads,
+            position,
+            who=self.who,
+            home_id=self.home_id,
+            project=self.project,
+            domain=self.domain,
+            roles=self.roles,
+            user=self.user,
+            rest=self.rest,
+            catalog=catalog,
+        )
 
 
 class Verdict:
@@ -146,19 +162,103 @@ class Verdict:
         return own and self.token.user_id == subject.token.user_id
 
 
-class FastPath:
-    """Verdicts by the digest of their token's canonical text, at most `limit`; the least recently used go first."""
+class Memory:
+    """What was computed from the replica, each under its key until something that it read is disturbed.
 
-    def __init__(self, knowledge: Knowledge, limit: int = 100_000) -> None:
+    At most `limit`; the least recently used go first. Nothing from before this process began is taken on trust.
+    """
+
+    def __init__(self, knowledge: Knowledge, limit: int) -> None:
         self._knowledge = knowledge
         self._limit = limit
-        self._young: dict[bytes, Verdict] = {}  # two generations: what is hit moves to the young one
-        self._old: dict[bytes, Verdict] = {}
         self._derived: OrderedDict[object, Derived] = OrderedDict()
         self._readers: defaultdict[Touch, set[Derived]] = defaultdict(set)
         self._recent: deque[tuple[int, frozenset[Touch]]] = deque()
-        self._horizon = 0  # what was disturbed up to here is no longer known touch by touch
+        self._horizon = knowledge.position  # what was disturbed up to here is not known touch by touch
         self._upto = 0
+
+    def covers(self, position: int) -> bool:
+        """Whether everything that was disturbed after this position is known here, touch by touch."""
+        return position >= self._horizon
+
+    def holds(self, derived: Derived) -> bool:
+        """Whether this is known to be true still: nothing that it read was disturbed after its position."""
+        if derived.stale or self._derived.get(derived.key) is derived:
+            return not derived.stale
+        return self.covers(derived.position) and not self._was_disturbed(derived)
+
+    def keep(self, derived: Derived) -> bool:
+        """Keep this until it is disturbed; False if it already has been, or if that can no longer be known."""
+        if not self.holds(derived):
+            derived.stale = True
+            return False
+        if self._derived.get(derived.key) is derived:
+            return True  # watched all the time, however old it is
+        self._drop(self._derived.get(derived.key))
+        self._derived[derived.key] = derived
+        for touch in derived.reads:
+            self._readers[touch].add(derived)
+        while len(self._derived) > self._limit:
+            self._drop(next(iter(self._derived.values())))
+        return True
+
+    def recall(self, key: object) -> Derived | None:
+        """What was kept under this key and still holds."""
+        found = self._derived.get(key)
+        if found is not None:
+            self._derived.move_to_end(key)
+        return found
+
+    def holds_at(self, derived: Derived) -> int:
+        """A position at which what was kept, and is not stale, is true: its own, or as far as changes are known."""
+        return max(derived.position, self._upto)
+
+    def disturb(self, position: int, touched: Iterable[Touch]) -> None:
+        """Entries up to `position` have changed this; call it for all of them, in order, without awaiting between."""
+        touches = frozenset(touched)
+        self._upto = max(self._upto, position)
+        self._recent.append((position, touches))
+        if len(self._recent) > _WINDOW:
+            self._horizon = max(self._horizon, self._recent.popleft()[0])
+        for touch in touches:
+            for derived in list(self._readers.get(touch, ())):
+                if derived.position < position:
+                    self._drop(derived)
+
+    def forget_all(self) -> None:
+        """Start anew: the replica was replaced, or policy has changed. What is being computed is not accepted."""
+        for derived in list(self._derived.values()):
+            self._drop(derived)
+        self._recent.clear()
+        self._horizon = max(self._horizon, self._upto, self._knowledge.position)
+
+    def _was_disturbed(self, derived: Derived) -> bool:
+        for at, touched in reversed(self._recent):
+            if at <= derived.position:
+                return False
+            if not touched.isdisjoint(derived.reads):
+                return True
+        return False
+
+    def _drop(self, derived: Derived | None) -> None:
+        if derived is None or self._derived.get(derived.key) is not derived:
+            return
+        derived.stale = True
+        del self._derived[derived.key]
+        for touch in derived.reads:
+            readers = self._readers[touch]
+            readers.discard(derived)
+            if not readers:
+                del self._readers[touch]
+
+
+class FastPath(Memory):
+    """Verdicts by the digest of their token's canonical text, at most `limit`; the least recently used go first."""
+
+    def __init__(self, knowledge: Knowledge, limit: int = 100_000) -> None:
+        super().__init__(knowledge, limit)
+        self._young: dict[bytes, Verdict] = {}  # two generations: what is hit moves to the young one
+        self._old: dict[bytes, Verdict] = {}
         self._era = 0
         self._ring: KeyRing | None = None
         self._index: RevocationIndex | None = None
@@ -213,53 +313,10 @@ class FastPath:
             self._old, self._young = self._young, {}
         return True
 
-    def keep(self, derived: Derived) -> bool:
-        """Keep this until it is disturbed; False if it already has been, or if that can no longer be known."""
-        if derived.stale or derived.position < self._horizon:
-            return False
-        if self._derived.get(derived.key) is derived:
-            return True
-        if self._was_disturbed(derived):
-            derived.stale = True
-            return False
-        self._drop(self._derived.get(derived.key))
-        self._derived[derived.key] = derived
-        for touch in derived.reads:
-            self._readers[touch].add(derived)
-        while len(self._derived) > self._limit:
-            self._drop(next(iter(self._derived.values())))
-        return True
-
-    def recall(self, key: object) -> Derived | None:
-        """What was kept under this key and still holds."""
-        found = self._derived.get(key)
-        if found is not None:
-            self._derived.move_to_end(key)
-        return found
-
-    def holds_at(self, derived: Derived) -> int:
-        """A position at which what was kept, and is not stale, is true: its own, or as far as changes are known."""
-        return max(derived.position, self._upto)
-
-    def disturb(self, position: int, touched: Iterable[Touch]) -> None:
-        """Entries up to `position` have changed this; call it for all of them, in order, without awaiting between."""
-        touches = frozenset(touched)
-        self._upto = max(self._upto, position)
-        self._recent.append((position, touches))
-        if len(self._recent) > _WINDOW:
-            self._horizon = max(self._horizon, self._recent.popleft()[0])
-        for touch in touches:
-            for derived in list(self._readers.get(touch, ())):
-                if derived.position < position:
-                    self._drop(derived)
-
     def forget_all(self) -> None:
         """Start anew: the replica was replaced, or policy has changed. What is being computed is not accepted."""
-        for derived in list(self._derived.values()):
-            self._drop(derived)
+        super().forget_all()
         self._young, self._old = {}, {}
-        self._recent.clear()
-        self._horizon = max(self._horizon, self._upto, self._knowledge.position)
 
     def _promoted(self, digest: bytes) -> Verdict | None:
         found = self._old.pop(digest, None)
@@ -273,14 +330,6 @@ class FastPath:
         self._young.pop(digest, None)
         self._old.pop(digest, None)
 
-    def _was_disturbed(self, derived: Derived) -> bool:
-        for at, touched in reversed(self._recent):
-            if at <= derived.position:
-                return False
-            if not touched.isdisjoint(derived.reads):
-                return True
-        return False
-
     def _begin_era(self) -> None:
         """Ring or revocations are not what they were: every verdict has to be asked again, once."""
         self._era += 1
@@ -293,14 +342,3 @@ class FastPath:
             return False
         verdict.era = self._era
         return True
-
-    def _drop(self, derived: Derived | None) -> None:
-        if derived is None or self._derived.get(derived.key) is not derived:
-            return
-        derived.stale = True
-        del self._derived[derived.key]
-        for touch in derived.reads:
-            readers = self._readers[touch]
-            readers.discard(derived)
-            if not readers:
-                del self._readers[touch]

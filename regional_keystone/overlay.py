@@ -188,7 +188,7 @@ class Recording:
 
     async def find(self, kind: type[R], **equals: Any) -> list[R]:
         """Every record with these values of one declared group."""
-        self._reads.add(_touch(facts(kind), equals))
+        self._reads.add(touch_of(facts(kind), equals))
         return await self._below.find(kind, **equals)
 
     def scan(self, kind: type[R]) -> AsyncIterator[R]:
@@ -251,7 +251,8 @@ def _row(kind: type[R], change: Change) -> R | None:
     return decode(kind, change.row) if isinstance(change, Put) else None
 
 
-def _touch(table: Table, equals: dict[str, Any]) -> Touch:
+def touch_of(table: Table, equals: dict[str, Any]) -> Touch:
+    """What a `find` by these values depends on. Raises LookupError for a group that is not declared."""
     group = table.group_of(equals)
     values = tuple(equals[name] for name in group)
     return (table.name, *values) if group == table.key else (table.name, group, values)

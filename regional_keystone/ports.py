@@ -108,7 +108,7 @@ class Committer(Protocol):
 
 
 class Cache(Protocol):
-    """Bytes for a while. A cache that is down is a miss, and a metric."""
+    """Bytes for a while. A cache that is down is a miss, and a metric: nothing here raises, nor waits for long."""
 
     async def get_many(self, keys: Sequence[str]) -> Mapping[str, bytes]:
         """What is still there."""
@@ -116,6 +116,18 @@ class Cache(Protocol):
 
     async def set_many(self, values: Mapping[str, bytes], ttl_s: float) -> None:
         """Keep these for at most `ttl_s` seconds."""
+        ...
+
+    def failures(self) -> Mapping[str, int]:
+        """What went wrong so far, by reason."""
+        ...
+
+    def servers(self) -> Mapping[str, bool]:
+        """What the cache consists of, and whether that answers."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of threads and connections; what is asked from then on is a miss."""
         ...
 
 

@@ -2,12 +2,14 @@
 The only place but `issue` where a Principal is made, so that a handler cannot meet an unchecked one.
 """
 
+import asyncio
+
 from regional_keystone.catalog import Catalog, visible
-from regional_keystone.document import common, named, own
+from regional_keystone.document import common, listed, named, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
 from regional_keystone.keys import digest, spelling
-from regional_keystone.overlay import Overlay, Recording
+from regional_keystone.overlay import Positioned, Recording
 from regional_keystone.payload import NotAToken
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Clock
@@ -15,6 +17,7 @@ from regional_keystone.record import Touch
 from regional_keystone.revocation import Traits
 from regional_keystone.roles import Lacking, Standing, standing
 from regional_keystone.settings import Settings
+from regional_keystone.shared import SharedFacts
 from regional_keystone.token import DomainScope, Principal, ProjectScope, Scope, SystemScope, Token, Unscoped, unpack
 
 SKEW_S = 60.0
@@ -43,20 +46,24 @@ class Validator:
 
     def __init__(
         self,
-        reader: Overlay,
+        reader: Positioned,
         knowledge: Knowledge,
         fastpath: FastPath,
         policy: Policy,
         *,
         clock: Clock,
         settings: Settings,
+        shared: SharedFacts | None = None,
     ) -> None:
+        """With `shared`, what another process of the region has found is not looked up again."""
         self._reader = reader
         self._knowledge = knowledge
         self._fastpath = fastpath
         self._policy = policy
         self._clock = clock
         self._settings = settings
+        self._shared = shared
+        self._under_way: dict[object, asyncio.Future[None]] = {}
 
     async def proven(self, text: str) -> tuple[Principal, frozenset[Touch]]:
         """The caller whom this token proves, and what that depends on, for a transaction that stands or falls with it.
@@ -89,11 +96,15 @@ class Validator:
         known = self._fastpath.recall(key)
         if isinstance(known, Facts):
             return known
-        for _ in range(_ATTEMPTS):
-            found = await self._looked_up(key, user_id, scope)
-            if self._fastpath.keep(found):
-                break
-        return found
+        if key in self._under_way:  # somebody asks the same: what comes of it counts if it can be kept
+            await asyncio.wait([self._under_way[key]])
+            known = self._fastpath.recall(key)
+            return known if isinstance(known, Facts) else await self._found(user_id, scope)
+        self._under_way[key] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._found(user_id, scope)
+        finally:
+            self._under_way.pop(key).set_result(None)
 
     async def catalog(self) -> Catalog:
         """All that catalogs are made of."""
@@ -146,17 +157,38 @@ class Validator:
             case ProjectScope() | Unscoped():
                 return freshness.project or None
 
-    async def _looked_up(self, key: object, user_id: str, scope: Scope) -> Facts:
+    async def _found(self, user_id: str, scope: Scope) -> Facts:
+        if self._shared is not None:
+            bare = await self._shared.recall(user_id, scope)
+            if bare is not None:
+                found = await self._with_catalog(bare, user_id, scope)
+                if self._fastpath.keep(found):
+                    return found
+        for _ in range(_ATTEMPTS):
+            bare = await self._looked_up(user_id, scope)
+            found = await self._with_catalog(bare, user_id, scope)
+            if self._fastpath.keep(found):
+                if self._shared is not None:
+                    self._shared.offer(user_id, scope, bare)
+                break
+        return found
+
+    async def _looked_up(self, user_id: str, scope: Scope) -> Facts:
+        """The facts without their catalog."""
         recording = Recording(self._reader)
-        position = int(recording.position)
         found = await standing(recording, user_id, scope)
-        reads, rendered = recording.reads, None
-        if not isinstance(scope, Unscoped):
-            listing = await self._listing()
-            project_id = scope.project_id if isinstance(scope, ProjectScope) else None
-            rendered = listing.catalog.rendered(user_id, project_id)
-            reads, position = reads | listing.reads, min(position, self._fastpath.holds_at(listing))
-        return _facts(key, reads, position, found, scope, rendered)
+        return _facts((user_id, scope), recording.reads, int(recording.position), found, scope)
+
+    async def _with_catalog(self, bare: Facts, user_id: str, scope: Scope) -> Facts:
+        if isinstance(scope, Unscoped):
+            return bare
+        listing = await self._listing()
+        project_id = scope.project_id if isinstance(scope, ProjectScope) else None
+        return bare.with_catalog(
+            listed(listing.catalog.rendered(user_id, project_id)),
+            listing.reads,
+            min(bare.position, self._fastpath.holds_at(listing)),
+        )
 
     async def _listing(self) -> _Listing:
         known = self._fastpath.recall(_Listing)
@@ -252,10 +284,8 @@ def _traits(token: Token, facts: Facts) -> Traits:
     )
 
 
-def _facts(
-    key: object, reads: frozenset[Touch], position: int, found: Standing, scope: Scope, catalog: bytes | None
-) -> Facts:
-    parts = common(found.user, found.home, scope, found.project, found.domain, found.roles, catalog)
+def _facts(key: object, reads: frozenset[Touch], position: int, found: Standing, scope: Scope) -> Facts:
+    parts = common(found.user, found.home, scope, found.project, found.domain, found.roles)
     project = named(found.project, found.domain) if found.project else None
     return Facts(
         key,
@@ -268,5 +298,4 @@ def _facts(
         roles=tuple(named(role) for role in found.roles),
         user=parts.user,
         rest=parts.rest,
-        catalog=parts.catalog,
     )

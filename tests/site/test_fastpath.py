@@ -202,11 +202,11 @@ async def test_memory_is_bounded_and_what_is_used_stays(tmp_path):
 async def test_derived_things_are_bounded_and_their_touches_forgotten(place):
     path = FastPath(place.known, 10)
     for number in range(100):
-        assert path.keep(Derived(number, frozenset({("users", str(number)), ("roles",)}), 0))
+        assert path.keep(Derived(number, frozenset({("users", str(number)), ("roles",)}), place.known.position))
     assert path.recall(5) is None
     assert path.recall(99) is not None
     assert len(path._readers) == 11
-    path.disturb(1, {("roles",)})
+    path.disturb(place.known.position + 1, {("roles",)})
     assert not path._readers
     assert path.recall(99) is None
 
