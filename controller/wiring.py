@@ -64,7 +64,9 @@ class Controller:
             leads=True,
         )
         self._build_global()
-        self.door = wiring.door(settings, self.part, committer=self.sequencer)
+        cache = wiring.region_cache(settings)
+        self.door = wiring.door(settings, self.part, committer=self.sequencer, cache=cache)
+        stack.push_async_callback(self.door.close)
         wiring.export(self.part, self.door)
         tell = self.door.metrics.tell
         tell("commits", lambda: self.sequencer.committed)

@@ -29,6 +29,7 @@ from regional_keystone.wiring import (
     only_user,
     open_doors,
     open_store,
+    region_cache,
     replica,
     system_clock,
 )
@@ -85,7 +86,15 @@ class Site:
             clock=self.clock,
             skew_s=self.settings.freshness.skew_s,
         )
-        self.door = door(self.settings, self.part, committer=self.own, forward=self._forward, own=self.own)
+        self.door = door(
+            self.settings,
+            self.part,
+            committer=self.own,
+            forward=self._forward,
+            own=self.own,
+            cache=region_cache(self.settings),
+        )
+        stack.push_async_callback(self.door.close)
         export(self.part, self.door)
         tell = self.door.metrics.tell
         tell("own_feed_pending", self.own.pending)

@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from regional_keystone import durable, front
 from regional_keystone.adapters.local import LocalLock, SystemClock
+from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
 from regional_keystone.api.serve import Api
 from regional_keystone.authenticate import hashes_waiting
 from regional_keystone.digest import digest
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
-from regional_keystone.fastpath import FastPath
+from regional_keystone.fastpath import FastPath, Memory
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
 from regional_keystone.issue import Issuer
@@ -31,14 +32,17 @@ from regional_keystone.messages import Request, Response
 from regional_keystone.metrics import Metrics
 from regional_keystone.overlay import Overlay
 from regional_keystone.policy import Policy
-from regional_keystone.ports import Clock, Committer, Lock, Writer
+from regional_keystone.ports import Cache, Clock, Committer, Lock, Writer
+from regional_keystone.remembered import Remembered
 from regional_keystone.settings import ConfigurationError, Settings
+from regional_keystone.shared import Seal, SharedFacts, cache_secret
 from regional_keystone.validate import Validator
 from regional_keystone.web import Limits, Web, admin_app
 
 log = structlog.get_logger("site")
 
 WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
+_ROWS = 20_000  # answers of the store that many validations share
 
 
 @dataclass(slots=True)
@@ -60,6 +64,12 @@ class Door:
     web: Web
     fastpath: FastPath
     metrics: Metrics
+    shared: SharedFacts | None = None
+
+    async def close(self) -> None:
+        """Let go of the region's cache."""
+        if self.shared is not None:
+            await self.shared.close()
 
 
 def system_clock() -> Clock:
@@ -98,6 +108,16 @@ async def open_store(path: Path, *, rebuild: bool = False) -> Writer:
         return await Sqlite.open(path)
 
 
+def region_cache(settings: Settings) -> Cache | None:
+    """The region's cache; None without servers. Raises ConfigurationError."""
+    if not settings.memcached.servers:
+        return None
+    try:
+        return Memcached(settings.memcached)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"[memcached] {error}") from None
+
+
 def keep_s(settings: Settings) -> float:
     """How long after its last use a key, and after its making a revocation, can still matter to some token."""
     token, keys = settings.token, settings.keys
@@ -133,13 +153,20 @@ def door(
     committer: Committer,
     forward: Callable[[Request], Awaitable[Response]] | None = None,
     own: Committer | None = None,
+    cache: Cache | None = None,
 ) -> Door:
-    """The Identity API over one replica. With `forward` what changes goes to a controller."""
+    """The Identity API over one replica. With `forward` what changes goes to a controller.
+
+    With `cache`, facts are shared with the other processes of the region; whoever closes the Door closes it.
+    """
     metrics, fastpath = Metrics(), FastPath(part.follower, settings.fastpath.entries)
-    part.follower.watchers.append(fastpath.disturb)
-    part.follower.forgetters.append(fastpath.forget_all)
+    rows = Remembered(part.overlay, Memory(part.follower, min(settings.fastpath.entries, _ROWS)))
+    for memory in (fastpath, rows.memory):
+        part.follower.watchers.append(memory.disturb)
+        part.follower.forgetters.append(memory.forget_all)
+    shared = _shared(settings, part, fastpath, metrics, cache) if cache else None
     policy = _policy(settings)
-    validator = Validator(part.overlay, part.follower, fastpath, policy, clock=part.clock, settings=settings)
+    validator = Validator(rows, part.follower, fastpath, policy, clock=part.clock, settings=settings, shared=shared)
     issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings)
     engine = Api(
         [
@@ -159,7 +186,18 @@ def door(
         forward=forward,
         own=own,
     )
-    return Door(engine, _web(settings, part, engine, fastpath, metrics), fastpath, metrics)
+    return Door(engine, _web(settings, part, engine, fastpath, metrics), fastpath, metrics, shared)
+
+
+def _shared(settings: Settings, part: Replica, fastpath: FastPath, metrics: Metrics, cache: Cache) -> SharedFacts:
+    section, holder = settings.memcached, part.holder
+    secret = cache_secret(section.secret_file or settings.site.state_dir / "cache.secret")
+    seal = Seal(secret, region=holder.name, cluster=holder.cluster)
+    shared = SharedFacts(cache, seal, fastpath, part.follower, clock=part.clock, ttl_s=section.ttl_s)
+    metrics.tell("cache_lookups", lambda: shared.lookups)
+    metrics.tell("cache_failures", cache.failures)
+    metrics.tell("cache_up", cache.servers)
+    return shared
 
 
 def _policy(settings: Settings) -> Policy:
