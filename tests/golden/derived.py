@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from controller import haproxy_config
 from controller.settings import Settings as ControllerSettings
 from docs.generate import PAGES
 from regional_keystone import settings
@@ -24,6 +25,7 @@ def _page() -> str:
 DERIVED: dict[str, Callable[[], str]] = {
     "configs/region.conf": lambda: settings.sample(settings.Settings, "A site of a federation."),
     "configs/controller.conf": lambda: settings.sample(ControllerSettings, "The controller of a federation."),
+    "configs/haproxy.cfg": haproxy_config.sample,
     "docs/settings.md": _page,
     **PAGES,
 }
