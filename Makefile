@@ -21,8 +21,8 @@ RUN := $(BIN)/rkctl tour --state $(STATE)
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: $(SERVERS) ## a controller and three regions, with the guided tour; ONCE=1 ends after it
-	@$(RUN) $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
+run: $(SERVERS) ## a controller and three regions, with the guided tour; ONCE=1 ends after it, ENGINES=1 on real engines
+	@$(RUN) $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(if $(ENGINES),--engines)
 
 install: $(SERVERS) ## .venv with the servers, rkctl and the stock clients of the tour
 

@@ -39,6 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")
 Fd = Annotated[int | None, typer.Option(hidden=True)]
 Port = Annotated[int | None, typer.Option(help="The controller's public port; the others follow.", min=1, max=65535)]
 Sites = Annotated[str, typer.Option(help="Names of the regions, by comma.", metavar="A,B,C")]
+Engines = Annotated[bool, typer.Option("--engines", help="On Cassandra, memcached and ZooKeeper, two controllers.")]
 Name = Annotated[str, typer.Argument(help="The region's name.")]
 
 
@@ -48,6 +49,7 @@ def up(
     state: State = STATE,
     port: Port = None,
     sites: Sites = "",
+    engines: Engines = False,
     set_: Sets = [],
     ready_fd: Fd = None,
     parent_fd: Fd = None,
@@ -59,7 +61,7 @@ def up(
     Example: rkctl up --detach --state ./federation --sites RegionOne,RegionTwo
     """
     with _errors():
-        options = _options(state, port, sites, set_)
+        options = _options(state, port, sites, set_, engines=engines)
         if ready_fd is not None:
             _up_for_launcher(options, ready_fd, parent_fd)
         elif options.home.holder():
@@ -121,6 +123,7 @@ def tour(
     state: State = STATE,
     port: Port = None,
     sites: Sites = "",
+    engines: Engines = False,
     set_: Sets = [],
 ) -> None:
     """Show on a real federation what it promises, with measured figures; exit code 1 when a promise is broken.
@@ -130,7 +133,7 @@ def tour(
     Example: rkctl tour --once --state ./federation
     """
     with _errors():
-        options = _options(state, port, sites, set_)
+        options = _options(state, port, sites, set_, engines=engines)
         if options.home.holder():
             raise SystemExit(_tour(options.home))
         raise SystemExit(_up_and_tour(options, once=once))
@@ -287,7 +290,7 @@ def version() -> None:
     print(__version__)
 
 
-def _options(state: Path, port: int | None, sites: str, sets: list[str]) -> "Options":
+def _options(state: Path, port: int | None, sites: str, sets: list[str], *, engines: bool) -> "Options":
     from controller.federation import Home, check_name
     from controller.launch import Options
     from controller.settings import Settings
@@ -297,7 +300,7 @@ def _options(state: Path, port: int | None, sites: str, sets: list[str]) -> "Opt
     names = tuple(dict.fromkeys(name.strip() for name in sites.split(",") if name.strip()))
     for name in names:
         check_name(name)
-    return Options(Home.at(state), port, names, tuple(sets))
+    return Options(Home.at(state), port, names, tuple(sets), engines)
 
 
 def _up_here(options: "Options") -> None:

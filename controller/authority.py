@@ -25,7 +25,7 @@ from regional_keystone.errors import Invalid, StoreRefused
 
 CA_DAYS = 3650
 HOLDER = "@controller"  # the name under which rings are sealed for controllers; no site can be called so
-_PARTS = ("cluster", "ca.key", "ca.crt", "signer.key", "box.key")  # in the order in which they are made
+PARTS = ("cluster", "ca.key", "ca.crt", "signer.key", "box.key")  # in the order in which they are made
 _PEM = serialization.Encoding.PEM
 _BACKDATE = datetime.timedelta(minutes=5)  # clocks of sites may be behind
 
@@ -47,8 +47,8 @@ class Authority:
         Raises StoreRefused if a part of it was lost: what were made in its place, no site would believe.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lost = [name for name in _PARTS if not (directory / name).exists()]
-        if lost and (directory / _PARTS[-1]).exists():
+        lost = [name for name in PARTS if not (directory / name).exists()]
+        if lost and (directory / PARTS[-1]).exists():
             raise StoreRefused(f"{directory}: {', '.join(lost)} is missing; put it back from a backup")
         cluster = _keep(directory / "cluster", _new_cluster).decode()
         key = _load_ec(_keep(directory / "ca.key", _new_ec))

@@ -98,6 +98,11 @@ class Home:
         return self.state(CONTROLLER) / "admin.sock"
 
     @property
+    def engines(self) -> Path:
+        """Where the engines below keep their data; there once it has any."""
+        return self.directory / "engines"
+
+    @property
     def openrc(self) -> Path:
         """The administrator's credentials for a shell."""
         return self.directory / "openrc"
@@ -226,7 +231,7 @@ def _added(
 def _fronts(controllers: Sequence[str], sites: Sequence[str], free: Iterator[int]) -> dict[str, int | None]:
     """The port of the proxy before each: one before all controllers."""
     shared = next(free) if controllers else None
-    return {name: shared for name in controllers} | {name: next(free) for name in sites}
+    return dict.fromkeys(controllers, shared) | {name: next(free) for name in sites}
 
 
 def _taken(port: int, cure: str) -> None:
@@ -329,7 +334,7 @@ def _state(member: Member, found: Mapping[str, Any]) -> str:
 
 def check_name(name: str) -> None:
     """Refuse names that no region, or no file, can have. Raises FederationError."""
-    reserved = (CONTROLLER, REGION, "logs", "config")
+    reserved = (CONTROLLER, SECOND, REGION, "logs", "config", "engines", "secrets")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or name in reserved:
         cure = f"use letters, digits, '.', '_', '-', and none of {', '.join(reserved)}"
         raise FederationError(f"{name!r} cannot name a region: {cure}", 2)

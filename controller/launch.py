@@ -20,12 +20,14 @@ class Options:
     port: int | None = None
     sites: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
+    engines: bool = False
 
     def arguments(self) -> list[str]:
         """The same as a command line."""
         told = ["--state", str(self.home.directory)]
         told += ["--port", str(self.port)] if self.port else []
         told += ["--sites", ",".join(self.sites)] if self.sites else []
+        told += ["--engines"] if self.engines else []
         return told + [word for one in self.sets for word in ("--set", one)]
 
 

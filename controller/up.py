@@ -12,19 +12,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from controller import ask, federation
+from controller import ask, authority, federation
 from controller.display import Tell
 from controller.federation import HOST, FederationError, Home, Member
 from controller.launch import Options
 from controller.settings import Settings as ControllerSettings
 from regional_keystone import durable, settings
 from regional_keystone.record import Json
+
+if TYPE_CHECKING:
+    from controller.backing import Backing
 
 READY_S = 60.0
 _END_S = 10.0
@@ -52,6 +55,7 @@ class Supervisor:
     options: Options
     tell: Tell
     members: list[Member] = field(default_factory=list)
+    backing: "Backing | None" = None
     children: dict[str, Child] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     _life: tuple[int, int] = field(default_factory=os.pipe)
@@ -65,12 +69,20 @@ class Supervisor:
         return self.options.home
 
     async def start(self) -> None:
-        """All processes that do not run, the controller first. Raises FederationError with the cure."""
-        controller, *sites = self.members
-        await self._start(controller)
+        """All processes that do not run, the first controller first. Raises FederationError with the cure."""
+        if self.backing:
+            await asyncio.to_thread(self.backing.start)
+            await self.backing.prepare(self.members)
+        first, *others = [one for one in self.members if one.is_controller]
+        sites = [one for one in self.members if not one.is_controller]
+        await self._start(first)
         self.home.password_file.unlink(missing_ok=True)
+        for other in others:
+            _share_authority(self.home, first, other)
         await self._invite(sites)
-        await _all([self._start(site) for site in sites])
+        await _all([self._start(one) for one in (*others, *sites)])
+        if self.backing:
+            await asyncio.to_thread(self.backing.serve, self.members)
 
     async def revive(self) -> list[str]:
         """Start again what has ended; tells who that was."""
@@ -82,6 +94,9 @@ class Supervisor:
 
     async def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal; after KILL or TERM, return once the process is gone."""
+        if self.backing and self.backing.has(name):
+            await asyncio.to_thread(self.backing.signal, name, number)
+            return
         if name not in self.children or not self._runs(name):
             raise FederationError(f"{name} does not run")
         child = self.children[name]
@@ -99,10 +114,13 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError):
                     child.process.send_signal(number)
         await asyncio.gather(*(_gone(child) for child in running))
+        if self.backing:
+            await asyncio.to_thread(self.backing.close)
 
     def report(self) -> Json:
         """Who runs, by process id."""
-        return {name: child.process.pid for name, child in self.children.items() if child.is_running}
+        engines = self.backing.report() if self.backing else {}
+        return {name: child.process.pid for name, child in self.children.items() if child.is_running} | engines
 
     def _runs(self, name: str) -> bool:
         return name in self.children and self.children[name].is_running
@@ -126,7 +144,7 @@ class Supervisor:
         try:
             with log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
-                    *_command(self.options, self.members, member, tell_ready, self._life[0]),
+                    *self._command(member, tell_ready),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -151,6 +169,11 @@ class Supervisor:
         finally:
             line.cancel()
             ended.cancel()
+
+    def _command(self, member: Member, ready: int) -> list[str]:
+        extra = self.backing.settings(member, self.members) if self.backing else {}
+        config = _write_config(self.home, self.members, member, extra)
+        return _command(self.options, config, member, ready, self._life[0])
 
     def _failure(self, child: Child) -> FederationError:
         log = self.home.log(child.member.name)
@@ -195,7 +218,8 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
     home = options.home
     home.prepare()
     with _only_one(home):
-        members = federation.plan(home, options.port, options.sites)
+        engines = options.engines or home.engines.exists()
+        members = federation.plan(home, options.port, options.sites, engines=engines)
         is_first = federation.write_credentials(home, members)
         if options.port is None and is_first and members[0].port != federation.PORT:
             tell("warn", f"port {federation.PORT} is taken; the controller gets {members[0].port}")
@@ -203,11 +227,20 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
         _end_on_signals(supervisor.ended, parent_fd)
         async with _controlled(supervisor):
             try:
+                if engines:
+                    supervisor.backing = await asyncio.to_thread(_backing, home, tell)
                 await _unless_ended(supervisor, partial(ready, is_first))
             finally:
                 tell("wait", "Waiting until every process has ended")
                 await supervisor.stop()
                 tell("done", "Every process has ended")
+
+
+def _backing(home: Home, tell: Tell) -> "Backing":
+    from controller.backing import Backing
+    from controller.engines import install
+
+    return Backing(home, install.programs(tell), tell)
 
 
 async def _unless_ended(supervisor: Supervisor, ready: Callable[[], None]) -> None:
@@ -324,8 +357,7 @@ async def _line(pipe: int) -> bytes:
         transport.close()
 
 
-def _command(options: Options, members: Sequence[Member], member: Member, ready: int, life: int) -> list[str]:
-    config = _write_config(options.home, members, member)
+def _command(options: Options, config: Path, member: Member, ready: int, life: int) -> list[str]:
     kind = ControllerSettings if member.is_controller else settings.Settings
     told = settings.environment(os.environ) + list(options.sets)
     sets = [word for one in told if settings.knows(kind, one) for word in ("--set", one)]
@@ -341,7 +373,9 @@ def _command(options: Options, members: Sequence[Member], member: Member, ready:
     return [*program, "regional_keystone", *described, "serve", *pipes]
 
 
-def _write_config(home: Home, members: Sequence[Member], member: Member) -> Path:
+def _write_config(
+    home: Home, members: Sequence[Member], member: Member, extra: Mapping[str, Mapping[str, Any]]
+) -> Path:
     values: dict[str, dict[str, Any]] = {
         "site": {"state_dir": home.state(member.name)},
         "listen": {
@@ -351,11 +385,14 @@ def _write_config(home: Home, members: Sequence[Member], member: Member) -> Path
             "public_endpoint": member.url.removesuffix("/v3"),
         },
     }
-    stream = f"https://{HOST}:{members[0].stream}"
     if member.is_controller:
+        stream = f"https://{HOST}:{member.stream}"
         values["stream"] = {"host": HOST, "port": member.stream or 0, "advertise": stream}
     else:
-        values["site"]["controllers"] = stream
+        streams = [f"https://{HOST}:{one.stream}" for one in members if one.is_controller]
+        values["site"]["controllers"] = ",".join(streams)
+    for section, told in extra.items():
+        values[section] = values.get(section, {}) | dict(told)
     writer = configparser.RawConfigParser()
     writer.read_dict(values)
     with home.config(member.name).open("w") as file:
@@ -366,6 +403,15 @@ def _write_config(home: Home, members: Sequence[Member], member: Member) -> Path
 def _environment() -> dict[str, str]:
     """Ours without the settings, which each process is told as far as it knows them."""
     return {name: value for name, value in os.environ.items() if not name.startswith(settings.PREFIX)}
+
+
+def _share_authority(home: Home, first: Member, other: Member) -> None:
+    """Give another controller the first one's authority, once: both sign for one federation."""
+    source, target = home.state(first.name) / "authority", home.state(other.name) / "authority"
+    if not target.exists():
+        target.mkdir(mode=0o700, parents=True)
+        for name in authority.PARTS:
+            durable.write(target / name, (source / name).read_bytes(), 0o400)
 
 
 def _token_file(home: Home, member: Member) -> Path:
