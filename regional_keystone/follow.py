@@ -15,7 +15,7 @@ import structlog
 from regional_keystone.errors import Unavailable
 from regional_keystone.holder import Holder
 from regional_keystone.keys import KeyRing
-from regional_keystone.log import Entry, Put, Remove, disturbed
+from regional_keystone.log import LOG, Entry, Put, Remove, disturbed
 from regional_keystone.model import RevocationEvent, Ring
 from regional_keystone.overlay import Overlay
 from regional_keystone.ports import Clock, Writer
@@ -153,10 +153,13 @@ class Follower:
 
     async def start(self) -> None:
         """Take over what the replica holds: at the beginning, and after a snapshot replaced it."""
+        at = await self._store.applied(LOG)  # first: another process may be writing, and what it adds is told later
         async for event in self._store.scan(RevocationEvent):  # they count before the position says that they do
             self.void(event)
-        self._projected = await self.overlay.start()
-        self._queue.clear()
+        before, position = self.overlay.position, await self.overlay.start(at)
+        if position > before:  # else what waits is not in the replica yet
+            self._projected = position
+            self._queue.clear()
         for forget in self.forgetters:
             forget()
         async for ring in self._store.scan(Ring):

@@ -49,9 +49,12 @@ class Overlay:
         """No answer to a question asked from now on is older than this entry of the log."""
         return self._position
 
-    async def start(self) -> Position:
-        """Take over where the tables below stand: at the beginning, and after they were replaced by a snapshot."""
-        applied = await self._below.applied(self.feed)
+    async def start(self, at: int | None = None) -> Position:
+        """Take over where the tables below stand: at the beginning, and after they were replaced by a snapshot.
+
+        `at`: where they stood a moment ago, for who has read something else since that must not be older.
+        """
+        applied = await self._below.applied(self.feed) if at is None else at
         if applied > self._position:
             self._entries.clear()
             self._rows.clear()
