@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from controller.engines.commands import app as engines
+
 if TYPE_CHECKING:
     from controller.federation import Home
     from controller.launch import Options
@@ -30,6 +32,7 @@ config = typer.Typer(help="Settings: what holds, and what there is.", **_PLAIN)
 app.add_typer(region, name="region")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
+app.add_typer(engines, name="engines")
 
 State = Annotated[Path, typer.Option("--state", help="Directory of the federation.", metavar="DIR")]
 STATE = Path("federation")

@@ -7,16 +7,18 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from controller.display import Tell
 from controller.engines import cassandra_files, cql
-from controller.engines.process import Engine, EngineError, Keeper, await_all, silent
+from controller.engines.process import Engine, EngineError, Keeper, await_all, silent, until
 
 SUPERUSER = "cassandra"
 FIRST_PASSWORD = SUPERUSER
 """What a new cluster calls its superuser, and the password that it gives it."""
 START_S = 180.0
+SECURED_S = 60.0
 _PAUSE_S = 0.2
 
 
@@ -129,20 +131,20 @@ class Cassandra:
             each = ", ".join(f"'{name}': 1" for name in self.options.data_centres)
             strategy = f"{{'class': 'NetworkTopologyStrategy', {each}}}"
             _repeated(lambda: first.ask(f"ALTER KEYSPACE system_auth WITH replication = {strategy}"))
-        if self.password != FIRST_PASSWORD and self._opens(FIRST_PASSWORD):
+        if self.password != FIRST_PASSWORD and self._opens(FIRST_PASSWORD, first):
             _repeated(lambda: first.ask(f"ALTER ROLE {SUPERUSER} WITH PASSWORD = '{self.password}'"))
-        for node in self.nodes:
-            _repeated(lambda node=node: node.ask("SELECT role FROM system_auth.roles", cql.ALL))  # type: ignore[misc]
+        for node in self.nodes:  # each remembers a password for two seconds
+            until(partial(self._opens, self.password, node), f"{node.name} to know its superuser", SECURED_S)
 
-    def _opens(self, password: str) -> bool:
+    def _opens(self, password: str, node: CassandraNode) -> bool:
         try:
-            with cql.Node(self.addresses[0], self.port, SUPERUSER, password):
-                return True
-        except cql.CqlError:
+            with cql.Node(node.address, node.port, SUPERUSER, password) as opened:
+                return bool(opened.ask("SELECT role FROM system_auth.roles", cql.ALL))
+        except (OSError, cql.CqlError):
             return False
 
 
-def _repeated(ask: Callable[[], list[cql.Row]], timeout_s: float = 60.0) -> None:
+def _repeated(ask: Callable[[], list[cql.Row]], timeout_s: float = SECURED_S) -> None:
     """Until a node does it: a new cluster's first changes meet nodes that are busy."""
     end = time.monotonic() + timeout_s
     while True:
