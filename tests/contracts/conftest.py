@@ -4,9 +4,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from regional_keystone.adapters.local import LocalCache, LocalLock
+from regional_keystone.adapters.local import LocalLock
 from regional_keystone.adapters.sqlite import Sqlite
-from tests.stand_ins import ManualClock
 
 
 class SqliteStores:
@@ -34,16 +33,6 @@ class SqliteStores:
 @pytest.fixture(params=[SqliteStores])
 def stores(request, tmp_path):
     return request.param(tmp_path)
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture(params=[LocalCache])
-def cache(request, clock):
-    return request.param(clock)
 
 
 @pytest.fixture(params=[LocalLock])
