@@ -61,16 +61,40 @@ def serve(
             return
         from regional_keystone import site
 
-        run(lambda ready: site.serve(settings, ready), ready_fd, parent_fd)
+        told = ["--config", str(config)] if config else []
+        told += [word for one in sets for word in ("--set", one)]
+        run(lambda ready: site.serve(settings, ready, told), ready_fd, parent_fd)
 
 
-def run(serve: Serve, ready_fd: int | None, parent_fd: int | None) -> None:
-    """Serve until SIGTERM, SIGINT or the end of the parent; on uvloop where it is installed."""
+@app.command(hidden=True)
+def worker(
+    context: typer.Context,
+    number: Annotated[int, typer.Option(help="Which one.")],
+    leader_fd: Annotated[int, typer.Option(help="Descriptor of a socket to the process that started this one.")],
+) -> None:
+    """Answer beside the process that started this one, for as long as it lives."""
+    config, sets = context.obj
+    with refusals():
+        settings = configuration.load(configuration.Settings, config, sets)
+        from regional_keystone import worker
+
+        die_with_parent()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to pass on
+        run(lambda _: worker.serve(settings, number, leader_fd), None, None, (signal.SIGTERM,))
+
+
+def run(
+    serve: Serve,
+    ready_fd: int | None,
+    parent_fd: int | None,
+    signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT),
+) -> None:
+    """Serve until one of these signals or the end of the parent; on uvloop where it is installed."""
     if parent_fd is not None:
         die_with_parent()
     notify = os.environ.pop("NOTIFY_SOCKET", "")  # meant for this process, for no child of it
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_until_ended(serve, ready_fd, parent_fd, notify))
+        runner.run(_until_ended(serve, ready_fd, parent_fd, notify, signals))
 
 
 @contextlib.contextmanager
@@ -86,7 +110,9 @@ def refusals() -> Iterator[None]:
         raise SystemExit(code) from None
 
 
-async def _until_ended(serve: Serve, ready_fd: int | None, parent_fd: int | None, notify: str) -> None:
+async def _until_ended(
+    serve: Serve, ready_fd: int | None, parent_fd: int | None, notify: str, signals: tuple[signal.Signals, ...]
+) -> None:
     def ready() -> None:
         _tell_ready(ready_fd)
         tell_service_manager(notify, "READY=1")
@@ -101,7 +127,7 @@ async def _until_ended(serve: Serve, ready_fd: int | None, parent_fd: int | None
         loop.remove_reader(parent_fd or 0)
         task.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         loop.add_signal_handler(number, end)
     if parent_fd is not None:
         loop.add_reader(parent_fd, parent_ended)

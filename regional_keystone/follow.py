@@ -6,7 +6,7 @@ The same at a site, where `link` brings the entries, and at a controller, where 
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -98,7 +98,7 @@ class Follower:
         self.own: str | None = None  # the site's own feed: its revocations were known when they were made
         self.progress: Callable[[], None] = _nobody
         self.relay: Relay | None = None
-        self.apply = store.apply
+        self.apply: Callable[[Sequence[Entry]], Awaitable[None]] = store.apply
         self._store = store
         self._clock = clock
         self._lifetime_us = int(lifetime_s * 1_000_000)

@@ -275,6 +275,13 @@ async def serve(
     return runner
 
 
+async def see_free(host: str, port: int) -> None:
+    """Raises OSError if any other program has the port, also one that would share it."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
+    server.close()
+
+
 async def serve_private(app: web.Application, host: str, port: int) -> web.AppRunner:
     """The private port, open; meant for loopback."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

@@ -14,14 +14,22 @@ from regional_keystone.settings import Default
 _SECRET = ("password", "token", "secret", "key", "authorization")
 
 
-def configure(settings: Default) -> None:
-    """Set up structlog and the standard library's logging, once, at the start of a process."""
+def configure(settings: Default, **facts: int) -> None:
+    """Set up structlog and the standard library's logging, once, at the start of a process.
+
+    `facts` are told with every event: which worker it is, say.
+    """
+
+    def told(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        return {**facts, **event}
+
     level = logging.DEBUG if settings.debug else logging.INFO
     render: Any = (
         structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
     )
     structlog.configure(
         processors=[
+            told,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _masked,

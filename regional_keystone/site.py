@@ -1,8 +1,8 @@
-"""A site of the federation in one process: joins, follows, forwards, revokes, serves."""
+"""A site of the federation: joins, follows, forwards, revokes, serves. With workers, this is their leader."""
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from regional_keystone.link import Link, renew
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import RevocationEvent
 from regional_keystone.own_feed import OwnFeed
-from regional_keystone.ports import Clock, Writer
+from regional_keystone.ports import Clock, Committer, Writer
 from regional_keystone.settings import Settings
 from regional_keystone.wiring import (
     WAIT_S,
@@ -33,6 +33,7 @@ from regional_keystone.wiring import (
     replica,
     system_clock,
 )
+from regional_keystone.workers import Start, Workers, spawning
 
 log = structlog.get_logger("site")
 
@@ -42,9 +43,9 @@ _SECOND_US = 1_000_000
 
 
 class Site:
-    """One region's site."""
+    """One region's site. `start` begins the process of a worker, when `[workers]` wants any."""
 
-    def __init__(self, settings: Settings, clock: Clock, identity_: Identity) -> None:
+    def __init__(self, settings: Settings, clock: Clock, identity_: Identity, start: Start | None = None) -> None:
         self.settings = settings
         self.clock = clock
         self.identity = identity_
@@ -52,6 +53,8 @@ class Site:
         self.link: Link
         self.own: OwnFeed
         self.door: Door
+        self.workers: Workers | None = None
+        self._start = start or spawning(())
         self._late: asyncio.Queue[list[RevocationEvent]] = asyncio.Queue()
         self._forwarded = {"answered": 0, "unavailable": 0}
 
@@ -86,12 +89,13 @@ class Site:
             clock=self.clock,
             skew_s=self.settings.freshness.skew_s,
         )
+        own = self._lead() if self.settings.workers.processes > 1 else self.own
         self.door = door(
             self.settings,
             self.part,
-            committer=self.own,
+            committer=own,
             forward=self._forward,
-            own=self.own,
+            own=own,
             cache=region_cache(self.settings),
         )
         stack.push_async_callback(self.door.close)
@@ -111,13 +115,31 @@ class Site:
             "state": "connected" if connected else "isolated",
             "stream": {"connected": connected, "since": link.connected_since, "refused": link.refused},
             "own_feed": {"name": self.own.name, "number": self.own.number, "pending": self.own.pending()},
+            **({} if self.workers is None else {"workers": self.workers.status()}),
         }
 
     def missing(self) -> str | None:
         """What this site lacks to answer; None when it is ready."""
         if not self.part.holder.seen.epoch:
             return "no keys yet: waiting for the controller"
-        return None if self.part.follower.position else "no data yet: waiting for the controller"
+        if not self.part.follower.position:
+            return "no data yet: waiting for the controller"
+        return None if self.workers is None else self.workers.missing()
+
+    async def answer(self, ready: Callable[[], None]) -> None:
+        """Open the doors, in every process, until cancelled; then let what runs end while all else still goes on."""
+        workers = self.workers
+        async with background([]) as group, AsyncExitStack() as doors:
+            if workers is not None:
+                doors.push_async_callback(workers.ended)
+            others = None if workers is None else workers.counted
+            await open_doors(doors, self.settings, self.part, self.door, self.status, self.missing, others)
+            if workers is not None:
+                doors.callback(workers.end)
+                group.create_task(workers.run())
+                await workers.ready()
+            ready()
+            await asyncio.Event().wait()
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the site does."""
@@ -129,6 +151,19 @@ class Site:
             self._note_freshness(),
         ]
 
+    def _lead(self) -> Committer:
+        self.workers = Workers(
+            self.settings.workers.processes,
+            start=self._start,
+            follower=self.part.follower,
+            own=self.own,
+            forward=self._forward,
+            late=self._late.put_nowait,
+            clock=self.clock,
+        )
+        self.link.held = self.workers.held
+        return self.workers
+
     async def _forward(self, request: Request) -> Response:
         try:
             response = await self.link.forward(request)
@@ -138,6 +173,8 @@ class Site:
         self._forwarded["answered"] += 1
         if response.position is not None:
             await self.part.follower.reached(response.position, WAIT_S)
+            if self.workers is not None:
+                await self.workers.level(response.position)
         return response
 
     async def _note_freshness(self) -> None:
@@ -164,8 +201,11 @@ class Site:
                 self._late.put_nowait(events)
 
 
-async def serve(settings: Settings, ready: Callable[[], None]) -> None:
-    """A site, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
+async def serve(settings: Settings, ready: Callable[[], None], told: Sequence[str] = ()) -> None:
+    """A site, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port.
+
+    `told`: the arguments from which the settings were read, for workers to read them as well.
+    """
     logs.configure(settings.default)
     clock = system_clock()
     async with AsyncExitStack() as stack:
@@ -173,11 +213,10 @@ async def serve(settings: Settings, ready: Callable[[], None]) -> None:
         identity_ = Identity(settings.site.state_dir / "identity")
         if not identity_.joined:
             await _join(settings, identity_, clock)
-        site = Site(settings, clock, identity_)
+        site = Site(settings, clock, identity_, spawning(told))
         await site.build(stack)
         async with background(site.tasks()):
-            await open_doors(stack, settings, site.part, site.door, site.status, site.missing)
-            ready()
+            await site.answer(ready)
 
 
 async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:

@@ -29,7 +29,7 @@ from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
 from regional_keystone.issue import Issuer
 from regional_keystone.messages import Request, Response
-from regional_keystone.metrics import Metrics
+from regional_keystone.metrics import Counts, Metrics
 from regional_keystone.overlay import Overlay
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Cache, Clock, Committer, Lock, Writer
@@ -95,8 +95,13 @@ def only_user(state: Path) -> Iterator[None]:
         yield
 
 
-async def open_store(path: Path, *, rebuild: bool = False) -> Writer:
-    """The store in this file. With `rebuild`, a damaged one is moved aside, loudly, and begun anew."""
+async def open_store(path: Path, *, rebuild: bool = False, only_reads: bool = False) -> Writer:
+    """The store in this file. With `rebuild`, a damaged one is moved aside, loudly, and begun anew.
+
+    With `only_reads`, one that another process has open and writes.
+    """
+    if only_reads:
+        return await Sqlite.open(path, only_reads=True)
     try:
         return await Sqlite.open(path)
     except StoreDamaged as error:
@@ -134,10 +139,11 @@ async def replica(
     box: X25519PrivateKey,
     signers: Collection[bytes],
     leads: bool = False,
+    keeps: bool = True,
 ) -> Replica:
-    """Everything below the decisions, not started yet."""
+    """Everything below the decisions, not started yet. `keeps`: whether this process writes the key directory."""
     directory = settings.keys.directory or settings.site.state_dir / "fernet-keys"
-    holder = Holder(name, cluster, box, signers, directory)
+    holder = Holder(name, cluster, box, signers, directory, keeps)
     await asyncio.to_thread(holder.load)
     overlay = Overlay(store)
     follower = Follower(
@@ -231,19 +237,33 @@ async def open_doors(
     opened: Door,
     status: Callable[[], Mapping[str, Any]],
     ready: Callable[[], str | None],
+    others: Callable[[], Awaitable[Iterable[Counts]]] | None = None,
 ) -> None:
-    """Open the public and the private port until the stack is left. Raises OSError for one that is taken."""
+    """Open the public and the private port until the stack is left. Raises OSError for one that is taken.
+
+    With `others` there are other processes at the public port, and this tells what they have counted.
+    """
 
     async def digest_now() -> tuple[int, str]:
         async with part.store.snapshot() as snapshot:
             return await digest(snapshot)
 
     listen = settings.listen
-    private = admin_app(status=status, metrics=opened.metrics, ready=ready, digest=digest_now)
-    runner = await front.serve(opened.web, listen.host, listen.port, ssl_context=_tls(settings))
-    stack.push_async_callback(runner.cleanup)
+    private = admin_app(status=status, metrics=opened.metrics, ready=ready, digest=digest_now, others=others)
+    if others is not None:
+        await front.see_free(listen.host, listen.port)
+    await open_public(stack, settings, opened, shared=others is not None)
     private_runner = await front.serve_private(private, listen.admin_host, listen.admin_port)
     stack.push_async_callback(private_runner.cleanup)
+
+
+async def open_public(stack: AsyncExitStack, settings: Settings, opened: Door, *, shared: bool) -> None:
+    """Open the public port until the stack is left; `shared` with other processes. Raises OSError for one taken."""
+    listen = settings.listen
+    runner = await front.serve(
+        opened.web, listen.host, listen.port, ssl_context=_tls(settings), reuse_port=shared or None
+    )
+    stack.push_async_callback(runner.cleanup)
 
 
 def common_status(part: Replica, opened: Door) -> dict[str, Any]:
