@@ -460,7 +460,7 @@ def _equal(names: Sequence[str]) -> str:
 def _connection(path: Path | str) -> sqlite3.Connection:
     # a connection is used by one thread at a time; it is closed by another
     form: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "cached_statements": 512}
-    db = sqlite3.connect(path, timeout=_BUSY_S, uri=isinstance(path, str), **form)
+    db: sqlite3.Connection = sqlite3.connect(path, timeout=_BUSY_S, uri=isinstance(path, str), **form)
     db.execute("PRAGMA foreign_keys = OFF")
     return db
 
