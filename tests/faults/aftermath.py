@@ -1,0 +1,151 @@
+"""When nothing is broken any more: are all replicas equal, what does every place show, what does the log hold?"""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from controller import ask
+from regional_keystone import model  # noqa: F401  declares the tables
+from regional_keystone.log import LOG, Entry, Put
+from regional_keystone.model import RevocationEvent
+from regional_keystone.ports import Writer
+from regional_keystone.record import TABLES, decode
+from regional_keystone.wiring import open_store
+from tests.faults.checker import EQUAL_S
+from tests.faults.history import Audit, Calm, Did, Logged, Saw
+from tests.faults.world import Client, World, names
+
+
+def until_equal(world: World, healed: float) -> Calm:
+    """Wait until all replicas have one digest at one position and nothing of a site's own waits to be taken over."""
+    calm = Calm(number=world.history.number(), healed=healed)
+    while world.history.now() < healed + EQUAL_S:
+        calm.said, position = _difference(world)
+        if not calm.said:
+            calm.began, calm.position = world.history.now(), position
+            break
+        time.sleep(0.1)
+    world.history.add(calm)
+    return calm
+
+
+def _difference(world: World) -> tuple[str, int]:
+    """What is not equal yet, and the position."""
+    try:
+        pages = {place.name: ask.page(place.admin_port, "/status", 2.0) for place in world.places}
+        found = {name: page["position"] for name, page in pages.items()}
+        found |= {
+            f"{name} pending": pending
+            for name, page in pages.items()
+            if (pending := (page.get("own_feed") or {}).get("pending"))
+        }
+        if len(set(found.values())) > 1:
+            return str(found), 0
+        digests = {}
+        for place in world.places:
+            began = world.history.now()
+            page = ask.page(place.admin_port, "/digest", 20.0)
+            digests[place.name] = (page["position"], page["digest"][:12])
+            world.history.add(
+                Saw(
+                    place=place.name,
+                    began=began,
+                    ended=world.history.now(),
+                    position=page["position"],
+                    digest=page["digest"],
+                )
+            )
+    except (ask.Unanswered, ask.Refusal) as error:
+        return str(error), 0
+    if len(set(digests.values())) > 1:
+        return str(digests), 0
+    return "", next(iter(digests.values()))[0]
+
+
+def read_all(world: World, position: int) -> None:
+    """Every place shows everything, once more."""
+    client = Client(world, "last", "0")
+    done = [one for one in world.history.events if isinstance(one, Did)]
+    links = {(one.table, one.key) for one in done if one.kind in ("link", "unlink")}
+    for place in world.places:
+        for table in ("users", "projects", "groups"):
+            client.list(table, place, position)
+            for name in names(table):
+                client.named(table, name, place, position)
+        for table, key in sorted(links)[-300:]:
+            client.link("linked", table, key, place, position)
+        for held in world.tokens[-300:]:
+            client.validate(held, place, position)
+        client.validate_system(place)
+
+
+async def audit(world: World, place: str, path: Path) -> None:
+    """Read a controller's log and tables from its file, and compare them."""
+    store = await open_store(path)
+    try:
+        head = await store.head(LOG)
+        rows: dict[tuple[str, tuple], bytes] = {}
+        first = 0
+        async for entry in _entries(store):
+            first = first or entry.number
+            world.history.add(_logged(entry))
+            for change in entry.changes:
+                if isinstance(change, Put):
+                    rows[change.table, change.key] = change.row
+                else:
+                    rows.pop((change.table, change.key), None)
+        wrong = [*await _unlike(store, rows if first == 1 else None), *await _dangling(store)]
+    finally:
+        await store.close()
+    world.history.add(Audit(place=place, first=first, head=head, wrong=wrong[:20]))
+
+
+async def _entries(store: Writer) -> AsyncIterator[Entry]:
+    after = 0
+    while page := await store.tail(LOG, after):
+        for entry in page:
+            yield entry
+        after = page[-1].number
+
+
+def _logged(entry: Entry) -> Logged:
+    audits = []
+    for change in entry.changes:
+        if change.table == "revocations" and isinstance(change, Put):
+            found = decode(RevocationEvent, change.row)
+            audits += [found.audit_id] if found.audit_id else []
+    rows = [f"{change.table}/{'/'.join(map(str, change.key))}" for change in entry.changes]
+    return Logged(number=entry.number, id=entry.id, rows=rows, audits=audits)
+
+
+async def _unlike(store: Writer, rows: dict[tuple[str, tuple], bytes] | None) -> list[str]:
+    """What the tables have that the log does not say, or lack."""
+    if rows is None:
+        return []
+    async with store.snapshot() as snapshot:
+        held = {(table, tuple(key)): row async for table, key, row in snapshot.rows()}
+    told = {(table, tuple(key)): row for (table, key), row in rows.items()}
+    return [
+        f"{table} {key}: the table and the log differ"
+        for table, key in held.keys() | told.keys()
+        if held.get((table, key)) != told.get((table, key))
+    ]
+
+
+async def _dangling(store: Writer) -> list[str]:
+    """References to what is not there: a deletion without its cascades."""
+    there: dict[str, set[str]] = {}
+    records = {}
+    for name, table in TABLES.items():
+        records[name] = [one async for one in store.scan(table.kind)]
+        there[name] = {table.key_of(one)[0] for one in records[name]}
+    found = []
+    for name, table in TABLES.items():
+        for field, facts in table.fields.items():
+            if facts.ref is None:
+                continue
+            targets = set().union(*(there[one] for one in facts.ref.table.split())) | {None, "system"}
+            for one in records[name]:
+                if getattr(one, field) not in targets:
+                    found.append(f"{name} {table.key_of(one)}: {field} is not there")
+    return found
