@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import json
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, Sets, State, ask_controller, errors, verdict
+from controller.commands_admin import keys, region
+from controller.commands_store import app as store
 from controller.engines.commands import app as engines
 
 if TYPE_CHECKING:
@@ -21,29 +22,20 @@ EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 state refused (rights, damage, newer version),"
     " 4 port taken, 5 a federation already runs there."
 )
-_PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
-
 app = typer.Typer(
-    help=f"Controls a federation of identity services.\n\n{EXIT_CODES}", pretty_exceptions_enable=False, **_PLAIN
+    help=f"Controls a federation of identity services.\n\n{EXIT_CODES}", pretty_exceptions_enable=False, **PLAIN
 )
-region = typer.Typer(help="Who belongs to the federation.", **_PLAIN)
-keys = typer.Typer(help="The ring that tokens are sealed with.", **_PLAIN)
-config = typer.Typer(help="Settings: what holds, and what there is.", **_PLAIN)
+config = typer.Typer(help="Settings: what holds, and what there is.", **PLAIN)
 app.add_typer(region, name="region")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.add_typer(engines, name="engines")
+app.add_typer(store, name="store")
 
-State = Annotated[Path, typer.Option("--state", help="Directory of the federation.", metavar="DIR")]
-STATE = Path("federation")
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="INI file of the controller.", metavar="FILE")]
-Sets = Annotated[list[str], typer.Option("--set", help="Overrides the file.", metavar="section.option=value")]
-AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 Fd = Annotated[int | None, typer.Option(hidden=True)]
 Port = Annotated[int | None, typer.Option(help="The controller's public port; the others follow.", min=1, max=65535)]
 Sites = Annotated[str, typer.Option(help="Names of the regions, by comma.", metavar="A,B,C")]
 Engines = Annotated[bool, typer.Option("--engines", help="On Cassandra, memcached and ZooKeeper, two controllers.")]
-Name = Annotated[str, typer.Argument(help="The region's name.")]
 
 
 @app.command()
@@ -63,7 +55,7 @@ def up(
 
     Example: rkctl up --detach --state ./federation --sites RegionOne,RegionTwo
     """
-    with _errors():
+    with errors():
         options = _options(state, port, sites, set_, engines=engines)
         if ready_fd is not None:
             _up_for_launcher(options, ready_fd, parent_fd)
@@ -81,7 +73,7 @@ def down(state: State = STATE) -> None:
 
     Example: rkctl down --state ./federation
     """
-    with _errors():
+    with errors():
         from controller import ask
         from controller.federation import Home
 
@@ -106,7 +98,7 @@ def status(
 
     Example: rkctl status --json --state ./federation
     """
-    with _errors():
+    with errors():
         from controller import federation
 
         members = federation.Home.at(state).members()
@@ -135,7 +127,7 @@ def tour(
 
     Example: rkctl tour --once --state ./federation
     """
-    with _errors():
+    with errors():
         options = _options(state, port, sites, set_, engines=engines)
         if options.home.holder():
             raise SystemExit(_tour(options.home))
@@ -176,81 +168,10 @@ def bootstrap(
 
     Example: rkctl bootstrap --password-file /run/secrets/admin --config /etc/regional-keystone/controller.conf
     """
-    with _errors():
+    with errors():
         body = {"username": username, "password": password_file.read_text().strip()}
-        _ask(state, config, "/bootstrap", body)
+        ask_controller(state, config, "/bootstrap", body)
         print(f"{username} is there")
-
-
-@region.command("add")
-def region_add(
-    name: Name,
-    url: Annotated[str, typer.Option(help="Its Identity API, ending in /v3, for the catalog.")] = "",
-    state: State = STATE,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Invite a site: prints a join token that is good once.
-
-    Example: rkctl region add Oslo --url https://identity.oslo.example/v3
-    """
-    with _errors():
-        answer = _ask(state, config, "/region/add", {"name": name, "url": url})
-        print(json.dumps(answer) if as_json else answer["join_token"])
-
-
-@region.command("list")
-def region_list(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show the sites and their states.
-
-    Example: rkctl region list --json
-    """
-    with _errors():
-        found = _ask(state, config, "/region/list")
-        _show(found, ("name", "state"), as_json=as_json)
-
-
-@region.command("remove")
-def region_remove(
-    name: Name,
-    state: State = STATE,
-    config: ConfigFile = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
-    """Take a site out of the federation: its stream ends, and keys are no longer sealed for it.
-
-    Example: rkctl region remove Oslo --yes
-    """
-    with _errors():
-        if not yes and not typer.confirm(f"Remove {name}? It will know no change and no key from now on."):
-            raise SystemExit(1)
-        _ask(state, config, "/region/remove", {"name": name})
-        print(f"{name} is removed; it knows the next key as well, so turn the keys twice: `rkctl keys rotate`")
-
-
-@keys.command("status")
-def keys_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show the ring's epoch, and which sites a rotation would wait for.
-
-    Example: rkctl keys status
-    """
-    with _errors():
-        _show([_ask(state, config, "/keys/status")], (), as_json=as_json)
-
-
-@keys.command("rotate")
-def keys_rotate(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done.")] = False,
-    state: State = STATE,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Turn the key ring once every site holds the key that will sign; who misses the deadline is quarantined.
-
-    Example: rkctl keys rotate --dry-run
-    """
-    with _errors():
-        _show([_ask(state, config, "/keys/rotate", {"dry_run": dry_run})], (), as_json=as_json)
 
 
 @config.command("check")
@@ -263,7 +184,7 @@ def config_check(
 
     Example: rkctl config check --site /etc/regional-keystone/region.conf
     """
-    with _errors():
+    with errors():
         from regional_keystone import settings
 
         print(settings.effective(settings.load(_kind(site=site), file, set_)))
@@ -337,7 +258,7 @@ def _up_for_launcher(options: "Options", ready_fd: int, parent_fd: int | None) -
     try:
         asyncio.run(supervise(options, pipe.tell, pipe.ready, parent_fd))
     except Exception as error:
-        pipe.failed(*_verdict(error))
+        pipe.failed(*verdict(error))
         raise
 
 
@@ -418,77 +339,11 @@ def _show_status(found: dict[str, Any]) -> None:
             console().print(f"{one['name']}: {one['detail']}", soft_wrap=True)
 
 
-def _show(found: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
-    from controller.display import console, table
-
-    if as_json:
-        print(json.dumps(found if columns else found[0]))
-        return
-    shown = columns or tuple(found[0])
-    console().print(table(shown, [[_plain(one.get(name)) for name in shown] for one in found]))
-
-
-def _plain(value: Any) -> Any:
-    match value:
-        case list():
-            return ", ".join(map(str, value)) or "-"
-        case dict():
-            return ", ".join(f"{name}: {one}" for name, one in value.items())
-        case _:
-            return value
-
-
-def _ask(state: Path, config: Path | None, target: str, body: dict[str, Any] | None = None) -> Any:
-    """Ask the controller that is configured, else the one of the federation in `state`."""
-    from controller import ask
-    from controller.federation import Home
-    from regional_keystone import settings
-
-    socket = Home.at(state).admin
-    if config:
-        from controller.settings import Settings
-
-        socket = settings.load(Settings, config).site.state_dir / "admin.sock"
-    return ask.admin(socket, target, body)
-
-
 def _kind(*, site: bool) -> Any:
     from controller.settings import Settings
     from regional_keystone import settings
 
     return settings.Settings if site else Settings
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """What went wrong as one line, and the exit code that belongs to it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except Exception as error:
-        sentence, code = _verdict(error)
-        if not sentence:
-            raise
-        print(f"rkctl: {sentence}", file=sys.stderr)
-        raise SystemExit(code) from None
-
-
-def _verdict(error: Exception) -> tuple[str, int]:
-    """The line and the code; an empty line for a fault of ours."""
-    from controller import ask
-    from controller.federation import FederationError
-    from regional_keystone.settings import ConfigurationError
-
-    match error:
-        case FederationError() | ConfigurationError():
-            return str(error), error.exit_code
-        case ask.Unanswered() | ask.Refusal():
-            return str(error), 1
-        case OSError():
-            return f"{error.filename}: {error.strerror}" if error.filename else str(error), 1
-        case _:
-            return "", 1
 
 
 def main() -> None:

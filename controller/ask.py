@@ -19,6 +19,10 @@ class Unanswered(Exception):
     """Nobody answered; says who was asked, and what that may mean."""
 
 
+class Absent(Unanswered):
+    """Nobody listens there: nothing was asked of anyone."""
+
+
 class Refusal(Exception):
     """The answer was no; the sentence is the answering process's."""
 
@@ -50,7 +54,9 @@ def admin(path: Path, target: str, body: Json | None = None, timeout_s: float = 
     try:
         return _exchange(connection, "GET" if body is None else "POST", target, body)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Unanswered(f"the controller at {path.parent} does not answer: {_reason(error)}; is it running?") from None
+        absent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
+        why = f"the controller at {path.parent} does not answer: {_reason(error)}; is it running?"
+        raise (Absent if absent else Unanswered)(why) from None
     finally:
         connection.close()
 

@@ -13,6 +13,7 @@ from regional_keystone.ports import Writer
 
 BATCH = 100
 _TELL_EVERY = 500
+_ATTEMPTS = 5  # while a controller goes on writing to the source
 Row = tuple[str, tuple[Any, ...], bytes]
 
 
@@ -38,15 +39,19 @@ async def copy(source: Writer, target: Writer, tell: Callable[[str], None]) -> C
     if reached:
         await _same_past(source, target, reached)
     rows = 0 if reached and await _reaches_back(source, reached, head) else await _rows(source, target, tell)
-    entries = await _entries(source, target, tell)
-    tell("comparing both stores")
-    here, there = await _digest(source), await _digest(target)
-    if here != there:
-        raise StoreRefused(
-            f"the stores differ: position {here[0]}, digest {here[1]} and position {there[0]}, digest {there[1]};"
-            " end whatever writes to them and copy into an empty target"
-        )
-    return Copied(there[0], rows, entries, there[1])
+    entries = 0
+    for _ in range(_ATTEMPTS):
+        entries += await _entries(source, target, tell)
+        tell("comparing both stores")
+        here, there = await _digest(source), await _digest(target)
+        if here == there:
+            return Copied(there[0], rows, entries, there[1])
+        if here[0] == there[0]:
+            break
+    raise StoreRefused(
+        f"the stores differ: position {here[0]}, digest {here[1]} and position {there[0]}, digest {there[1]};"
+        " end whatever writes to them and copy into an empty target"
+    )
 
 
 async def _same_past(source: Writer, target: Writer, reached: int) -> None:

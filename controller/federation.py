@@ -94,8 +94,13 @@ class Home:
 
     @property
     def admin(self) -> Path:
-        """The controller's admin socket."""
-        return self.state(CONTROLLER) / "admin.sock"
+        """The first controller's admin socket."""
+        return self.admins[0]
+
+    @property
+    def admins(self) -> list[Path]:
+        """Every controller's admin socket."""
+        return [self.state(name) / "admin.sock" for name in (CONTROLLER, SECOND)]
 
     @property
     def engines(self) -> Path:

@@ -1,0 +1,84 @@
+"""`rkctl region` and `rkctl keys`: what a running controller is asked to do."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, State, ask_controller, errors, show
+
+region = typer.Typer(help="Who belongs to the federation.", **PLAIN)
+keys = typer.Typer(help="The ring that tokens are sealed with.", **PLAIN)
+
+Name = Annotated[str, typer.Argument(help="The region's name.")]
+
+
+@region.command("add")
+def region_add(
+    name: Name,
+    url: Annotated[str, typer.Option(help="Its Identity API, ending in /v3, for the catalog.")] = "",
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Invite a site: prints a join token that is good once.
+
+    Example: rkctl region add Oslo --url https://identity.oslo.example/v3
+    """
+    with errors():
+        answer = ask_controller(state, config, "/region/add", {"name": name, "url": url})
+        print(json.dumps(answer) if as_json else answer["join_token"])
+
+
+@region.command("list")
+def region_list(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the sites and their states.
+
+    Example: rkctl region list --json
+    """
+    with errors():
+        found = ask_controller(state, config, "/region/list")
+        show(found, ("name", "state"), as_json=as_json)
+
+
+@region.command("remove")
+def region_remove(
+    name: Name,
+    state: State = STATE,
+    config: ConfigFile = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take a site out of the federation: its stream ends, and keys are no longer sealed for it.
+
+    Example: rkctl region remove Oslo --yes
+    """
+    with errors():
+        if not yes and not typer.confirm(f"Remove {name}? It will know no change and no key from now on."):
+            raise SystemExit(1)
+        ask_controller(state, config, "/region/remove", {"name": name})
+        print(f"{name} is removed; it knows the next key as well, so turn the keys twice: `rkctl keys rotate`")
+
+
+@keys.command("status")
+def keys_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the ring's epoch, and which sites a rotation would wait for.
+
+    Example: rkctl keys status
+    """
+    with errors():
+        show([ask_controller(state, config, "/keys/status")], (), as_json=as_json)
+
+
+@keys.command("rotate")
+def keys_rotate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done.")] = False,
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn the key ring once every site holds the key that will sign; who misses the deadline is quarantined.
+
+    Example: rkctl keys rotate --dry-run
+    """
+    with errors():
+        show([ask_controller(state, config, "/keys/rotate", {"dry_run": dry_run})], (), as_json=as_json)
