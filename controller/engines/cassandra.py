@@ -72,6 +72,10 @@ class CassandraNode(Engine):
                 refused = error
         raise refused or AssertionError
 
+    def schema(self) -> bytes | None:
+        """The version of the schema that it has."""
+        return self.ask("SELECT schema_version FROM system.local")[0][0]
+
     def answers(self) -> bool:
         """Whether it serves, knows all others, and sees every one of them up."""
         try:
@@ -114,6 +118,10 @@ class Cassandra:
         """Until a statement with all replicas succeeds at every node. Raises EngineError."""
         await_all(self.nodes, tell, timeout_s, f"Cassandra in {', '.join(self.options.data_centres)}")
 
+    def await_agreement(self) -> None:
+        """Until all nodes have the same schema; until then some refuse statements about what is new."""
+        until(lambda: len({node.schema() for node in self.nodes}) == 1, "the nodes to have one schema", SECURED_S)
+
     def heal(self, tell: Tell = silent) -> None:
         """Let stopped nodes go on and start dead ones, whatever was done to them; returns when all is well."""
         harmed = [node for node in self.nodes if node.is_stopped or not node.is_running]
@@ -131,6 +139,7 @@ class Cassandra:
             each = ", ".join(f"'{name}': 1" for name in self.options.data_centres)
             strategy = f"{{'class': 'NetworkTopologyStrategy', {each}}}"
             _repeated(lambda: first.ask(f"ALTER KEYSPACE system_auth WITH replication = {strategy}"))
+            self.await_agreement()
         if self.password != FIRST_PASSWORD and self._opens(FIRST_PASSWORD, first):
             _repeated(lambda: first.ask(f"ALTER ROLE {SUPERUSER} WITH PASSWORD = '{self.password}'"))
         for node in self.nodes:  # each remembers a password for two seconds

@@ -37,10 +37,10 @@ class HAProxy(Engine):
         self._write(text)
         self.text = text
         self.listens = list(listens or self.listens)
-        before = self._workers()
+        before = self.workers()
         if self.process:
             self.process.signal(signal.SIGUSR2)
-        until(lambda: bool(self._workers() - before) and self.answers(), "HAProxy to read its configuration again")
+        until(lambda: bool(self.workers() - before) and self.answers(), "HAProxy to read its configuration again")
 
     def answers(self) -> bool:
         """Whether all ports take connections."""
@@ -55,13 +55,14 @@ class HAProxy(Engine):
         new = self._file.with_suffix(".new")
         new.write_text(text)
         checked = subprocess.run(  # noqa: S603
-            [self._program, "-c", "-q", "-f", new], capture_output=True, text=True, timeout=_CHECK_S, check=False
+            [self._program, "-c", "-f", new], capture_output=True, text=True, timeout=_CHECK_S, check=False
         )
         if checked.returncode:
             raise EngineError(f"{self.name} refuses its configuration: {' '.join(checked.stderr.split())[:600]}", 2)
         new.replace(self._file)
 
-    def _workers(self) -> set[int]:
+    def workers(self) -> set[int]:
+        """The processes that serve, by the master's word."""
         if self.process is None:
             return set()
         with contextlib.suppress(OSError):

@@ -1,0 +1,217 @@
+"""The real engines for every test: fixtures, who runs where, and what is said about engines that are not here.
+
+Fixtures (one cluster, ensemble and set of servers a session; what a test stopped or killed is healed after it):
+
+- `cassandra_cluster`: `controller.engines.cassandra.Cassandra`: three data centres dc1, dc2, dc3 of one node, passwords
+  and permissions on, TLS beside plain text at the same port (`engine_ca` is its CA). Nodes give up on each other early.
+- `zookeeper`: `controller.engines.zookeeper.ZooKeeper` of three servers.
+- `memcached`: three `controller.engines.memcached.Memcached`; `memcached_tls`: one that speaks TLS only.
+- `haproxy`: starts a `controller.engines.haproxy.HAProxy` with a configuration.
+- `wan`: a wide area network between namespaces (`tests/engines/wan.py`); as root only.
+- `engine_keeper`: for engines of a test's own; `engine_programs`: where the programs are.
+
+A test that uses one of them, that has an engine's name among its parameters, or that is marked
+`@pytest.mark.engines("cassandra", ...)` belongs to the group "engines", which one worker runs, and first. All others
+stay together by file.
+"""
+
+import os
+from collections import Counter
+
+import pytest
+
+from controller.engines import install
+from controller.engines.cassandra import Cassandra, Options
+from controller.engines.haproxy import HAProxy
+from controller.engines.memcached import Memcached
+from controller.engines.process import Keeper, silent
+from controller.engines.zookeeper import ZooKeeper
+from tests.engines import certificates
+from tests.engines import wan as wide_area
+
+NEEDS = {
+    "cassandra_cluster": ("cassandra",),
+    "zookeeper": ("zookeeper",),
+    "memcached": ("memcached",),
+    "memcached_tls": ("memcached",),
+    "haproxy": ("haproxy",),
+    "wan": ("wan",),
+}
+GROUP = "engines"
+NOT_HERE = "engine not here: "
+_STARTED = pytest.StashKey[list]()
+
+
+def needs(item):
+    """The engines that a test needs, by fixture, parameter or mark."""
+    found = {engine for name in getattr(item, "fixturenames", ()) for engine in NEEDS.get(name, ())}
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    found |= {one for one in parameters if isinstance(one, str) and one in install.ENGINES}
+    return found | {engine for mark in item.iter_markers("engines") for engine in mark.args}
+
+
+def missing():
+    """What this machine lacks, by engine; packages that may be installed are not missing."""
+    lacks = {} if install.may_install() else install.missing()
+    reason = wide_area.why_not()
+    return {**lacks, "wan": [reason]} if reason else lacks
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "engines(*names): needs these engines, in a way that no fixture shows")
+    config.stash[_STARTED] = []
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config, items):
+    lacks, wanted = missing(), {item: needs(item) for item in items}
+    groups = {}
+    for item in items:
+        groups[item] = GROUP if wanted[item] else item.nodeid.split("::")[0].removesuffix(".py")
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+        if absent := sorted(wanted[item] & lacks.keys()):
+            item.add_marker(pytest.mark.skip(reason=NOT_HERE + ", ".join(absent)))
+    sizes = Counter(groups.values())
+    # the longest first, else the last worker is waited for; one worker has enough to do with the engines
+    items.sort(key=lambda item: (groups[item] != GROUP, -sizes[groups[item]], groups[item]))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """The last lines name the engines that were not here. Runs around the terminal's own."""
+    result = yield
+    terminal = session.config.pluginmanager.getplugin("terminalreporter")
+    if terminal and not hasattr(session.config, "workerinput"):
+        said = [one.longrepr[2] for one in terminal.stats.get("skipped", []) if isinstance(one.longrepr, tuple)]
+        untested = Counter(one.partition(NOT_HERE)[2] for one in said if NOT_HERE in one)
+        for line in not_tested(untested, missing()):
+            terminal.write_line(line, red=True, bold=True)
+    return result
+
+
+def not_tested(untested, lacks):
+    """Lines about tests that were left out, by the engines that they need."""
+    lines = []
+    for engines, count in sorted(untested.items()):
+        parts = dict.fromkeys(part for one in engines.split(", ") for part in lacks.get(one, []))
+        lines.append(f"NOT TESTED: {count} tests need {engines}; missing here: {', '.join(parts)}")
+    if any(one in install.ENGINES for engines in untested for one in engines.split(", ")):
+        lines.append(f"`{install.COMMAND}` installs what is missing")
+    return lines
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    """What the test did to an engine is undone once its fixtures are."""
+    try:
+        return (yield)
+    finally:
+        if item.get_closest_marker("xdist_group").args == (GROUP,):
+            for one in item.config.stash[_STARTED]:
+                one.heal()
+
+
+@pytest.fixture(scope="session")
+def engine_tell(pytestconfig):
+    """Tells at the terminal what is waited for; a worker's output is nobody's."""
+    terminal = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+    if terminal is None or hasattr(pytestconfig, "workerinput"):
+        return silent
+
+    def tell(tone, text):
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(f"  {text}")
+
+    return tell
+
+
+@pytest.fixture(scope="session")
+def engine_programs(engine_tell):
+    """Where the programs are; installs what is missing where that is allowed, and else fails."""
+    if install.may_install():
+        install.install(engine_tell)
+    return install.look()
+
+
+@pytest.fixture(scope="session")
+def engine_keeper(pytestconfig):
+    with Keeper() as keeper:
+        yield keeper
+        pytestconfig.stash[_STARTED].clear()  # nothing is healed any more
+
+
+@pytest.fixture(scope="session")
+def _certified(engine_keeper, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("engine-certificates")
+    return certificates.make(directory, [engine_keeper.address(n) for n in range(1, 10)])
+
+
+@pytest.fixture(scope="session")
+def engine_ca(_certified):
+    """The CA of every engine's certificate, in PEM."""
+    return _certified.ca
+
+
+@pytest.fixture(scope="session")
+def cassandra_cluster(engine_keeper, engine_programs, engine_tell, pytestconfig, _certified):
+    options = Options(
+        engine_programs.java, engine_programs.jars, impatient=True, tls_pem=_certified.chain_and_key, heap_mb=512
+    )
+    cluster = Cassandra(engine_keeper, options)
+    cluster.start(engine_tell)
+    pytestconfig.stash[_STARTED].append(cluster)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def zookeeper(engine_keeper, engine_programs, engine_tell, pytestconfig):
+    ensemble = ZooKeeper(engine_keeper, engine_programs.java, engine_programs.zookeeper)
+    ensemble.start(engine_tell)
+    pytestconfig.stash[_STARTED].append(ensemble)
+    return ensemble
+
+
+@pytest.fixture(scope="session")
+def memcached(engine_keeper, engine_programs, pytestconfig):
+    servers = [Memcached(engine_keeper, engine_programs.memcached, number) for number in (1, 2, 3)]
+    for one in servers:
+        one.start()
+    for one in servers:
+        one.await_ready()
+    pytestconfig.stash[_STARTED] += servers
+    return servers
+
+
+@pytest.fixture(scope="session")
+def memcached_tls(engine_keeper, engine_programs, pytestconfig, _certified):
+    tls = (_certified.chain, _certified.key)
+    server = Memcached(engine_keeper, engine_programs.memcached, 1, port=11212, tls=tls)
+    server.start()
+    server.await_ready()
+    pytestconfig.stash[_STARTED].append(server)
+    return server
+
+
+@pytest.fixture
+def haproxy(engine_keeper, engine_programs):
+    """start(text, listens) -> HAProxy; each ends with the test."""
+    started = []
+
+    def start(text, listens):
+        proxy = HAProxy(engine_keeper, engine_programs.haproxy, text, listens, f"haproxy{os.urandom(4).hex()}")
+        started.append(proxy)
+        proxy.start()
+        proxy.await_ready()
+        return proxy
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+@pytest.fixture
+def wan(engine_keeper):
+    """A wide area network of three places, without delay at first; ends with the test."""
+    with wide_area.Wan(engine_keeper) as network:
+        yield network

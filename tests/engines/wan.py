@@ -1,0 +1,130 @@
+"""A wide area network on one machine: a namespace for each place, and a router between them (`wan_router.py`).
+
+Nothing needs to be tidied up: namespaces and devices end with the processes that hold them.
+"""
+
+import json
+import os
+import random
+import socket
+import sys
+from itertools import product
+from pathlib import Path
+
+from controller.engines.process import until
+from tests.engines import wan_router
+
+HOME = wan_router.HOME
+
+
+def why_not():
+    """Why there can be no such network here; empty where there can."""
+    if os.geteuid():
+        return "root, for network namespaces"
+    try:
+        os.close(os.open("/dev/net/tun", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/net/tun ({error.strerror})"
+    status = Path("/proc/self/status").read_text().splitlines()
+    capabilities = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
+    return "" if capabilities >> 21 & 1 and capabilities >> 12 & 1 else "the rights to make network namespaces"
+
+
+class Wan:
+    """`places` namespaces with the addresses 10.77.K.1 and so on; the tests are at 10.77.K.254, near to all.
+
+    Start an engine in a place by its `enter`. Between places: `delay_s` each way, `loss` (0 to 1), and cuts.
+    """
+
+    def __init__(self, keeper, places=3):
+        self.keeper, self.places = keeper, range(1, places + 1)
+        self.folder = keeper.directory / f"wan{os.urandom(4).hex()}"
+        self.folder.mkdir()
+        self.claim, self.network = _network()
+        self.delay_s, self.loss, self.cuts = 0.0, 0.0, set()
+        self.processes = []
+
+    def __enter__(self):
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        for one in reversed(self.processes):
+            one.signal(9, to_all=True)
+            one.wait(10)
+        self.claim.close()
+
+    def address(self, place):
+        return f"{self.network}.{place}"
+
+    def enter(self, place):
+        """What is put before a command line to run it there."""
+        return ("nsenter", f"--net=/proc/{self.processes[place - 1].pid}/ns/net")
+
+    def slow(self, delay_s, loss=0.0):
+        """So long one way between any two places, and so much is lost."""
+        self.delay_s, self.loss = delay_s, loss
+        self._tell()
+
+    def cut(self, *places, both=True):
+        """Cut these places off from all others; both=False: only what they send is lost."""
+        others = [one for one in self.places if one not in places]
+        self.cuts |= set(product(places, others))
+        self.cuts |= set(product(others, places)) if both else set()
+        self._tell()
+
+    def heal(self):
+        """No cut any more; delay and loss stay."""
+        self.cuts = set()
+        self._tell()
+
+    def _begin(self):
+        start = self.keeper.start
+        self.processes = [start(["unshare", "--net", "sleep", "infinity"], self.folder) for _ in self.places]
+        ours = _namespace("self")
+        for one in self.processes:
+            until(lambda one=one: _namespace(one.pid) not in {ours, ""}, "a network namespace")
+        control, holders = self.folder / "router", [str(one.pid) for one in self.processes]
+        program = [sys.executable, wan_router.__file__, str(control), self.network, *holders]
+        self.processes.append(router := start(program, self.folder))
+        until(lambda: control.exists() or not router.is_running, "the router")
+        assert router.is_running, (self.folder / "output.log").read_text()
+
+    def _tell(self):
+        told = {"delay_s": self.delay_s, "loss": self.loss, "cut": sorted(self.cuts)}
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.settimeout(5)
+            asked.connect(str(self.folder / "router"))
+            asked.sendall(json.dumps(told).encode() + b"\n")
+            assert asked.recv(10) == b"ok\n"
+
+
+def _namespace(pid):
+    try:
+        return str(Path(f"/proc/{pid}/ns/net").readlink())
+    except OSError:
+        return ""
+
+
+def _network():
+    """A network that nobody else has, and what says so."""
+    for third in random.SystemRandom().sample(range(1, 250), 50):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0regional-keystone-engines/10.77.{third}")
+        except OSError:
+            claim.close()
+            continue
+        if not _has_route(third):
+            return claim, f"10.77.{third}"
+        claim.close()
+    raise AssertionError("no network")
+
+
+def _has_route(third):
+    wanted = f"{third:02X}4D0A"  # little-endian, without the last byte's place
+    return any(line.split()[1][2:] == wanted for line in Path("/proc/net/route").read_text().splitlines()[1:])
