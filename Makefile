@@ -37,7 +37,8 @@ check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: un
 	$(BIN)/pytest -q $(PARALLEL) -m "not federation and not compat" $(FAST)
 
 test: $(ALL) ## the whole suite
-	$(BIN)/pytest $(PARALLEL) --dist loadfile
+	@$(BIN)/rkctl engines install --if-allowed
+	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder
 
 bench: $(ALL) ## CPU per validation beside a static answer of the same size
 	$(BIN)/python -m tests.bench.bench_validate $(if $(SHORT),--smoke)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -56,6 +57,7 @@ def owner():
             yield started, Path(directory), int(keeper), address
         finally:
             started.kill()
+            shutil.rmtree(directory, ignore_errors=True)  # where the keeper was killed as well
 
 
 pytestmark = pytest.mark.engines("memcached")
