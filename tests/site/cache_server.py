@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
@@ -62,10 +63,8 @@ class CacheServer:
 
     def keys(self):
         """The names of everything that is in it."""
-        lines = [line.split() for line in self._said(b"stats items")]
-        slabs = sorted({line[1].split(b":")[1] for line in lines if line[0] == b"STAT"})
-        dumps = [self._said(b"stats cachedump %s 0" % slab) for slab in slabs]
-        return sorted(line.split()[1].decode() for dump in dumps for line in dump)
+        dump = self._said(b"lru_crawler metadump all")
+        return sorted(unquote(line.split()[0].removeprefix(b"key=").decode()) for line in dump)
 
     def entries(self):
         """All that is in it."""
