@@ -51,7 +51,7 @@ class Endpoint(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("projects", unique=["domain_id name"], by="domain_id parent_id")
+@table("projects", unique=["domain_id name"], by="domain_id parent_id", wide="domain_id parent_id")
 class Project(Record, frozen=True, kw_only=True):
     """A project, or a domain when `is_domain`: then `domain_id` and `parent_id` are None."""
 
@@ -67,7 +67,7 @@ class Project(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("users", unique=["domain_id name"], by="domain_id default_project_id")
+@table("users", unique=["domain_id name"], by="domain_id default_project_id", wide="domain_id default_project_id")
 class User(Record, frozen=True, kw_only=True):
     """Someone, or a service, that can prove who it is. Instants are microseconds since 1970 UTC."""
 
@@ -84,7 +84,7 @@ class User(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("groups", unique=["domain_id name"], by="domain_id")
+@table("groups", unique=["domain_id name"], by="domain_id", wide="domain_id")
 class Group(Record, frozen=True, kw_only=True):
     """Users who get roles together."""
 
@@ -123,7 +123,7 @@ class Implication(Record, frozen=True, kw_only=True):
     implied_role_id: Annotated[Id, Ref("roles", "cascade")]
 
 
-@table("grants", key="actor_id actor target target_id role_id inherited", by="target_id role_id")
+@table("grants", key="actor_id actor target target_id role_id inherited", by="target_id role_id", wide="role_id")
 class Grant(Record, frozen=True, kw_only=True):
     """An actor (`user` or `group`) holds a role on a target (`project`, `domain`, or `system` with id `system`).
 

@@ -59,7 +59,10 @@ class Field(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The facts of one record type: `key` finds one row; each of `unique` and `by` is a group of fields to find by."""
+    """The facts of one record type: `key` finds one row; each of `unique` and `by` is a group of fields to find by.
+
+    `wide` names those of `by` of which one value may have more rows than one partition of a store should hold.
+    """
 
     name: str
     kind: type[Record]
@@ -67,6 +70,7 @@ class Table(NamedTuple):
     unique: tuple[tuple[str, ...], ...]
     by: tuple[tuple[str, ...], ...]
     fields: Mapping[str, Field]
+    wide: frozenset[str] = frozenset()
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -101,13 +105,16 @@ TABLES: dict[str, Table] = {}
 _BY_KIND: dict[type[Record], Table] = {}
 
 
-def table(name: str, *, key: str = "id", unique: Iterable[str] = (), by: str = "") -> Any:
+def table(name: str, *, key: str = "id", unique: Iterable[str] = (), by: str = "", wide: str = "") -> Any:
     """Declare a record type storable; refuses a `Ref` that no index can follow, since nothing could then cascade."""
 
     def declare(kind: type[R]) -> type[R]:
         fields = {field: _field(field, hint) for field, hint in get_type_hints(kind, include_extras=True).items()}
         groups = tuple(tuple(group.split()) for group in unique)
-        facts = Table(name, kind, tuple(key.split()), groups, tuple((one,) for one in by.split()), fields)
+        finders = tuple((one,) for one in by.split())
+        facts = Table(name, kind, tuple(key.split()), groups, finders, fields, frozenset(wide.split()))
+        if unknown := facts.wide.difference(by.split()):
+            raise TypeError(f"{name} cannot be found by {', '.join(sorted(unknown))}, so that is not wide")
         for field in fields.values():
             if field.ref and (field.name,) not in (*facts.groups, facts.key):
                 raise TypeError(f"{name}.{field.name} refers to {field.ref.table} but has no index of its own")
