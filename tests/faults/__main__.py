@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.faults.checker import check
 from tests.faults.cluster import Cluster
 from tests.faults.history import read
-from tests.faults.nemesis import FAULTS
+from tests.faults.nemesis import KINDS
 from tests.faults.run import Run, summary
 
 
@@ -28,7 +28,7 @@ def main() -> int:
     directory = told.state or Path(tempfile.mkdtemp(prefix="faults-"))
     history = directory / "history.jsonl"
     print(f"seed {seed}; history {history}", flush=True)
-    cluster = Cluster(directory / "federation")
+    cluster = Cluster(directory / "federation", engines=not told.embedded)
     directory.mkdir(exist_ok=True)
     try:
         cluster.start()
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--seconds", type=float, default=1800)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--only", nargs="*", default=(), choices=sorted(FAULTS), help="these kinds of faults only")
+    parser.add_argument("--only", nargs="*", default=(), choices=sorted(KINDS), help="these kinds of faults only")
     parser.add_argument("--embedded", action="store_true", help="without engines: SQLite, one controller")
     parser.add_argument("--state", type=Path, help="directory for the federation and the history")
     parser.add_argument("--check", type=Path, metavar="FILE", help="judge a recorded history again")

@@ -3,42 +3,68 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller import ask
 from controller.federation import HOST, Home
 from tests.faults.caller import Place
+from tests.faults.packets import End, can_cut, mend
 from tests.faults.relay import Relay
-from tests.processes import free_port, processes, rkctl
+from tests.processes import RKCTL, free_port, processes, rkctl
 
 SYSTEM_S = 6.0
+CQL, STORAGE = 9042, 7000
 _SETTINGS = (
     f"freshness.system={SYSTEM_S}",
     "identity.password_hash_rounds=4",  # the passwords are not what is tried here
     "keys.acknowledge_deadline_s=4",
 )
+_ENSEMBLE = (2181, 2888, 3888)
+_START_S = 400.0
+
+
+@dataclass(slots=True)
+class Topology:
+    """Who there is, by name. `regions`: what is in each data centre."""
+
+    controllers: list[str]
+    sites: list[str]
+    cassandra: list[str] = field(default_factory=list)
+    zookeeper: list[str] = field(default_factory=list)
+    memcached: list[str] = field(default_factory=list)
+    proxies: list[str] = field(default_factory=list)
+    regions: list[list[str]] = field(default_factory=list)
 
 
 class Cluster:
-    """`rkctl up`, and what can be done to its processes. Streams go through a relay for each controller."""
+    """`rkctl up`, and what can be done to its processes. Without engines, streams go through a relay."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, engines: bool = False) -> None:
         self.home = Home.at(directory)
+        self.engines = engines
         self.relays: list[Relay] = []
+        self.can_cut = engines and can_cut()
 
     def start(self, *words: str) -> None:
         """Raises RuntimeError with what `rkctl` said."""
-        self.relays = [Relay(self._stream_of(0)).start()]
-        controllers = ",".join(f"https://{HOST}:{relay.port}" for relay in self.relays)
-        told = [word for one in (*_SETTINGS, f"site.controllers={controllers}") for word in ("--set", one)]
-        state = ["--state", str(self.home.directory)]
-        done = rkctl("up", "--detach", *state, "--port", str(free_port()), *told, *words)
+        told = list(_SETTINGS)
+        if self.engines:
+            words = ("--engines", *words)
+        else:
+            self.relays = [Relay(self._stream_of(0)).start()]
+            told.append("site.controllers=" + ",".join(f"https://{HOST}:{relay.port}" for relay in self.relays))
+        sets = [word for one in told for word in ("--set", one)]
+        state = ["--state", str(self.home.directory), "--port", str(free_port())]
+        done = _rkctl("up", "--detach", *state, *sets, *words)
         if done.returncode:
             raise RuntimeError(f"rkctl up: {done.stdout[-500:]} {done.stderr[-2000:]}")
 
     def stop(self) -> None:
         """Nothing is left afterwards."""
+        if self.can_cut:
+            mend()
         rkctl("down", "--state", str(self.home.directory))
         for pid in processes(self.home):
             with contextlib.suppress(ProcessLookupError):
@@ -50,24 +76,73 @@ class Cluster:
     def places(self) -> list[Place]:
         return [Place(one.name, HOST, one.public, one.admin, one.is_controller) for one in self.home.members()]
 
+    def topology(self) -> Topology:
+        """Who runs now."""
+        members, names = self.home.members(), sorted(self.pids())
+        kinds = {
+            kind: [one for one in names if one.startswith(kind)] for kind in ("cassandra", "zookeeper", "memcached")
+        }
+        found = Topology(
+            controllers=[one.name for one in members if one.is_controller],
+            sites=[one.name for one in members if not one.is_controller],
+            proxies=[one for one in names if one.startswith("haproxy")],
+            **kinds,
+        )
+        for place in range(len(found.cassandra)):
+            groups = (*kinds.values(), found.controllers, found.sites)
+            found.regions.append([group[place] for group in groups if place < len(group)])
+        return found
+
+    def pids(self) -> dict[str, int]:
+        """Every process that runs, by name."""
+        return ask.control(self.home.control, command="report")
+
+    def family(self, name: str) -> list[int]:
+        """A process and its children."""
+        pid = self.pids().get(name)
+        found, waiting = [], [pid] if pid else []
+        while waiting:
+            one = waiting.pop()
+            found.append(one)
+            for path in Path(f"/proc/{one}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    waiting += [int(word) for word in path.read_text().split()]
+        return found
+
+    def node(self, name: str, port: int) -> End:
+        """Where a Cassandra node listens."""
+        prefix = (self.home.engines / "subnet").read_text().strip()
+        return End(f"{prefix}.{self.topology_number(name)}", port)
+
+    @staticmethod
+    def topology_number(name: str) -> int:
+        """The place of an engine, from 1."""
+        return int("".join(filter(str.isdigit, name.partition("-")[0])))
+
+    @property
+    def region_ports(self) -> list[int]:
+        """Through which regions speak with each other."""
+        return [STORAGE, *_ENSEMBLE, *(one.stream for one in self.home.members() if one.stream)]
+
     def signal(self, name: str, number: str) -> None:
         ask.control(self.home.control, command="signal", name=name, signal=number)
 
     def revive(self) -> None:
         """Start again whatever has ended; returns when it serves."""
-        ask.control(self.home.control, command="revive")
+        ask.control(self.home.control, _START_S, command="revive")
 
     def rotate(self) -> None:
         ask.admin(self.home.admin, "/keys/rotate", {}, 30.0)
 
-    def logs(self) -> Iterator[tuple[str, str]]:
-        """(name, text) of what each process wrote."""
-        for path in sorted((self.home.directory / "logs").glob("*.log")):
-            yield path.name, path.read_text(errors="replace")
-
-    def _stream_of(self, number: int):
+    def _stream_of(self, number: int) -> Callable[[], tuple[str, int]]:
         def target() -> tuple[str, int]:
             controllers = [one for one in self.home.members() if one.is_controller]
-            return HOST, controllers[number].stream
+            return HOST, controllers[number].stream or 0
 
         return target
+
+
+def _rkctl(*words: str):
+    import subprocess
+
+    return subprocess.run([RKCTL, *words], capture_output=True, text=True, timeout=_START_S, check=False)

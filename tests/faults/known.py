@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
+import msgspec
+
 from tests.faults.history import OK, UNKNOWN, Audit, Calm, Did, Event, Fault, Logged, Saw, Setup, latest
 
 WRITES = ("create", "change", "delete", "link", "unlink")
@@ -49,11 +51,11 @@ class Known:
         for event in events:
             found[type(event)].append(event)
         self.setup: Setup = found[Setup][-1] if found[Setup] else Setup(controllers=[], sites=[], seed=0, system_s=30)
-        self.done: list[Did] = sorted(found[Did], key=lambda one: one.began)
+        self.logged: list[Logged] = found[Logged]
+        self.done: list[Did] = sorted(self._placed(found[Did]), key=lambda one: one.began)
         self.saws: list[Saw] = sorted(found[Saw], key=lambda one: one.ended)
         self.faults: list[Fault] = latest(found[Fault])
         self.calms: list[Calm] = latest(found[Calm])
-        self.logged: list[Logged] = found[Logged]
         self.audits: list[Audit] = found[Audit]
         self.writes = [one for one in self.done if one.kind in WRITES and one.outcome in (OK, UNKNOWN)]
         self._kills = self._killed()
@@ -117,6 +119,14 @@ class Known:
 
     def is_controller(self, place: str) -> bool:
         return place in self.setup.controllers
+
+    def _placed(self, done: list[Did]) -> Iterator[Did]:
+        """Forwarded changes where the log has them: an answer that was kept and given again names a later position."""
+        numbers = {entry.id: entry.number for entry in self.logged}
+        for one in done:
+            number = numbers.get(f"{one.place}/{one.request}", one.position)
+            is_later = one.kind in WRITES and 0 < number < one.position
+            yield msgspec.structs.replace(one, position=number) if is_later else one
 
     def _killed(self) -> dict[str, list[tuple[float, float]]]:
         found = defaultdict(list)

@@ -3,12 +3,17 @@
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from controller import ask
-from tests.faults.cluster import Cluster
+from tests.faults import packets
+from tests.faults.cluster import CQL, STORAGE, Cluster, Topology
 from tests.faults.history import Fault, History
+from tests.faults.poison import spoil
+
+_MEMCACHED = 11211
 
 
 class Step(NamedTuple):
@@ -26,41 +31,40 @@ class Step(NamedTuple):
 class Nemesis:
     """Does the steps, one after another, and records them."""
 
-    def __init__(self, cluster: Cluster, history: History, controllers: Sequence[str]) -> None:
+    def __init__(self, cluster: Cluster, history: History, topology: Topology, seed: int) -> None:
         self._cluster = cluster
         self._history = history
-        self._controllers = list(controllers)
+        self._topology = topology
+        self._chance = random.Random(f"nemesis {seed}")
         self._wait = threading.Event().wait
 
     def do(self, step: Step) -> None:
-        FAULTS[step.fault].do(self, step)
+        KINDS[step.fault].do(self, step)
         self._wait(step.pause_s)
 
     def heal(self) -> None:
         """Nothing is broken any more, whatever a step left behind."""
-        for relay in self._cluster.relays:
-            relay.mend()
-        for place in self._cluster.places:
-            self._signal(place.name, "CONT")
+        self._mend()
+        topology = self._topology
+        for name in (*topology.controllers, *topology.sites, *topology.cassandra, *topology.zookeeper):
+            self._signal(name, "CONT")
+        for name in (*topology.memcached, *topology.proxies):
+            self._signal(name, "CONT")
         self._cluster.revive()
 
     @contextmanager
     def _broken(self, what: str, places: Sequence[str], killed: Sequence[str] = ()) -> Iterator[None]:
         history = self._history
-        fault = Fault(number=history.number(), what=what, began=history.now(), places=list(places), killed=list(killed))
-        history.add(fault)
+        told = {"number": history.number(), "what": what, "began": history.now()}
+        told |= {"places": list(places), "killed": [one for one in killed if self._answers_clients(one)]}
+        history.add(Fault(**told))
         try:
             yield
         finally:
-            ended = Fault(
-                number=fault.number,
-                what=what,
-                began=fault.began,
-                ended=history.now(),
-                places=fault.places,
-                killed=fault.killed,
-            )
-            history.add(ended)
+            history.add(Fault(**told, ended=history.now()))
+
+    def _answers_clients(self, name: str) -> bool:
+        return name in self._topology.controllers or name in self._topology.sites
 
     def _signal(self, name: str, number: str) -> None:
         try:
@@ -68,18 +72,26 @@ class Nemesis:
         except ask.Refusal:  # it does not run
             return
 
+    def _mend(self) -> None:
+        for relay in self._cluster.relays:
+            relay.mend()
+        if self._cluster.can_cut:
+            packets.mend()
+
+    # processes -------------------------------------------------------------------------------------------------------
+
     def kill(self, step: Step) -> None:
         with self._broken("kill", step.targets, step.targets):
-            for name in step.targets:
-                self._signal(name, "KILL")
+            with ThreadPoolExecutor(len(step.targets)) as pool:  # at one moment
+                list(pool.map(lambda name: self._signal(name, "KILL"), step.targets))
             self._wait(step.seconds)
             self._cluster.revive()
 
     def kill_often(self, step: Step) -> None:
         """Again and again, hardly back."""
-        for _ in range(3):
+        for _ in range(4):
             self.kill(step._replace(seconds=0.0))
-            self._wait(step.seconds / 10)
+            self._wait(self._chance.uniform(0, step.seconds / 4))
 
     def freeze(self, step: Step) -> None:
         with self._broken("freeze", step.targets):
@@ -105,80 +117,182 @@ class Nemesis:
 
     def restart_alone(self, step: Step) -> None:
         """Sites that come back while no controller answers."""
-        with self._broken("freeze", self._controllers):
-            for name in self._controllers:
+        controllers = self._topology.controllers
+        with self._broken("freeze", controllers):
+            for name in controllers:
                 self._signal(name, "STOP")
             self._wait(step.seconds / 3)
             self.kill(step._replace(seconds=0.5))
             self._wait(step.seconds)
-            for name in self._controllers:
+            for name in controllers:
                 self._signal(name, "CONT")
+
+    # streams, by the relay -------------------------------------------------------------------------------------------
 
     def cut(self, step: Step) -> None:
         """All streams break."""
-        with self._broken("cut", self._controllers):
+        with self._broken("cut", self._topology.controllers):
             for relay in self._cluster.relays:
                 relay.cut()
             self._wait(step.seconds)
-            for relay in self._cluster.relays:
-                relay.mend()
+            self._mend()
 
     def silence(self, step: Step) -> None:
         """Streams stay open and nothing comes through, one way or both."""
-        directions = {"up": ("up",), "down": ("down",)}.get(step.targets[0] if step.targets else "", ())
-        with self._broken(f"silence {' '.join(directions)}", self._controllers):
+        directions = {"up": ("up",), "down": ("down",)}.get(step.targets[0], ())
+        with self._broken(f"silence {' '.join(directions)}", self._topology.controllers):
             for relay in self._cluster.relays:
                 relay.hold(*directions)
             self._wait(step.seconds)
-            for relay in self._cluster.relays:
-                relay.mend()
+            self._mend()
 
     def restart_cut_off(self, step: Step) -> None:
         """Sites that come back while they are cut off from controllers that go on."""
-        with self._broken("cut", self._controllers):
+        with self._broken("cut", self._topology.controllers):
             for relay in self._cluster.relays:
                 relay.cut()
             self._wait(step.seconds / 3)
             self.kill(step._replace(seconds=0.5))
             self._wait(step.seconds)
-            for relay in self._cluster.relays:
-                relay.mend()
+            self._mend()
+
+    # packets, by the kernel ------------------------------------------------------------------------------------------
+
+    def cut_region(self, step: Step) -> None:
+        """A region without the others: its processes go on among themselves."""
+        with self._broken("cut region", step.targets):
+            self._sever(step.targets)
+            self._wait(step.seconds)
+            self._mend()
+
+    def restart_in_cut(self, step: Step) -> None:
+        """The node of a region that is cut off dies and comes back before the others can be reached."""
+        node = next(one for one in step.targets if one in self._topology.cassandra)
+        with self._broken("cut region", step.targets):
+            self._sever(step.targets)
+            self._wait(step.seconds / 4)
+            self._signal(node, "KILL")
+            with ThreadPoolExecutor(1) as pool:
+                revived = pool.submit(self._cluster.revive)  # waits for all to see each other
+                self._wait(step.seconds)
+                self._mend()
+                revived.result()
+
+    def apart(self, step: Step) -> None:
+        """No Cassandra node reaches another."""
+        with self._broken("nodes apart", step.targets):
+            packets.apart(self._cluster.node(name, STORAGE) for name in step.targets)
+            self._wait(step.seconds)
+            self._mend()
+
+    def deaf(self, step: Step) -> None:
+        """A node sends what the others do not answer to: its peers' answers are lost."""
+        with self._broken("node deaf", step.targets):
+            packets.apart(self._cluster.node(name, STORAGE) for name in step.targets)
+            self._wait(step.seconds)
+            self._mend()
+
+    def unanswered(self, step: Step) -> None:
+        """A node does what it is asked, and its clients never hear of it: outcomes are unknown."""
+        with self._broken("answers lost", step.targets):
+            for _ in range(3):
+                packets.silence(self._cluster.node(name, CQL) for name in step.targets)
+                self._wait(step.seconds / 4)
+                self._mend()
+                self._wait(step.seconds / 12)
+
+    def kill_unanswered(self, step: Step) -> None:
+        """A controller that dies between the append and the answer: it never hears that it was done."""
+        node, controller = step.targets
+        with self._broken("answers lost", [node]):
+            packets.silence([self._cluster.node(node, CQL)])
+            self._wait(self._chance.uniform(0.02, 1.0))
+            with self._broken("kill", [controller], [controller]):
+                self._signal(controller, "KILL")
+                self._mend()
+                self._wait(step.seconds)
+                self._cluster.revive()
+
+    def _sever(self, region: Sequence[str]) -> None:
+        cluster = self._cluster
+        inside = {pid for name in region for pid in cluster.family(name)}
+        outside = {pid for name in cluster.pids() if name not in region for pid in cluster.family(name)}
+        packets.sever(inside, outside, cluster.region_ports)
+
+    # caches and locks ------------------------------------------------------------------------------------------------
+
+    def spoil(self, step: Step) -> None:
+        """Another program writes into a region's memcached."""
+        with self._broken("cache spoiled", step.targets):
+            for _ in range(max(1, int(step.seconds))):
+                for name in step.targets:
+                    try:
+                        spoil(self._cluster.node(name, _MEMCACHED).address, _MEMCACHED, self._chance)
+                    except OSError:
+                        continue
+                self._wait(1.0)
 
 
 class Kind(NamedTuple):
-    """A sort of fault: what does it, whom it may hit, how long it lasts."""
+    """A sort of fault: what does it, whom it may hit, how long it lasts; what it needs."""
 
     do: Callable[[Nemesis, Step], None]
-    whom: Callable[[random.Random, list[str], list[str]], Sequence[str]]
+    whom: Callable[[random.Random, Topology], Sequence[str]]
     least_s: float
     most_s: float
+    needs: str = ""
 
 
-def _controller(chance: random.Random, controllers: list[str], sites: list[str]) -> Sequence[str]:
-    del sites
-    return [chance.choice(controllers)]
+def _controller(chance: random.Random, topology: Topology) -> Sequence[str]:
+    return [chance.choice(topology.controllers)]
 
 
-def _site(chance: random.Random, controllers: list[str], sites: list[str]) -> Sequence[str]:
-    del controllers
-    return [chance.choice(sites)]
+def _site(chance: random.Random, topology: Topology) -> Sequence[str]:
+    return [chance.choice(topology.sites)]
 
 
-def _some(chance: random.Random, controllers: list[str], sites: list[str]) -> Sequence[str]:
-    return chance.sample([*controllers, *sites], k=2)
+def _some(chance: random.Random, topology: Topology) -> Sequence[str]:
+    return chance.sample([*topology.controllers, *topology.sites], k=2)
 
 
-def _all(chance: random.Random, controllers: list[str], sites: list[str]) -> Sequence[str]:
+def _all(chance: random.Random, topology: Topology) -> Sequence[str]:
     del chance
-    return [*controllers, *sites]
+    return [*topology.controllers, *topology.sites]
 
 
-def _directions(chance: random.Random, controllers: list[str], sites: list[str]) -> Sequence[str]:
-    del controllers, sites
-    return chance.choice((["up"], ["down"], []))
+def _directions(chance: random.Random, topology: Topology) -> Sequence[str]:
+    del topology
+    return [chance.choice(("up", "down", "both"))]
 
 
-FAULTS = {
+def _nodes(count: int) -> Callable[[random.Random, Topology], Sequence[str]]:
+    return lambda chance, topology: chance.sample(topology.cassandra, k=count)
+
+
+def _servers(count: int) -> Callable[[random.Random, Topology], Sequence[str]]:
+    return lambda chance, topology: chance.sample(topology.zookeeper, k=count)
+
+
+def _region(chance: random.Random, topology: Topology) -> Sequence[str]:
+    return chance.choice(topology.regions)
+
+
+def _cache(chance: random.Random, topology: Topology) -> Sequence[str]:
+    return [chance.choice(topology.memcached)]
+
+
+def _proxy(chance: random.Random, topology: Topology) -> Sequence[str]:
+    del chance
+    return topology.proxies
+
+
+def _node_and_controller(chance: random.Random, topology: Topology) -> Sequence[str]:
+    place = chance.randrange(len(topology.controllers))
+    return [topology.cassandra[place], topology.controllers[place]]
+
+
+RELAY, ENGINES, CUTS = "relay", "engines", "cuts"
+KINDS = {
     "kill-controller": Kind(Nemesis.kill, _controller, 0.0, 4.0),
     "kill-controller-often": Kind(Nemesis.kill_often, _controller, 1.0, 6.0),
     "kill-site": Kind(Nemesis.kill, _site, 0.0, 3.0),
@@ -190,19 +304,43 @@ FAULTS = {
     "freeze-all": Kind(Nemesis.freeze, _all, 1.0, 8.0),
     "kill-frozen": Kind(Nemesis.kill_frozen, _some, 1.0, 3.0),
     "restart-alone": Kind(Nemesis.restart_alone, _site, 3.0, 8.0),
-    "cut": Kind(Nemesis.cut, _all, 1.0, 12.0),
-    "silence": Kind(Nemesis.silence, _directions, 2.0, 12.0),
-    "restart-cut-off": Kind(Nemesis.restart_cut_off, _site, 3.0, 8.0),
+    "cut": Kind(Nemesis.cut, _all, 1.0, 12.0, RELAY),
+    "silence": Kind(Nemesis.silence, _directions, 2.0, 12.0, RELAY),
+    "restart-cut-off": Kind(Nemesis.restart_cut_off, _site, 3.0, 8.0, RELAY),
+    "freeze-node": Kind(Nemesis.freeze, _nodes(1), 2.0, 25.0, ENGINES),
+    "freeze-two-nodes": Kind(Nemesis.freeze, _nodes(2), 2.0, 25.0, ENGINES),
+    "kill-node": Kind(Nemesis.kill, _nodes(1), 0.0, 20.0, ENGINES),
+    "kill-two-nodes": Kind(Nemesis.kill, _nodes(2), 0.0, 10.0, ENGINES),
+    "kill-all-nodes": Kind(Nemesis.kill, _nodes(3), 0.0, 3.0, ENGINES),
+    "freeze-region": Kind(Nemesis.freeze, _region, 2.0, 20.0, ENGINES),
+    "freeze-cache": Kind(Nemesis.freeze, _cache, 2.0, 10.0, ENGINES),
+    "kill-cache": Kind(Nemesis.kill, _cache, 0.0, 6.0, ENGINES),
+    "spoil-cache": Kind(Nemesis.spoil, _cache, 3.0, 8.0, ENGINES),
+    "kill-zookeeper": Kind(Nemesis.kill, _servers(1), 0.0, 6.0, ENGINES),
+    "freeze-zookeeper-quorum": Kind(Nemesis.freeze, _servers(2), 3.0, 15.0, ENGINES),
+    "kill-zookeeper-quorum": Kind(Nemesis.kill, _servers(2), 1.0, 8.0, ENGINES),
+    "kill-proxy": Kind(Nemesis.kill, _proxy, 0.0, 2.0, ENGINES),
+    "cut-region": Kind(Nemesis.cut_region, _region, 3.0, 30.0, CUTS),
+    "restart-node-cut-off": Kind(Nemesis.restart_in_cut, _region, 45.0, 55.0, CUTS),
+    "nodes-apart": Kind(Nemesis.apart, _nodes(3), 2.0, 15.0, CUTS),
+    "node-deaf": Kind(Nemesis.deaf, _nodes(1), 2.0, 15.0, CUTS),
+    "answers-lost": Kind(Nemesis.unanswered, _nodes(1), 4.0, 12.0, CUTS),
+    "kill-unanswered": Kind(Nemesis.kill_unanswered, _node_and_controller, 0.0, 2.0, CUTS),
 }
 
 
-def schedule(seed: int, only: Sequence[str], controllers: list[str], sites: list[str]) -> Iterator[Step]:
+def kinds_for(cluster: Cluster) -> list[str]:
+    """Those that can be done to this federation by this user."""
+    can = {"": True, RELAY: bool(cluster.relays), ENGINES: cluster.engines, CUTS: cluster.can_cut}
+    return [name for name, kind in KINDS.items() if can[kind.needs]]
+
+
+def schedule(seed: int, kinds: Sequence[str], topology: Topology) -> Iterator[Step]:
     """Steps for ever: all kinds in a new order, again and again."""
-    chance = random.Random(f"schedule {seed}")
-    kinds = list(only or FAULTS)
+    chance, kinds = random.Random(f"schedule {seed}"), list(kinds)
     while True:
         chance.shuffle(kinds)
         for name in kinds:
-            kind = FAULTS[name]
-            targets = tuple(kind.whom(chance, controllers, sites))
+            kind = KINDS[name]
+            targets = tuple(kind.whom(chance, topology))
             yield Step(name, targets, chance.uniform(kind.least_s, kind.most_s), chance.uniform(0.5, 3.0))

@@ -11,7 +11,7 @@ from tests.faults.checker import check
 from tests.faults.cluster import SYSTEM_S, Cluster
 from tests.faults.history import Calm, Did, Event, Fault, History, Setup, latest, shown
 from tests.faults.known import Violation
-from tests.faults.nemesis import Nemesis, Step, schedule
+from tests.faults.nemesis import Nemesis, Step, kinds_for, schedule
 from tests.faults.workload import Load
 from tests.faults.world import World, set_up
 
@@ -35,8 +35,9 @@ class Run:
         history.add(Setup(controllers=controllers, sites=sites, seed=self._seed, system_s=SYSTEM_S))
         set_up(world, self._cluster.home.password())
         load = Load(world, self._seed, self._cluster.rotate)
-        nemesis = Nemesis(self._cluster, history, controllers)
-        steps = schedule(self._seed, only, controllers, sites)
+        topology = self._cluster.topology()
+        nemesis = Nemesis(self._cluster, history, topology, self._seed)
+        steps = schedule(self._seed, only or kinds_for(self._cluster), topology)
         self._begin_calm()
         load.start()
         end = history.now() + seconds

@@ -470,6 +470,14 @@ def test_the_log_has_it_where_it_was_said_to_be():
     assert story.rules() == {"one position, one change"}
 
 
+def test_an_answer_that_was_kept_for_a_site_may_name_a_later_position():
+    story = Story(logged(1, "s1/r1", rows=["users/u"]), logged(2, "r2", rows=["users/u"]))
+    story.add(Audit(place="c1", first=1, head=2))
+    story.create(place="s1", request="r1", position=2, ended=9.0)
+    story.change(2, 2, request="r2")
+    assert story.rules() == set()
+
+
 @pytest.mark.parametrize(("times", "rule"), [(0, "acknowledged is there"), (2, "exactly once")])
 def test_a_revocation_is_taken_over_once(times, rule):
     entries = [logged(1), *(logged(2 + number, audits=["a"]) for number in range(times))]
