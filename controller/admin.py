@@ -12,7 +12,7 @@ from controller.bootstrap import identity_endpoints
 from controller.commit import Sequencer
 from controller.rotate import Plan, Rotator
 from controller.sites import Sites
-from regional_keystone.errors import IdentityError, Invalid
+from regional_keystone.errors import IdentityError, Invalid, Unavailable
 from regional_keystone.overlay import Overlay
 
 
@@ -38,7 +38,7 @@ class Admin:
 
     def app(self) -> web.Application:
         """The handlers; every answer is JSON."""
-        app = web.Application(middlewares=[_render])
+        app = web.Application(middlewares=[_render, self._current])
         app.add_routes(
             [
                 web.get("/status", self._show_status),
@@ -52,14 +52,28 @@ class Admin:
         )
         return app
 
+    @web.middleware
+    async def _current(self, request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
+        """What another controller has done counts here; who only looks sees what is known if the log cannot be read."""
+        try:
+            await self._sequencer.catch_up()
+        except Unavailable:
+            if request.method != "GET":
+                raise
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
     async def _show_status(self, request: web.Request) -> web.Response:
         del request
         return _json(self._status())
 
     async def _list(self, request: web.Request) -> web.Response:
         del request
+        told = self._status()["sites"]
         sites = await self._sites.all()
-        return _json([{"name": site.id, "state": site.state, "since": site.since} for site in sites])
+        return _json(
+            [{"name": site.id, "since": site.since, **told.get(site.id, {}), "state": site.state} for site in sites]
+        )
 
     async def _add(self, request: web.Request) -> web.Response:
         """{name, url?}: a join token; with `url`, the region's identity endpoints are in the catalog as well."""

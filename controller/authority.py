@@ -97,7 +97,8 @@ class Authority:
         return self._sign(key, site, names, usage, now, lifetime_s).public_bytes(_PEM).decode()
 
     def serve(self, directory: Path, hosts: Sequence[str], now: int) -> ssl.SSLContext:
-        """TLS for the stream port: our own certificate for these hosts; a client certificate is asked for, of our CA.
+        """TLS for the stream port: a certificate of our own for these hosts, kept in this directory, which belongs to
+        this controller alone; a client certificate is asked for, of our CA.
 
         Joining sites have none yet, so the handler of each path decides whether it demands one.
         """

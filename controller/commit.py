@@ -1,87 +1,115 @@
-"""Puts changes in order: checks, appends many transactions at a time, applies; finishes what a crash left half applied.
+"""Puts changes in order: checks, appends many transactions at a time; takes in what other controllers append.
 
 One queueing writer per controller. Other controllers may append to the same log: then the batch is judged again.
+Source: docs/adr/0019-several-controllers.md.
 """
 
 import asyncio
 import itertools
+import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import NamedTuple
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
+import msgspec
 import structlog
 
-from regional_keystone.errors import TooLarge, Unavailable
+from regional_keystone.errors import TooLarge, Unavailable, Unknown
 from regional_keystone.follow import Follower
-from regional_keystone.log import LOG, Collision, Entry, Position, Transaction, disturbed, encode_entry, written
-from regional_keystone.ports import Clock, Writer
+from regional_keystone.log import LOG, Change, Collision, Entry, Position, Transaction, disturbed, encode_entry, written
+from regional_keystone.ports import Clock, Wake, Writer
 from regional_keystone.record import Touch
 
 log = structlog.get_logger("commit")
 
 BATCH = 100
 BATCH_BYTES = 1024 * 1024
-_NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 REMEMBERED = 4096  # entries whose touches are kept to judge transactions that began before them
+DEADLINE_S = 5.0  # for one transaction, from when it waits to when it is in the log
+CURRENT_S = 1.0  # how long is waited for the log's present head to be known here
+_VISIBLE_S = 0.7  # an entry that the log has counted can be read everywhere by then
+_NUMBERS_BYTES = 16  # what an entry's number and time add to its size
+_PAUSE_S = 0.005
 
 
-class _Waiting(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Waiting:
     transaction: Transaction
     size_bytes: int
     position: asyncio.Future[Position]
+    under_way: bool = False  # it has been given to the store, whose answer is not here yet
 
 
 class Sequencer:
     """The controller's Committer: every transaction as if alone, one durable append for all that wait."""
 
-    def __init__(self, *, store: Writer, follower: Follower, clock: Clock) -> None:
+    def __init__(self, *, store: Writer, follower: Follower, clock: Clock, wake: Wake) -> None:
         self.publish: Callable[[Sequence[Entry]], None] = _nobody
         self.committed = self.batches = self.collisions = 0
         self._store = store
         self._follower = follower
         self._clock = clock
+        self._wake = wake
         self._queue: deque[_Waiting] = deque()
         self._more = asyncio.Event()
         self._recent: deque[tuple[int, set[Touch]]] = deque(maxlen=REMEMBERED)
         self._turnstile = asyncio.Lock()
         self._alone: asyncio.Task[object] | None = None
-        self._writing = asyncio.Lock()
+        self._appending: dict[str, _Waiting] = {}
+        self._reading: asyncio.Task[None] | None = None
+        self._reads_next: asyncio.Task[None] | None = None
+        self._restarting = asyncio.Lock()
+        self._woken = asyncio.Event()
+        wake.listen(self._woken.set)
 
     @property
     def head(self) -> int:
-        """The number of the log's last entry."""
+        """The number of the last entry of the log that is known here."""
         return self._follower.position
 
     async def start(self) -> None:
-        """Take over where the store stands; entries that a crash left out of the tables are applied first."""
+        """Take over where the log stands; entries that a crash left out of the tables are applied first."""
         await self._follower.start()
-        while entries := await self._store.tail(LOG, self._follower.position):
-            log.info("finishing", first=entries[0].number, last=entries[-1].number)
-            self._note(entries)
+        applied = self.head
+        await self._read_head()
+        if self.head > applied:
+            log.info("finishing", first=applied + 1, last=self.head)
 
     async def commit(self, transaction: Transaction) -> Position:
-        """Durable and visible here when it returns. Raises Collision, Unavailable, or TooLarge."""
-        if asyncio.current_task() is not self._alone:
-            async with self._turnstile:
-                pass  # somebody is alone: wait until they are done
+        """Durable and visible here when it returns. Raises Collision, TooLarge, Unavailable, or Unknown.
+
+        Whatever the log does, one of these comes within DEADLINE_S.
+        """
         size_bytes = len(encode_entry(Entry(0, transaction.id, 0, transaction.changes))) + _NUMBERS_BYTES
         if size_bytes > BATCH_BYTES:
             raise TooLarge("This changes more at once than one transaction can hold; do it in parts.")
-        future: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(transaction, size_bytes, future))
-        self._more.set()
-        return await future
+        waiting = _Waiting(transaction, size_bytes, asyncio.get_running_loop().create_future())
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                if asyncio.current_task() is not self._alone:
+                    async with self._turnstile:
+                        pass  # somebody is alone: wait until they are done
+                self._queue.append(waiting)
+                self._more.set()
+                return await waiting.position
+        except TimeoutError:
+            raise (Unknown() if waiting.under_way else Unavailable("The log could not be written in time.")) from None
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Others wait while this is held, so what is read now is still so at the commit."""
-        async with self._turnstile:
-            self._alone = asyncio.current_task()
-            try:
-                yield
-            finally:
-                self._alone = None
+        """Others wait while this is held, so what is read now is still so at the commit. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                await self._turnstile.acquire()
+        except TimeoutError:
+            raise Unavailable("Too many others change the same records; try again.") from None
+        self._alone = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._alone = None
+            self._turnstile.release()
 
     async def run(self) -> None:
         """Take whatever waits as one batch, for ever."""
@@ -92,22 +120,85 @@ class Sequencer:
                 batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
                 await self._judge(batch)
 
+    async def follow(self, poll_s: float) -> None:
+        """Take in what other controllers append, when woken and at least so often; for ever."""
+        readable = True
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(poll_s):
+                    await self._woken.wait()
+            self._woken.clear()
+            try:
+                await self.catch_up()
+                readable = True
+            except Unavailable as error:
+                if readable:
+                    log.error("log_not_readable", why=error.message)
+                readable = False
+
     async def catch_up(self) -> None:
-        """Take in what another controller has appended meanwhile. Raises Unavailable."""
-        async with self._writing:
-            self._note(await self._store.tail(LOG, self.head))
+        """Return once all that the log held when this was called is known here. Raises Unavailable after CURRENT_S.
+
+        One read of the head serves everybody who began to wait before it.
+        """
+        if self._reads_next is None:
+            self._reads_next = asyncio.create_task(self._read_after(self._reading))
+            self._reads_next.add_done_callback(_looked_at)
+        try:
+            async with asyncio.timeout(CURRENT_S):
+                await asyncio.shield(self._reads_next)
+        except TimeoutError:
+            raise Unavailable("The log could not be read in time.") from None
+
+    async def _read_after(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        self._reading, self._reads_next = self._reads_next, None
+        await self._read_head()
+
+    async def _read_head(self) -> None:
+        ticks = self._clock.ticks()
+        head = await self._store.head(LOG)
+        await self._take_in(head)
+        self._follower.heard(ticks, head)
+
+    async def _take_in(self, upto: int) -> None:
+        """Know every entry up to this number, which the log has counted. Raises Unavailable if they cannot be read."""
+        pause_s, end = _PAUSE_S, self._clock.ticks() + _VISIBLE_S
+        while self.head < upto:
+            entries = await self._store.tail(LOG, self.head)
+            if entries:
+                self._note(entries)
+            elif self._clock.ticks() < end:  # a replica of the store may not show yet what another has counted
+                await self._clock.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  no secret
+                pause_s *= 2
+            else:
+                await self._start_again(upto)
+
+    async def _start_again(self, upto: int) -> None:
+        """Go on from the tables: the log was pruned beyond where this controller stands."""
+        async with self._restarting:
+            before = self.head
+            if before >= upto:
+                return
+            if await self._store.applied(LOG) <= before:
+                raise Unavailable(f"What follows change {before} cannot be read here yet.")
+            await self._follower.start()
+            log.warning("went_on_from_the_tables", stood_at=before, stands_at=self.head)
 
     async def _judge(self, batch: list[_Waiting]) -> None:
         while batch:
-            async with self._writing:
-                entries, kept, rest = self._select(batch)
-                try:
-                    mine = not entries or await self._append(entries, kept)
-                except Unavailable as error:
-                    for waiting in (*kept, *rest):
-                        _refuse(waiting, error)
-                    return
-            batch = rest if mine else kept + rest
+            entries, kept, rest = self._select(batch)
+            try:
+                mine = not entries or await self._append(entries, kept)
+            except Unknown as error:
+                _refuse(kept, error)
+                batch = rest
+            except Unavailable as error:
+                _refuse(kept + rest, error)
+                return
+            else:
+                batch = rest if mine else kept + rest
 
     def _select(self, batch: list[_Waiting]) -> tuple[list[Entry], list[_Waiting], list[_Waiting]]:
         """Entries for those that collide with nothing since they began, nor each other; others told to run again."""
@@ -122,7 +213,7 @@ class Sequencer:
                 return entries, kept, batch[place:]
             if self._collides(transaction, ahead):
                 self.collisions += 1
-                _refuse(waiting, Collision())
+                _refuse([waiting], Collision())
             else:
                 size += waiting.size_bytes
                 entries.append(Entry(self.head + len(entries) + 1, transaction.id, now, transaction.changes))
@@ -132,42 +223,92 @@ class Sequencer:
 
     def _collides(self, transaction: Transaction, ahead: set[Touch]) -> bool:
         since = transaction.position
-        if since < self.head and (not self._recent or self._recent[0][0] > since + 1):
+        recent = self._recent
+        if since < self.head and (not recent or recent[0][0] > since + 1 or recent[-1][0] != self.head):
             return True  # it began before all that is remembered
         if transaction.collides(ahead):
             return True
         mine = transaction.reads | written(transaction.changes)
-        later = itertools.takewhile(lambda recent: recent[0] > since, reversed(self._recent))
+        later = itertools.takewhile(lambda entry: entry[0] > since, reversed(recent))
         return any(not mine.isdisjoint(touched) for _, touched in later)
 
     async def _append(self, entries: list[Entry], kept: list[_Waiting]) -> bool:
         """Whether these entries are the log's next; else what another controller appended is known now."""
-        if not await self._store.append(LOG, self.head, entries):
-            others = await self._store.tail(LOG, self.head)
-            if not others:
-                raise RuntimeError(
-                    f"the log was pruned beyond {self.head}, where this controller stands; start it again"
-                )
-            self._note(others)
-            return False
-        self._note(entries)
-        self.batches += 1
-        self.committed += len(kept)
+        self._appending = {waiting.transaction.id: waiting for waiting in kept}
+        _mark(kept, under_way=True)
+        try:
+            if not await self._appended(entries):
+                return False
+        finally:
+            self._appending = {}
+            _mark(kept, under_way=False)
         for entry, waiting in zip(entries, kept, strict=True):
-            if not waiting.position.done():
-                waiting.position.set_result(Position(entry.number))
+            self._answer(waiting, entry)
+        self._wake.tell(self.head)
         return True
 
+    async def _appended(self, entries: list[Entry]) -> bool:
+        after, ticks = entries[0].number - 1, self._clock.ticks()
+        try:
+            mine = await self._store.append(LOG, after, entries)
+        except Unknown:
+            if not await self._has_grown(after):
+                raise
+            return False  # what stands at these numbers is known: those of ours that are there have been answered
+        if not mine:
+            try:
+                await self._take_in(after + 1)
+            except Unavailable:
+                raise Unknown from None  # a store that tried twice may have met its own first attempt
+            return False
+        self._note(entries)
+        self._follower.heard(ticks, after + len(entries))
+        self.batches += 1
+        return True
+
+    async def _has_grown(self, after: int) -> bool:
+        with suppress(Unavailable):
+            await self.catch_up()
+        return self.head > after
+
     def _note(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self._recent.append((entry.number, disturbed(entry.changes)))
-        self._follower.note(entries)
-        self.publish(entries)
+        fresh = [entry for entry in entries if entry.number > self.head]
+        if not fresh:
+            return
+        if self._recent and self._recent[-1][0] != fresh[0].number - 1:
+            self._recent.clear()
+        self._recent.extend((entry.number, disturbed(entry.changes)) for entry in fresh)
+        self._follower.note(fresh)
+        self.publish(fresh)
+        for entry in fresh:
+            waiting = self._appending.get(entry.id)
+            if waiting is not None and _same(entry.changes, waiting.transaction.changes):
+                self._answer(waiting, entry)  # it is ours, whatever the store says of it
+
+    def _answer(self, waiting: _Waiting, entry: Entry) -> None:
+        if not waiting.position.done():
+            self.committed += 1
+            waiting.position.set_result(Position(entry.number))
 
 
-def _refuse(waiting: _Waiting, error: Exception) -> None:
-    if not waiting.position.done():
-        waiting.position.set_exception(error)
+def _refuse(them: Sequence[_Waiting], error: Exception) -> None:
+    for waiting in them:
+        if not waiting.position.done():
+            waiting.position.set_exception(error)
+
+
+def _mark(them: Sequence[_Waiting], *, under_way: bool) -> None:
+    for waiting in them:
+        waiting.under_way = under_way
+
+
+def _same(some: tuple[Change, ...], others: tuple[Change, ...]) -> bool:
+    return msgspec.msgpack.encode(some) == msgspec.msgpack.encode(others)
+
+
+def _looked_at(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waits has it; nobody may be waiting any more
 
 
 def _nobody(entries: Sequence[Entry]) -> None:

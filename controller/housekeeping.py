@@ -4,18 +4,20 @@ Removals are entries of the log like any other, so that all replicas stay equal.
 """
 
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
+from controller.acknowledgements import Acknowledgements
 from controller.commit import Sequencer
-from controller.replicate import Replicator
-from regional_keystone.errors import IdentityError
+from regional_keystone.errors import IdentityError, Unavailable
 from regional_keystone.follow import Follower
 from regional_keystone.log import LOG, Change, remove
 from regional_keystone.model import Outcome, RevocationEvent, Site
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.own_feed import pruned
-from regional_keystone.ports import Clock, Writer
+from regional_keystone.ports import Clock, Lock, Writer
 
 log = structlog.get_logger("housekeeping")
 
@@ -29,21 +31,36 @@ async def keep_house(
     store: Writer,
     overlay: Overlay,
     sequencer: Sequencer,
-    replicator: Replicator,
+    acknowledgements: Acknowledgements,
     follower: Follower,
+    lock: Lock,
     clock: Clock,
     retention_s: float,
 ) -> None:
-    """Every half minute, for ever."""
+    """Every half minute, for ever; of several controllers whichever is first."""
     while True:
         await clock.sleep(EVERY_S)
         follower.index.expire(clock.now())
         try:
-            while await expire(overlay, sequencer, clock.now()) == _AT_ONCE:
-                pass  # there is more
-            await prune(store, overlay, replicator, clock.now() - int(retention_s * 1_000_000))
+            async with _mine(lock) as mine:
+                if not mine:
+                    continue
+                while await expire(overlay, sequencer, clock.now()) == _AT_ONCE:
+                    pass  # there is more
+                await prune(store, overlay, acknowledgements, clock.now() - int(retention_s * 1_000_000))
         except IdentityError as error:  # a full disk, a busy log: it is tried again
             log.error("house_not_kept", why=error.message)
+
+
+@asynccontextmanager
+async def _mine(lock: Lock) -> AsyncIterator[bool]:
+    """Whether to do it here. Nothing goes wrong when two do, so it is done when the lock cannot be had."""
+    async with AsyncExitStack() as stack:
+        try:
+            mine = bool(await stack.enter_async_context(lock.hold("housekeeping")))
+        except Unavailable:
+            mine = True
+        yield mine
 
 
 async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:
@@ -60,11 +77,12 @@ async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:
     return count
 
 
-async def prune(store: Writer, overlay: Overlay, replicator: Replicator, before: int) -> int:
+async def prune(store: Writer, overlay: Overlay, acknowledgements: Acknowledgements, before: int) -> int:
     """Forget entries older than `before` that every site which is not quarantined holds; returns up to where."""
     active = [site async for site in overlay.scan(Site) if site.state == "active"]
-    held = [replicator.acknowledged[site.id].position for site in active if site.id in replicator.acknowledged]
-    if len(held) < len(active):
+    await acknowledgements.refresh()
+    held = [acknowledgements.of(site).position for site in active]
+    if 0 in held:
         return 0  # a site has not said yet how far it is
     upto = await pruned(store, LOG)
     limit = min([*held, await store.applied(LOG)])

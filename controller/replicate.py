@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from controller.acknowledgements import Acknowledgements
 from controller.authority import identity
 from controller.commit import Sequencer
 from controller.take_over import Foreign, TakeOver
@@ -46,6 +47,7 @@ from regional_keystone.ports import Clock, Writer
 log = structlog.get_logger("replicate")
 
 SILENCE_S = 5.0
+_ALIVE_S = 2.0  # a site probes once a second
 BATCH = 256
 ROWS = 500
 RECENT = 4096
@@ -55,19 +57,12 @@ MESSAGE_BYTES = 2 * 1024 * 1024  # of entries or rows in one message, well below
 _CLOSE_S = 1.0
 
 
-class Acknowledged(msgspec.Struct, frozen=True):
-    """What a site last said it holds durably, on its present stream."""
-
-    position: int = 0
-    rings: dict[str, tuple[int, str]] = {}
-    at: int = 0
-
-
 @dataclass(slots=True, eq=False)
 class Session:
     """One site's open stream."""
 
     site: str
+    instance: str
     socket: web.WebSocketResponse
     sent: int
     heard_ticks: float
@@ -80,10 +75,18 @@ class Replicator:
     """Every entry down every open stream, at once; says how far each site is."""
 
     def __init__(
-        self, *, cluster: str, store: Writer, overlay: Overlay, sequencer: Sequencer, clock: Clock, keep_s: float
+        self,
+        *,
+        cluster: str,
+        store: Writer,
+        overlay: Overlay,
+        sequencer: Sequencer,
+        acknowledgements: Acknowledgements,
+        clock: Clock,
+        keep_s: float,
     ) -> None:
         self.sessions: dict[str, Session] = {}
-        self.acknowledged: dict[str, Acknowledged] = {}
+        self.acknowledgements = acknowledgements
         self.answer: Callable[[Request], Awaitable[Response]] = _nobody
         self.heard: Callable[[str], None] = _unheard  # is told when a site acknowledged something
         self._cluster = cluster
@@ -95,9 +98,12 @@ class Replicator:
         self._recent: deque[Entry] = deque(maxlen=RECENT)
         self._parting: set[asyncio.Task[None]] = set()
         sequencer.publish = self.publish
+        acknowledgements.hears = self._hears
 
     def publish(self, entries: Sequence[Entry]) -> None:
         """These are the log's newest; every session sends them at its next turn."""
+        if self._recent and self._recent[-1].number != entries[0].number - 1:
+            self._recent.clear()
         self._recent.extend(entries)
         for session in self.sessions.values():
             session.more.set()
@@ -105,22 +111,30 @@ class Replicator:
     def holdouts(self, sites: Sequence[Site], ring: str, epoch: int, fingerprint: str) -> list[str]:
         """Which of these sites have not acknowledged holding this ring durably."""
         wanted = (epoch, fingerprint)
-        return [site.id for site in sites if self._acknowledged(site.id).rings.get(ring) != wanted]
+        return [site.id for site in sites if self.acknowledgements.of(site).rings.get(ring) != wanted]
 
-    async def drop(self, site: str, reason: str) -> None:
+    async def drop(self, site: str, reason: str, *, final: bool = True) -> None:
         """End a site's stream now; telling it why is not waited for."""
         session = self.sessions.pop(site, None)
         if session is not None:
+            self.acknowledgements.left(site)
             if session.sender is not None:
                 session.sender.cancel()
-            task = asyncio.create_task(self._refuse(session.socket, reason, final=True))
+            task = asyncio.create_task(self._refuse(session.socket, reason, final=final))
             self._parting.add(task)
             task.add_done_callback(self._parting.discard)
 
     async def forget(self, site: str, reason: str) -> None:
         """End a site's stream and forget what it acknowledged: it is another one now, or none."""
-        self.acknowledged.pop(site, None)
         await self.drop(site, reason)
+        await self.acknowledgements.forget(site)
+
+    async def review(self, sites: Sequence[Site]) -> None:
+        """End the streams of sites that were removed, or have joined anew, at whichever controller."""
+        instances = {site.id: site.instance for site in sites if site.state != "removed"}
+        for session in list(self.sessions.values()):
+            if instances.get(session.site) != session.instance:
+                await self.drop(session.site, "this site was removed, or another instance of it has joined")
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The handler of /stream/v1."""
@@ -131,6 +145,11 @@ class Replicator:
                 hello = at_controller(await socket.receive_bytes())
         except (TypeError, ValueError, TimeoutError):
             await socket.close(code=WSCloseCode.PROTOCOL_ERROR)
+            return socket
+        try:
+            await self._sequencer.catch_up()  # the site may have joined at another controller, just now
+        except Unavailable:
+            await self._refuse(socket, "the log cannot be read now", final=False)
             return socket
         reason = await self._why_not(hello, certified(request))
         if reason is not None or not isinstance(hello, Hello):
@@ -162,12 +181,17 @@ class Replicator:
 
     async def _serve(self, socket: web.WebSocketResponse, hello: Hello, certificate: str | None) -> None:
         await self.drop(hello.site, "a newer stream of this site has opened")
-        session = Session(hello.site, socket, hello.position, self._clock.ticks())
+        session = Session(hello.site, hello.instance, socket, hello.position, self._clock.ticks())
         self.sessions[hello.site] = session
         if (reason := await self._why_not(hello, certificate)) is not None:  # removed while it was let in
             await self.drop(hello.site, reason)
             return
-        self._compare(hello)
+        try:
+            await self.acknowledgements.compare(hello)
+        except Unavailable as error:
+            log.error("acknowledgements_not_readable", why=error.message)
+            await self.drop(hello.site, "what this site has acknowledged cannot be read now", final=False)
+            return
         log.info("site_connected", site=session.site, position=hello.position)
         session.sender = sender = asyncio.create_task(self._send_to(session))
         watch = asyncio.create_task(self._watch(session))
@@ -177,19 +201,8 @@ class Replicator:
             for task in (sender, watch, *session.forwards):
                 task.cancel()
             await asyncio.gather(sender, watch, *session.forwards, return_exceptions=True)
-            if self.sessions.get(session.site) is session:
-                del self.sessions[session.site]
+            self._forget(session)
             log.info("site_disconnected", site=session.site)
-
-    def _compare(self, hello: Hello) -> None:
-        """A site that holds less than it has acknowledged was restored from a backup: its word no longer counts."""
-        said = self._acknowledged(hello.site)
-        lost = [name for name, (epoch, _) in said.rings.items() if hello.epochs.get(name, 0) < epoch]
-        if lost or hello.position < said.position:
-            log.error(
-                "site_went_back", site=hello.site, position=hello.position, acknowledged=said.position, rings=lost
-            )
-            self.acknowledged.pop(hello.site, None)
 
     async def _listen(self, session: Session) -> None:
         async for raw in session.socket:
@@ -210,7 +223,7 @@ class Replicator:
             case Probe(ticks=ticks):
                 await self._echo(session, ticks)
             case Acknowledge():
-                self._note(session.site, message)
+                self._note(session, message)
             case Own(feed=feed, entries=entries):
                 await self._take_over(session, feed, entries)
             case Forward(request=request) if len(session.forwards) < FORWARDS:
@@ -223,23 +236,21 @@ class Replicator:
             case _:
                 return
 
-    def _note(self, site: str, message: Acknowledge) -> None:
+    def _note(self, session: Session, message: Acknowledge) -> None:
         if not 0 <= message.position <= self._sequencer.head:
-            log.error("impossible_acknowledgement", site=site, position=message.position)
+            log.error("impossible_acknowledgement", site=session.site, position=message.position)
             return
-        self.acknowledged[site] = Acknowledged(message.position, message.rings, self._clock.now())
-        self.heard(site)
+        self.acknowledgements.note(session.site, session.instance, message)
+        self.heard(session.site)
 
     async def _echo(self, session: Session, ticks: float) -> None:
         """The head of the log, read after the probe arrived: another controller may have appended."""
         try:
-            head = await self._store.head(LOG)
-            if head > self._sequencer.head:
-                await self._sequencer.catch_up()
+            await self._sequencer.catch_up()
         except Unavailable as error:
             log.error("log_not_readable", why=error.message)
             return
-        await self._say(session, Echo(ticks, head, self._clock.now()))
+        await self._say(session, Echo(ticks, self._sequencer.head, self._clock.now()))
 
     async def _answer(self, session: Session, request: Request) -> None:
         # a site's requests live in a name space of their own, so none can find or take another's outcome
@@ -311,8 +322,7 @@ class Replicator:
         while self._clock.ticks() - session.heard_ticks <= SILENCE_S:
             await self._clock.sleep(SILENCE_S / 5)
         log.warning("site_silent", site=session.site)
-        if self.sessions.get(session.site) is session:
-            del self.sessions[session.site]
+        self._forget(session)
         await self._close(session)
 
     async def _close(self, session: Session) -> None:
@@ -333,8 +343,14 @@ class Replicator:
                 await socket.send_bytes(encode(Refused(reason, final)))
                 await socket.close(code=WSCloseCode.POLICY_VIOLATION)
 
-    def _acknowledged(self, site: str) -> Acknowledged:
-        return self.acknowledged.get(site, Acknowledged())
+    def _forget(self, session: Session) -> None:
+        if self.sessions.get(session.site) is session:
+            del self.sessions[session.site]
+            self.acknowledgements.left(session.site)
+
+    def _hears(self, site: str) -> bool:
+        session = self.sessions.get(site)
+        return session is not None and self._clock.ticks() - session.heard_ticks < _ALIVE_S
 
 
 def certified(request: web.Request) -> str | None:

@@ -13,6 +13,10 @@ class Controller:
     """[controller]: the federation as a whole."""
 
     region: str = option("Global", "The controller's own region in the catalog.")
+    name: str = option("", "What this one of several controllers is called in their status; empty: the machine's name.")
+    authority_dir: Path | None = option(
+        None, "Directory of the federation's CA and signing keys, the same at all controllers; default: in state_dir."
+    )
     poll_s: float = option(0.2, "Seconds between looks for what another controller has appended.", least=0.01, most=5)
 
 
@@ -23,6 +27,9 @@ class Stream:
     host: str = option("127.0.0.1", "Address that sites connect to.")
     port: int = option(5002, "Port that sites connect to.", least=1, most=65535)
     advertise: str = option("", "https://host:port as sites reach it; empty: https://host:port of this section.")
+    others: tuple[str, ...] = option(
+        (), "https://host:port of every other controller as sites reach it; all are in the join tokens."
+    )
     certificate_lifetime_s: int = option(
         604_800, "Life of a site's certificate, renewed at half; a site cut off for longer has to join anew.", least=60
     )

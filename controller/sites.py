@@ -225,6 +225,7 @@ class Sites:
     async def _serve_join(self, request: web.Request) -> web.Response:
         try:
             wanted = msgspec.json.decode(await request.read(), type=JoinRequest)
+            await self._sequencer.catch_up()  # another controller may have invited it, just now
             return _json(await self.join(wanted))
         except msgspec.MsgspecError:
             return web.Response(status=400, text="not a join request")
@@ -233,6 +234,10 @@ class Sites:
 
     async def _serve_renew(self, request: web.Request) -> web.Response:
         name = certified(request)
+        try:
+            await self._sequencer.catch_up()  # another controller may have removed it, just now
+        except IdentityError as error:
+            return web.Response(status=error.status, text=error.message)
         for site in await self.all():
             if site.state in HOLDING and name == identity(self._authority.cluster, site.id, site.instance or ""):
                 try:

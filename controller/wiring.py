@@ -1,15 +1,18 @@
 """A site's wiring plus commit, replicate, rotate; background tasks in one TaskGroup."""
 
 import asyncio
+import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 
+from controller.acknowledgements import Acknowledgements
 from controller.admin import Admin, serve_admin
 from controller.authority import HOLDER, Authority
 from controller.bootstrap import bootstrap, identity_endpoints
@@ -20,25 +23,34 @@ from controller.rotate import Rotator
 from controller.settings import Settings
 from controller.sites import Sites
 from regional_keystone import logs, wiring
+from regional_keystone.bundle import read_header
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable
+from regional_keystone.holder import TOKEN
 from regional_keystone.messages import Request, Response
-from regional_keystone.ports import Clock
+from regional_keystone.model import Ring
+from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import Touch
 
 log = structlog.get_logger("controller")
 
 _AGAIN_S = 5.0
+Store = Callable[[], Awaitable[Writer]]
 
 
 class Controller:
     """The global side, in one process."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, shared: Store | None = None) -> None:
+        """`shared` opens a log to which other controllers append as well; without it, it is a file of our own."""
         self.settings = settings
         self.clock = clock
+        self.lock = wiring.local_lock()
+        self.wake = wiring.local_wake()
+        self._shared = shared
         self.authority: Authority
         self.part: wiring.Replica
         self.sequencer: Sequencer
+        self.acknowledgements: Acknowledgements
         self.replicator: Replicator
         self.sites: Sites
         self.rotator: Rotator
@@ -49,10 +61,9 @@ class Controller:
     async def build(self, stack: AsyncExitStack) -> None:
         """Open what is on disk and put it together; nothing runs yet."""
         settings, clock = self.settings, self.clock
-        state = settings.site.state_dir
-        store = await wiring.open_store(state / "log.db")
+        store = await (self._shared() if self._shared else wiring.open_store(settings.site.state_dir / "log.db"))
         stack.push_async_callback(store.close)
-        self.authority = Authority.open(state / "authority", clock.now())
+        self.authority = Authority.open(self.authority_dir, clock.now())
         self.part = await wiring.replica(
             settings,
             clock,
@@ -61,11 +72,12 @@ class Controller:
             cluster=self.authority.cluster,
             box=self.authority.box,
             signers=(self.authority.signer_key,),
-            leads=True,
+            leads=self._shared is None,
         )
         self._build_global()
         cache = wiring.region_cache(settings)
-        self.door = wiring.door(settings, self.part, committer=self.sequencer, cache=cache)
+        current = self.sequencer.catch_up if self._shared else None
+        self.door = wiring.door(settings, self.part, committer=self.sequencer, current=current, cache=cache)
         stack.push_async_callback(self.door.close)
         wiring.export(self.part, self.door)
         tell = self.door.metrics.tell
@@ -80,10 +92,16 @@ class Controller:
 
     def _build_global(self) -> None:
         settings, clock, part = self.settings, self.clock, self.part
-        self.sequencer = Sequencer(store=part.store, follower=part.follower, clock=clock)
+        self.sequencer = Sequencer(store=part.store, follower=part.follower, clock=clock, wake=self.wake)
+        name = settings.controller.name or socket.gethostname()
+        self.acknowledgements = Acknowledgements(store=part.store, clock=clock, controller=name)
         shared: dict[str, Any] = {"overlay": part.overlay, "sequencer": self.sequencer, "clock": clock}
         self.replicator = Replicator(
-            cluster=self.authority.cluster, store=part.store, keep_s=wiring.keep_s(settings), **shared
+            cluster=self.authority.cluster,
+            store=part.store,
+            acknowledgements=self.acknowledgements,
+            keep_s=wiring.keep_s(settings),
+            **shared,
         )
         shared["replicator"] = self.replicator
         self.sites = Sites(
@@ -91,17 +109,22 @@ class Controller:
             holder=part.holder,
             certificate_s=settings.stream.certificate_lifetime_s,
             invitation_s=settings.stream.join_token_s,
-            advertised=(self.advertised,),
+            advertised=(self.advertised, *settings.stream.others),
             **shared,
         )
         self.rotator = Rotator(
             sites=self.sites,
-            lock=wiring.local_lock(),
+            lock=self.lock,
             keep_s=wiring.keep_s(settings),
             deadline_s=settings.keys.acknowledge_deadline_s,
             interval_s=settings.keys.rotation_interval,
             **shared,
         )
+
+    @property
+    def authority_dir(self) -> Path:
+        """Where the federation's CA and signing keys are."""
+        return self.settings.controller.authority_dir or self.settings.site.state_dir / "authority"
 
     @property
     def advertised(self) -> str:
@@ -116,16 +139,20 @@ class Controller:
                 store=self.part.store,
                 overlay=self.part.overlay,
                 sequencer=self.sequencer,
-                replicator=self.replicator,
+                acknowledgements=self.acknowledgements,
                 follower=self.part.follower,
+                lock=self.lock,
                 clock=self.clock,
                 retention_s=self.settings.log.retention_s,
             ),
+            self.acknowledgements.run(),
             self._watch_sites(),
             self._refresh_bundles(),
         ]
         if self.settings.keys.rotation_interval:
             running.append(self.rotator.run())
+        if self._shared is not None:
+            running.append(self.sequencer.follow(self.settings.controller.poll_s))
         return running
 
     async def _refresh_bundles(self) -> None:
@@ -142,7 +169,9 @@ class Controller:
     async def first(self) -> None:
         """What an empty state needs: keys, and with a password file the first administrator and the own endpoints."""
         settings = self.settings
+        await self._check_federation()
         await self.rotator.setup()
+        await self._check_federation()  # another controller may have been first, with an authority of its own
         path = settings.bootstrap.password_file
         if path is None:
             return
@@ -151,6 +180,17 @@ class Controller:
         except OSError as error:
             raise StoreRefused(f"{path}: {error.strerror}; it should hold the first administrator's password") from None
         await self.bootstrap(settings.bootstrap.username, password)
+
+    async def _check_federation(self) -> None:
+        ring = await self.part.overlay.get(Ring, TOKEN)
+        if ring is None:
+            return
+        theirs, mine = read_header(ring.sealed[HOLDER]).cluster, self.authority.cluster
+        if theirs != mine:
+            raise StoreRefused(
+                f"{self.authority_dir} is the authority of federation {mine}, and the log is of federation {theirs};"
+                " put a copy of the authority directory of one of its controllers there"
+            )
 
     async def bootstrap(self, username: str, password: str) -> None:
         """The first domain, roles and administrator, and this controller's own endpoints; what exists stays."""
@@ -171,7 +211,7 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """What /status tells."""
         replicator = self.replicator
-        names = sorted({*self._states, *replicator.acknowledged, *replicator.sessions})
+        names = sorted({*self._states, *self.acknowledgements.said, *replicator.sessions})
         return {
             **wiring.common_status(self.part, self.door),
             "name": "controller",
@@ -181,10 +221,11 @@ class Controller:
         }
 
     def _site_status(self, name: str) -> dict[str, Any]:
-        said = self.replicator.acknowledged.get(name)
+        said = self.acknowledgements.word(name)
         return {
             "state": self._states.get(name, "unknown"),
             "connected": name in self.replicator.sessions,
+            "controller": said.controller if said else None,
             "position": said.position if said else None,
             "rings": {ring: {"epoch": held[0], "fingerprint": held[1]} for ring, held in said.rings.items()}
             if said
@@ -196,13 +237,21 @@ class Controller:
         """Keep the status' view of the sites; take back quarantined ones that have caught up."""
         while True:
             self._sites_changed.clear()
-            self._states = {site.id: site.state for site in await self.sites.all()}
-            for name, state in self._states.items():
-                if state == "quarantined":
-                    await self.rotator.take_back(name)
+            try:
+                await self._look_at_sites()
+            except Unavailable as error:  # the store: it is tried again
+                log.error("sites_not_read", why=error.message)
             with suppress(TimeoutError):  # what could not be taken back, because of a full disk say, is tried again
                 async with asyncio.timeout(_AGAIN_S):
                     await self._sites_changed.wait()
+
+    async def _look_at_sites(self) -> None:
+        sites = await self.sites.all()
+        self._states = {site.id: site.state for site in sites}
+        await self.replicator.review(sites)
+        for name, state in self._states.items():
+            if state == "quarantined":
+                await self.rotator.take_back(name)
 
     def _saw(self, position: int, touched: set[Touch]) -> None:
         del position
@@ -217,12 +266,12 @@ class Controller:
         return await self.door.api.answer(request, keep=True)
 
 
-async def serve(settings: Settings, ready: Callable[[], None]) -> None:
+async def serve(settings: Settings, ready: Callable[[], None], shared: Store | None = None) -> None:
     """A controller, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
     logs.configure(settings.default)
     async with AsyncExitStack() as stack:
         stack.enter_context(wiring.only_user(settings.site.state_dir))
-        controller = Controller(settings, wiring.system_clock())
+        controller = Controller(settings, wiring.system_clock(), shared)
         await controller.build(stack)
         await controller.sequencer.start()
         async with wiring.background([controller.part.follower.run(), controller.sequencer.run()]) as group:
@@ -243,7 +292,7 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     hosts = list(dict.fromkeys([urlsplit(controller.advertised).hostname or stream.host, stream.host]))
-    tls = controller.authority.serve(state / "authority", hosts, controller.clock.now())
+    tls = controller.authority.serve(state, hosts, controller.clock.now())
     await web.TCPSite(runner, stream.host, stream.port, ssl_context=tls).start()
     admin = Admin(
         sites=controller.sites,
@@ -255,8 +304,8 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
     )
     path = state / "admin.sock"
     stack.callback(path.unlink, missing_ok=True)
-    socket = await serve_admin(admin, path)
-    stack.push_async_callback(socket.cleanup)
+    operators = await serve_admin(admin, path)
+    stack.push_async_callback(operators.cleanup)
 
 
 def _ready() -> str | None:

@@ -84,6 +84,14 @@ def seal(ring: KeyRing, about: Header, box_key: bytes, signer: Ed25519PrivateKey
     return msgspec.msgpack.encode(msgspec.structs.replace(unsigned, signature=signer.sign(_to_sign(unsigned))))
 
 
+def read_header(data: bytes) -> Header:
+    """What a bundle says that it is; who signed it is not looked at. Raises BundleRefused for what is no bundle."""
+    try:
+        return msgspec.msgpack.decode(msgspec.msgpack.decode(data, type=_Bundle).header, type=Header)
+    except ValueError as error:
+        raise BundleRefused("not a bundle") from error
+
+
 def open_(
     data: bytes,
     *,

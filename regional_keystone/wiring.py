@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from regional_keystone import durable, front
-from regional_keystone.adapters.local import LocalLock, SystemClock
+from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
@@ -32,12 +32,17 @@ from regional_keystone.messages import Request, Response
 from regional_keystone.metrics import Counts, Metrics
 from regional_keystone.overlay import Overlay
 from regional_keystone.policy import Policy
-from regional_keystone.ports import Cache, Clock, Committer, Lock, Writer
+from regional_keystone.ports import Cache, Clock, Committer, Lock, Wake, Writer
 from regional_keystone.remembered import Remembered
-from regional_keystone.settings import ConfigurationError, Settings
+from regional_keystone.record import TABLES
+from regional_keystone.settings import Cassandra, ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
 from regional_keystone.validate import Validator
 from regional_keystone.web import Limits, Web, admin_app
+
+if TYPE_CHECKING:
+    from regional_keystone.adapters.cassandra_driver import Driver as CassandraDriver
+    from regional_keystone.adapters.cassandra_safety import Finding
 
 log = structlog.get_logger("site")
 
@@ -80,6 +85,11 @@ def system_clock() -> Clock:
 def local_lock() -> Lock:
     """A lock for one controller."""
     return LocalLock()
+
+
+def local_wake() -> Wake:
+    """Nobody to tell and nobody to hear."""
+    return LocalWake()
 
 
 @contextmanager
@@ -159,6 +169,7 @@ def door(
     committer: Committer,
     forward: Callable[[Request], Awaitable[Response]] | None = None,
     own: Committer | None = None,
+    current: Callable[[], Awaitable[None]] | None = None,
     cache: Cache | None = None,
 ) -> Door:
     """The Identity API over one replica. With `forward` what changes goes to a controller.
@@ -191,6 +202,7 @@ def door(
         keep_s=keep_s(settings),
         forward=forward,
         own=own,
+        current=current,
     )
     return Door(engine, _web(settings, part, engine, fastpath, metrics), fastpath, metrics, shared)
 
@@ -340,3 +352,63 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(listen.tls_cert, listen.tls_key)
     return context
+
+
+class CassandraSchema(NamedTuple):
+    """What this version wants in a cluster: name -> definition of the tables of all, and of those of one site."""
+
+    version: int
+    oldest: int  # of the programs that may go on beside this version
+    state: str
+    tables: Mapping[str, str]
+    site_tables: Callable[[str], Mapping[str, str]]
+
+
+def cassandra_schema() -> CassandraSchema:
+    """The schema that `rkctl db sync` makes."""
+    from regional_keystone.adapters import cassandra_schema as schema  # noqa: PLC0415  slow to import, and often unused
+
+    tables = schema.definitions(TABLES)
+    return CassandraSchema(schema.VERSION, schema.VERSION, schema.SCHEMA_VERSION, tables, schema.site_definitions)
+
+
+async def cassandra_driver(section: Cassandra, *, keyspace: bool = True) -> "CassandraDriver":
+    """A session with the cluster that is configured. Raises StoreRefused, naming the cure, or Unavailable."""
+    from regional_keystone.adapters.cassandra_driver import Driver  # noqa: PLC0415
+
+    return await Driver.open(section, keyspace=keyspace)
+
+
+async def cassandra_findings(driver: "CassandraDriver", section: Cassandra) -> "list[Finding]":
+    """Whether the cluster can keep what is promised on it. Raises Unavailable."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return await cassandra_safety.examine(driver, section)
+
+
+async def safe_cassandra_driver(section: Cassandra) -> "CassandraDriver":
+    """As `cassandra_driver`, for serving. Raises StoreRefused for a cluster that can lose what was acknowledged."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    driver = await cassandra_driver(section)
+    try:
+        for finding in cassandra_safety.refuse(await cassandra_safety.examine(driver, section)):
+            log.warning("cassandra_unsafe", check=finding.check, why=finding.detail, cure=finding.cure)
+    except BaseException:
+        await driver.close()
+        raise
+    return driver
+
+
+async def cassandra_replicas(driver: "CassandraDriver", keyspace: str) -> Mapping[str, int] | None:
+    """How many replicas each data centre has; None when there is no such keyspace."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return await cassandra_safety.replicas(driver, keyspace)
+
+
+def cassandra_wanted_replicas(section: Cassandra) -> Mapping[str, int]:
+    """[cassandra] replication as numbers. Raises StoreRefused for what is none."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return cassandra_safety.wanted_replicas(section)

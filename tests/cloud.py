@@ -9,12 +9,13 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from controller.acknowledgements import Acknowledged, Acknowledgements
 from controller.authority import HOLDER, Authority
 from controller.commit import Sequencer
 from controller.replicate import Replicator
 from controller.rotate import Rotator
 from controller.sites import Sites
-from regional_keystone.adapters.local import LocalLock, SystemClock
+from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.digest import digest
 from regional_keystone.enrol import Identity, JoinToken
@@ -85,42 +86,74 @@ class Node:
 
 
 class ControllerNode(Node):
-    def __init__(self, directory: Path, *, deadline_s: float = 2.0, keep_s: float = KEEP_S) -> None:
+    """With `log` and `authority` of another it is a second controller on the same store."""
+
+    def __init__(self, directory: Path, *, deadline_s: float = 2.0, keep_s: float = KEEP_S, beside=None) -> None:
         super().__init__(directory)
         self.port = free_port()
         self.deadline_s, self.keep_s = deadline_s, keep_s
         self.counter = 0
+        self.log_path = beside.log_path if beside else directory / "log.db"
+        self.authority_dir = beside.authority_dir if beside else directory / "authority"
+        self.shared = beside is not None
+        self.peers = []
+        self.wrap = lambda store: store
+        self.lock, self.wake = LocalLock(), LocalWake()
 
     async def start(self) -> None:
-        self.store = await Sqlite.open(self.directory / "log.db")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.store = self.wrap(await Sqlite.open(self.log_path))
         self.stack.push_async_callback(self.store.close)
-        self.authority = Authority.open(self.directory / "authority", self.clock.now())
+        self.authority = Authority.open(self.authority_dir, self.clock.now())
         signers = (self.authority.signer_key,)
-        self.follow(HOLDER, self.authority.cluster, self.authority.box, signers, leads=True)
-        self.sequencer = Sequencer(store=self.store, follower=self.follower, clock=self.clock)
+        leads = not self.shared
+        self.follow(HOLDER, self.authority.cluster, self.authority.box, signers, leads=leads)
+        self.sequencer = Sequencer(store=self.store, follower=self.follower, clock=self.clock, wake=self.wake)
+        self.acknowledgements = Acknowledgements(store=self.store, clock=self.clock, controller=self.directory.name)
         shared = {"overlay": self.overlay, "sequencer": self.sequencer, "clock": self.clock}
-        self.replicator = Replicator(cluster=self.authority.cluster, store=self.store, keep_s=self.keep_s, **shared)
+        self.replicator = Replicator(
+            cluster=self.authority.cluster,
+            store=self.store,
+            acknowledgements=self.acknowledgements,
+            keep_s=self.keep_s,
+            **shared,
+        )
         shared["replicator"] = self.replicator
         self.sites = Sites(
             authority=self.authority,
             holder=self.holder,
             certificate_s=3600.0,
             invitation_s=60.0,
-            advertised=(f"https://127.0.0.1:{self.port}",),
+            advertised=(self.url, *(peer.url for peer in self.peers)),
             **shared,
         )
         self.rotator = Rotator(
             sites=self.sites,
-            lock=LocalLock(),
+            lock=self.lock,
             keep_s=self.keep_s,
             deadline_s=self.deadline_s,
             interval_s=0,
             **shared,
         )
         await self.sequencer.start()
-        self.background(self.follower.run(), self.sequencer.run())
+        self.background(self.follower.run(), self.sequencer.run(), self.acknowledgements.run())
+        if self.shared:
+            self.background(self.sequencer.follow(0.05), self._review())
         await self.rotator.setup()
         await self._open_stream()
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    async def _review(self) -> None:
+        """As the wiring does it when the sites have changed."""
+        changed = asyncio.Event()
+        self.follower.watchers.append(lambda _, touched: changed.set() if ("sites",) in touched else None)
+        while True:
+            await changed.wait()
+            changed.clear()
+            await self.replicator.review(await self.sites.all())
 
     async def _open_stream(self) -> None:
         app = web.Application()
@@ -128,8 +161,12 @@ class ControllerNode(Node):
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         self.stack.push_async_callback(runner.cleanup)
-        tls = self.authority.serve(self.directory / "authority", ["127.0.0.1"], self.clock.now())
+        tls = self.authority.serve(self.directory, ["127.0.0.1"], self.clock.now())
         await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=tls, reuse_address=True).start()
+
+    def acknowledged(self, site: str) -> Acknowledged:
+        """What counts here of what this site has said; nothing is an empty word."""
+        return self.acknowledgements.word(site) or Acknowledged()
 
     async def log(self):
         """Every entry of the log that was not pruned."""

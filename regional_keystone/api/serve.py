@@ -15,7 +15,7 @@ from regional_keystone.api.consequences import follow
 from regional_keystone.api.fields import check, parse
 from regional_keystone.api.shapes import Call, Result, Route, Shape
 from regional_keystone.api.verbs import routes
-from regional_keystone.errors import Conflict, IdentityError, MethodNotAllowed, NotFound, Unauthenticated
+from regional_keystone.errors import Conflict, IdentityError, MethodNotAllowed, NotFound, Unauthenticated, Unavailable
 from regional_keystone.log import Change, put
 from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
@@ -88,6 +88,7 @@ class Api:
 
     `forward`: a site's way to a controller; `own`: the feed into which a site may take some changes itself.
     `keep_s`: for how long a token made now may matter, so for how long its revocation must be kept.
+    `current`: returns when all that the log held at the call is known here; where others append to it as well.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Api:
         clock: Clock,
         forward: Forward | None = None,
         own: Committer | None = None,
+        current: Callable[[], Awaitable[None]] | None = None,
         keep_s: float,
     ) -> None:
         self._routes = tuple(routes(shapes))
@@ -111,6 +113,7 @@ class Api:
         self._policy = policy
         self._clock = clock
         self._forward = forward
+        self._current = current
         self._keep_s = keep_s
 
     async def answer(self, request: Request, *, keep: bool = False) -> Response:
@@ -143,6 +146,7 @@ class Api:
     async def _run(self, request: Request, route: Route, path: Mapping[str, str], keep: bool) -> Response:  # noqa: FBT001
         body = parse(request.body, request.headers.get("content-type", ""))
         _check(route, request, body)
+        await self._know(route)
         principal, _ = await self._proven(request, route)
         if route.changes == "log" and self._forward is not None and not keep:
             return await self._forward(request)
@@ -181,6 +185,16 @@ class Api:
 
         response, position = await transact(self._reader, self._committers[route.changes], request.id, decide)
         return response if position is None else msgspec.structs.replace(response, position=position)
+
+    async def _know(self, route: Route) -> None:
+        """What another controller has answered counts here; what changes nothing is answered from what is known."""
+        if self._current is None:
+            return
+        try:
+            await self._current()
+        except Unavailable:
+            if route.changes != "no":
+                raise
 
     async def _proven(self, request: Request, route: Route) -> tuple[Principal | None, frozenset[Touch]]:
         if route.open:

@@ -58,25 +58,26 @@ async def test_the_log_is_pruned_again_and_again_up_to_what_every_active_site_ho
         head = controller.sequencer.head
         await controller.follower.settled(head, 5)
         await eventually(
-            lambda head=head: all(one.position == head for one in controller.replicator.acknowledged.values())
+            lambda head=head: all(one.position == head for one in controller.acknowledgements.said.values())
         )
-        assert await prune(controller.store, controller.overlay, controller.replicator, 2**62) == head
+        assert await prune(controller.store, controller.overlay, controller.acknowledgements, 2**62) == head
         assert await pruned(controller.store, LOG) == head
     assert await controller.store.tail(LOG, 0) == []
 
 
 async def test_nothing_that_an_active_site_lacks_is_pruned(cloud):
     controller, away = cloud.controller, cloud.sites["RegionTwo"]
-    await eventually(lambda: len(controller.replicator.acknowledged) == 2)
+    await eventually(lambda: len(controller.acknowledgements.said) == 2)
     await away.stop()
-    held = controller.replicator.acknowledged["RegionTwo"].position
+    await eventually(lambda: "RegionTwo" not in controller.replicator.sessions)
+    held = controller.acknowledged("RegionTwo").position
     for number in range(5):
         await controller.write(project(f"p{number}"))
     await controller.follower.settled(controller.sequencer.head, 5)
-    assert await prune(controller.store, controller.overlay, controller.replicator, 2**62) == held
-    controller.replicator.acknowledged.clear()  # a controller that was started again has not heard of anybody
+    assert await prune(controller.store, controller.overlay, controller.acknowledgements, 2**62) == held
+    await controller.acknowledgements.forget("RegionTwo")  # nobody has heard of it
     await controller.sites.set_state("RegionOne", "quarantined", "a test")
-    assert await prune(controller.store, controller.overlay, controller.replicator, 2**62) == 0
+    assert await prune(controller.store, controller.overlay, controller.acknowledgements, 2**62) == 0
     assert (await controller.store.tail(LOG, held))[0].number == held + 1
 
 
@@ -88,8 +89,11 @@ async def test_a_quarantined_site_holds_nothing_up_and_comes_back_by_a_snapshot(
     await controller.rotator.turn()
     await cloud.sites["RegionOne"].settled(controller.sequencer.head)
     await controller.follower.settled(controller.sequencer.head, 5)
-    await eventually(lambda: controller.replicator.acknowledged["RegionOne"].position == controller.sequencer.head)
-    assert await prune(controller.store, controller.overlay, controller.replicator, 2**62) == controller.sequencer.head
+    await eventually(lambda: controller.acknowledged("RegionOne").position == controller.sequencer.head)
+    assert (
+        await prune(controller.store, controller.overlay, controller.acknowledgements, 2**62)
+        == controller.sequencer.head
+    )
     controller.replicator._recent.clear()
     await away.start()
     await away.settled(controller.sequencer.head)
@@ -103,8 +107,8 @@ async def test_a_quarantined_site_holds_nothing_up_and_comes_back_by_a_snapshot(
 async def test_what_is_younger_than_the_retention_stays(cloud):
     controller = cloud.controller
     await cloud.level()
-    await eventually(lambda: len(controller.replicator.acknowledged) == 2)
-    assert await prune(controller.store, controller.overlay, controller.replicator, 0) == 0
+    await eventually(lambda: len(controller.acknowledgements.said) == 2)
+    assert await prune(controller.store, controller.overlay, controller.acknowledgements, 0) == 0
     assert (await controller.store.tail(LOG, 0))[0].number == 1
 
 
@@ -123,8 +127,9 @@ async def test_a_full_disk_does_not_end_housekeeping(cloud):
             store=controller.store,
             overlay=controller.overlay,
             sequencer=controller.sequencer,
-            replicator=controller.replicator,
+            acknowledgements=controller.acknowledgements,
             follower=controller.follower,
+            lock=controller.lock,
             clock=clock,
             retention_s=60.0,
         )

@@ -4,8 +4,10 @@ import asyncio
 from contextlib import suppress
 
 import aiohttp
+import msgspec
 import pytest
 
+from controller.acknowledgements import Acknowledged
 from controller.authority import Authority
 from controller.replicate import FORWARDS
 from regional_keystone.enrol import Identity
@@ -162,7 +164,7 @@ async def test_a_newer_stream_of_a_site_ends_the_older_one_at_once(controller, s
                 await say(old, Acknowledge(controller.sequencer.head))
             await say(new, Probe(1.0, 1))
             await hear(new, Echo)
-            assert "RegionOne" not in controller.replicator.acknowledged, "the old stream's word counts no more"
+            assert controller.acknowledgements.said == {}, "the old stream's word counts no more"
             assert len(controller.replicator.sessions) == 1
 
 
@@ -263,14 +265,20 @@ async def test_an_echo_names_the_head_after_the_probe(controller, site):
 
 
 async def test_only_what_is_possible_is_believed(controller, site):
-    said = controller.replicator.acknowledged
     async with stream(site, controller) as (_, socket):
         for position in (-1, controller.sequencer.head + 1, 2**62):
             await say(socket, Acknowledge(position, {"token": (9, "x")}))
         await say(socket, Acknowledge(1, {"token": (1, "x")}))
-        await eventually(lambda: "RegionOne" in said)
-        assert said["RegionOne"].position == 1
+        await eventually(lambda: controller.acknowledged("RegionOne").rings == {"token": (1, "x")})
+        assert controller.acknowledged("RegionOne").position == 1
         assert (await controller.rotator.plan()).waits_for == ("RegionOne",), "the fingerprint is not that of the ring"
+
+
+async def _kept(controller, position):
+    """Whether another controller could see it as well."""
+    await controller.acknowledgements.refresh()
+    stored = msgspec.msgpack.decode((await controller.store.acknowledged())["RegionOne"], type=Acknowledged)
+    return stored.position == position
 
 
 async def test_a_site_restored_from_a_backup_no_longer_holds_what_it_had_acknowledged(controller, site):
@@ -279,12 +287,13 @@ async def test_a_site_restored_from_a_backup_no_longer_holds_what_it_had_acknowl
     head = controller.sequencer.head
     async with stream(site, controller, epochs={"token": seen.epoch}) as (_, socket):
         await say(socket, Acknowledge(head, {"token": tuple(seen)}))
-        await eventually(lambda: "RegionOne" in controller.replicator.acknowledged)
+        await eventually(lambda: controller.acknowledged("RegionOne").position == head)
+        await eventually(lambda: _kept(controller, head))
     assert (await controller.rotator.plan()).waits_for == ()
     async with stream(site, controller, position=head, epochs={"token": seen.epoch}):
         assert (await controller.rotator.plan()).waits_for == ()
     async with stream(site, controller, position=head, epochs={"token": seen.epoch - 1}):
-        await eventually(lambda: "RegionOne" not in controller.replicator.acknowledged)
+        await eventually(lambda: controller.acknowledged("RegionOne").rings == {})
     assert (await controller.rotator.plan()).waits_for == ("RegionOne",)
 
 

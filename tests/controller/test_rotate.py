@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from controller.replicate import Acknowledged
 from regional_keystone.errors import Conflict, Unavailable
+from regional_keystone.messages import Acknowledge
 from regional_keystone.model import Ring, Site
 from tests.cloud import ControllerNode, eventually, running, wired
 
@@ -64,19 +64,27 @@ async def test_epoch_and_fingerprint_both_have_to_be_acknowledged(cloud, said):
         for name, (epoch, word) in said.items()
     }
     await cloud.sites["RegionTwo"].stop()
-    controller.replicator.acknowledged["RegionTwo"] = Acknowledged(controller.sequencer.head, held)
+    await eventually(lambda: "RegionTwo" not in controller.replicator.sessions)
+    said_by = controller.acknowledgements.note
+    instance = cloud.sites["RegionTwo"].identity.membership().instance
+    await controller.acknowledgements.forget("RegionTwo")
+    said_by("RegionTwo", instance, Acknowledge(controller.sequencer.head, held))
     turning = asyncio.create_task(controller.rotator.turn())
     assert await still(turning, 0.2)
-    controller.replicator.acknowledged["RegionTwo"] = Acknowledged(1, {"token": (record.epoch, record.fingerprint)})
+    right = Acknowledge(1, {"token": (record.epoch, record.fingerprint)})
+    said_by("RegionTwo", "another", right)  # of an instance that joined before, or since
+    assert await still(turning, 0.2)
+    said_by("RegionTwo", instance, right)
     assert (await asyncio.wait_for(turning, 5)).epoch == record.epoch + 1
 
 
 async def test_the_transaction_itself_checks_acknowledgements_again(cloud):
     controller = cloud.controller
     await cloud.sites["RegionTwo"].stop()
-    controller.replicator.acknowledged.pop("RegionTwo")
+    await eventually(lambda: "RegionTwo" not in controller.replicator.sessions)
+    await controller.acknowledgements.forget("RegionTwo")
     with pytest.raises(Conflict, match="RegionTwo"):
-        await controller.rotator._turn()
+        await controller.rotator._turn(True, (await ring(controller)).turned_at)
 
 
 async def test_a_site_that_joins_just_before_the_turn_is_waited_for(cloud, tmp_path):

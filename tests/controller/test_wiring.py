@@ -38,6 +38,7 @@ async def test_the_status_knows_sites_as_they_change_and_takes_back_who_has_caug
     ring = await controller.part.overlay.get(Ring, "token")
     for epoch in (ring.epoch - 1, ring.epoch):
         assert state(controller, "RegionTwo") == "quarantined"
-        controller.replicator._note("RegionTwo", Acknowledge(0, {"token": (epoch, ring.fingerprint)}))
+        controller.acknowledgements.note("RegionTwo", "i", Acknowledge(0, {"token": (epoch, ring.fingerprint)}))
+        controller._heard("RegionTwo")
         await asyncio.sleep(0.05)
     await eventually(lambda: state(controller, "RegionTwo") == "active", 1.0)

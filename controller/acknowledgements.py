@@ -1,0 +1,173 @@
+"""What sites have said that they hold, kept where every controller sees it.
+
+A word counts for the instance that said it. While two controllers have different words of one site, the lesser one
+counts: nothing is ever done on a word that was taken back. Source: docs/feeds.md, "Acknowledgement".
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from regional_keystone.errors import Unavailable
+from regional_keystone.messages import Acknowledge, Hello
+from regional_keystone.model import Site
+from regional_keystone.ports import Clock, Writer
+
+log = structlog.get_logger("acknowledgements")
+
+KEEP_S = 0.5  # positions are kept so often; rings at once
+REFRESH_S = 1.0
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """What an instance of a site last said it holds durably, when, and to which controller."""
+
+    instance: str = ""
+    position: int = 0
+    rings: dict[str, tuple[int, str]] = {}
+    at: int = 0
+    controller: str = ""
+
+
+class Acknowledgements:
+    """All that all controllers were told. What is heard here counts here at once, elsewhere about a second later."""
+
+    def __init__(self, *, store: Writer, clock: Clock, controller: str) -> None:
+        self.hears: Callable[[str], bool] = _always  # whether the site's stream is here, and alive
+        self._store = store
+        self._clock = clock
+        self._controller = controller
+        self._here: dict[str, Acknowledged] = {}  # said on streams that are open here
+        self._written: dict[str, bytes] = {}  # of those, what was kept last
+        self._stored: dict[str, bytes] = {}  # as all controllers see it
+        self._due: set[str] = set()
+        self._urgent = asyncio.Event()
+
+    @property
+    def said(self) -> dict[str, Acknowledged]:
+        """What counts, by site."""
+        found = {site: self.word(site) for site in {*self._here, *self._stored}}
+        return {site: word for site, word in found.items() if word is not None}
+
+    def word(self, site: str) -> Acknowledged | None:
+        """What this site has said last, None if nothing counts."""
+        stored, here = _decoded(self._stored.get(site)), self._here.get(site)
+        if here is None:
+            return stored
+        if self._stored.get(site) == self._written.get(site):
+            return here
+        return _less(here, stored)
+
+    def of(self, site: Site) -> Acknowledged:
+        """What the present instance of this site has said; nothing for one that has not spoken yet."""
+        word = self.word(site.id)
+        return word if word is not None and word.instance == site.instance else Acknowledged()
+
+    def note(self, site: str, instance: str, message: Acknowledge) -> None:
+        """This was said on a stream here."""
+        before = self._here.get(site)
+        self._say(site, Acknowledged(instance, message.position, message.rings, self._clock.now(), self._controller))
+        if before is None or before.rings != message.rings:
+            self._urgent.set()
+
+    async def compare(self, hello: Hello) -> None:
+        """A site that holds less than it has acknowledged was restored from a backup: its word no longer counts.
+
+        When this returns, it counts nowhere. Raises Unavailable.
+        """
+        await self.refresh()
+        said = self.word(hello.site)
+        if said is None or said.instance != hello.instance:
+            return
+        lost = [name for name, (epoch, _) in said.rings.items() if hello.epochs.get(name, 0) < epoch]
+        if lost or hello.position < said.position:
+            log.error(
+                "site_went_back", site=hello.site, position=hello.position, acknowledged=said.position, rings=lost
+            )
+            self.note(hello.site, hello.instance, Acknowledge(hello.position))
+            await self._keep()
+
+    def left(self, site: str) -> None:
+        """Its stream here has ended: what is kept counts, which another controller may replace."""
+        for known in (self._here, self._written):
+            known.pop(site, None)
+        self._due.discard(site)
+
+    async def forget(self, site: str) -> None:
+        """It is another one now, or none."""
+        self.left(site)
+        self._stored.pop(site, None)
+        try:
+            await self._store.acknowledge(site, b"")
+        except Unavailable as error:  # it is of an instance that nobody asks for any more
+            log.warning("acknowledgement_not_forgotten", site=site, why=error.message)
+
+    async def refresh(self) -> None:
+        """See what all controllers have kept. Raises Unavailable."""
+        self._stored = dict(await self._store.acknowledged())
+        for site in self._here:
+            if self._stored.get(site) != self._written.get(site) and self.hears(site):
+                self._due.add(site)  # another's word has replaced ours, of a stream that has ended meanwhile
+
+    async def run(self) -> None:
+        """Keep what is said here, and see what is said elsewhere; for ever."""
+        refreshed, working = float("-inf"), True
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(KEEP_S):
+                    await self._urgent.wait()
+            self._urgent.clear()
+            try:
+                await self._keep()
+                if self._clock.ticks() - refreshed >= REFRESH_S:
+                    await self.refresh()
+                    refreshed = self._clock.ticks()
+                working = True
+            except Unavailable as error:
+                if working:
+                    log.error("acknowledgements_not_kept", why=error.message)
+                working = False
+                await self._clock.sleep(KEEP_S)
+
+    async def _keep(self) -> None:
+        for site in sorted(self._due):
+            word = self._here.get(site)
+            if word is None:
+                self._due.discard(site)
+                continue
+            data = msgspec.msgpack.encode(word)
+            await self._store.acknowledge(site, data)
+            self._stored[site] = data
+            if site in self._here:
+                self._written[site] = data
+            if self._here.get(site) is word:
+                self._due.discard(site)
+
+    def _say(self, site: str, word: Acknowledged) -> None:
+        self._here[site] = word
+        self._due.add(site)
+
+
+def _less(one: Acknowledged, other: Acknowledged | None) -> Acknowledged | None:
+    """What both say."""
+    if other is None or other.instance != one.instance:
+        return None
+    rings = {name: held for name, held in one.rings.items() if other.rings.get(name) == held}
+    return msgspec.structs.replace(one, position=min(one.position, other.position), rings=rings)
+
+
+def _decoded(data: bytes | None) -> Acknowledged | None:
+    if data is None:
+        return None
+    try:
+        return msgspec.msgpack.decode(data, type=Acknowledged)
+    except ValueError:  # another version's: nothing that counts here
+        return None
+
+
+def _always(site: str) -> bool:
+    del site
+    return True
