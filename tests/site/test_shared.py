@@ -5,7 +5,10 @@ import dataclasses
 import json
 import pickle
 import random
+import threading
 import time
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,15 +16,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regional_keystone import __version__
+from regional_keystone import site as site_
+from regional_keystone.adapters.local import SystemClock
 from regional_keystone.authenticate import hash_password
+from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused
 from regional_keystone.fastpath import Facts
 from regional_keystone.log import put, remove
+from regional_keystone.messages import Request
 from regional_keystone.model import Implication, Membership, Project, Role, User
-from regional_keystone.settings import Listen
+from regional_keystone.settings import ConfigurationError, Listen, Settings, Site
+from regional_keystone.settings import Memcached as MemcachedSection
 from regional_keystone.shared import FORMAT, Foreign, Garbage, Seal, _read, _written, cache_secret
 from regional_keystone.shared import _decode as decode_content
 from regional_keystone.token import Named, Unscoped
+from regional_keystone.wiring import region_cache
+from tests.cloud import eventually
+from tests.cloud import running as running_cloud
 from tests.site.cache_server import cache_server
 from tests.site.realm import ON_P, ROLE, SCOPE_P, SETTINGS, SYSTEM, P, U, endpoint, grant
 from tests.site.region import SECRET, region
@@ -725,3 +736,55 @@ def test_answers_are_the_same_with_the_cache_on_off_poisoned_and_frozen(tmp_path
             await History(place, running, frozen).run(steps)
 
     asyncio.run(run())
+
+
+# --- a whole site ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def cloud(tmp_path):
+    async with running_cloud(tmp_path, ()) as made:
+        hashed = await hash_password("correct horse", 4)
+        user = User(id="u", domain_id="default", name="u", password_hash=hashed)
+        await made.controller.write(Project(id="default", name="Default", is_domain=True), user)
+        yield made
+
+
+async def test_a_site_shares_through_the_servers_that_are_named_and_says_what_comes_of_it(cloud, server, tmp_path):
+    identity = Identity(tmp_path / "site" / "identity")
+    await identity.join(JoinToken.read(await cloud.controller.sites.invite("RegionOne")))
+    section = MemcachedSection(servers=(server.address,), timeout_s=5.0)
+    settings = Settings(site=Site(state_dir=tmp_path / "site"), memcached=section)
+    async with AsyncExitStack() as stack:
+        site = site_.Site(settings, SystemClock(), identity)
+        await site.build(stack)
+        tasks = [asyncio.create_task(one) for one in site.tasks()]
+        await eventually(lambda: site.part.follower.projected > 0 and site.part.follower.age_s() < 2)
+        user = {"name": "u", "domain": {"id": "default"}, "password": "correct horse"}
+        auth = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}}}
+        body = json.dumps(auth).encode()
+        asked = Request(id="1", method="POST", path="/v3/auth/tokens", body=body)
+        assert (await site.door.api.answer(asked)).status == 201
+        await eventually(lambda: len(server.keys()) == 1)
+        exported = site.door.metrics.text().decode()
+        for line in (
+            'cache_lookups_total{result="miss"} 1.0',
+            'cache_lookups_total{result="hit"} 0.0',
+            f'cache_up{{server="{server.address}"}} 1.0',
+        ):
+            assert f"regional_keystone_{line}\n" in exported
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    assert (tmp_path / "site" / "cache.secret").stat().st_mode & 0o777 == 0o600
+    await eventually(lambda: not any(one.name.startswith("cache") for one in threading.enumerate()))
+
+
+@pytest.mark.parametrize("section", [{"servers": ("nowhere:0",)}, {"servers": ("a:1",), "tls_ca": Path("none.pem")}])
+def test_servers_that_cannot_be_meant_are_a_wrong_setting(section):
+    with pytest.raises(ConfigurationError, match=r"\[memcached\]"):
+        region_cache(Settings(memcached=MemcachedSection(**section)))
+
+
+def test_without_servers_there_is_no_cache():
+    assert region_cache(Settings()) is None
