@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coro
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -33,16 +33,19 @@ from regional_keystone.metrics import Counts, Metrics
 from regional_keystone.overlay import Overlay
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Cache, Clock, Committer, Lock, Wake, Writer
-from regional_keystone.remembered import Remembered
 from regional_keystone.record import TABLES
+from regional_keystone.remembered import Remembered
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
 from regional_keystone.validate import Validator
 from regional_keystone.web import Limits, Web, admin_app
 
 if TYPE_CHECKING:
-    from regional_keystone.adapters.cassandra_driver import Driver as CassandraDriver
-    from regional_keystone.adapters.cassandra_safety import Finding
+    from regional_keystone.adapters import cassandra_driver as _driver
+    from regional_keystone.adapters import cassandra_safety as _safety
+
+    CassandraDriver: TypeAlias = _driver.Driver
+    Finding: TypeAlias = _safety.Finding
 
 log = structlog.get_logger("site")
 

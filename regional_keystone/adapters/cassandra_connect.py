@@ -119,9 +119,9 @@ def explained(error: Any, data_centre: str) -> tuple[str, str]:
             kind = "write_timeout" if isinstance(error, WriteTimeout) else "read_timeout"
             return kind, f"{got} replicas answered in time for {level}."
         case Unauthorized():
-            return "unauthorized", f"The store's user lacks a right: {_said(error)}; `rkctl db roles` gives them."
+            return "unauthorized", f"The store's user lacks a right: {said(error)}; `rkctl db roles` gives them."
         case InvalidRequest() | RequestValidationException():
-            return "invalid", f"The store refuses a statement: {_said(error)}; `rkctl db check` compares its schema."
+            return "invalid", f"The store refuses a statement: {said(error)}; `rkctl db check` compares its schema."
         case _:
             return "failure", f"The store failed: {type(error).__name__}."
 
@@ -195,7 +195,7 @@ def _refused_at_open(error: Any, section: Cassandra, hosts: Iterable[Any]) -> Ex
     return Unavailable(f"{', '.join(section.contact_points)} port {section.port}: {why}")
 
 
-def _said(error: Any) -> str:
+def said(error: Any) -> str:
     """The server's own words of the driver's sentence."""
     return str(error).partition('message="')[2].rpartition('"')[0] or str(error)
 

@@ -24,6 +24,7 @@ from regional_keystone.adapters.cassandra_connect import (
     explained,
     level,
     next_page,
+    said,
 )
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
 from regional_keystone.settings import Cassandra
@@ -391,11 +392,11 @@ class Driver:
         kind, sentence = explained(error, self.data_centre)
         self.metrics.errors[kind] += 1
         operators = kind in {"unauthorized", "invalid"}
+        if operators and purpose == "definition":
+            return StoreRefused(said(error))
         if operators and sentence not in self._told:
             self._told.add(sentence)
             log.error("store_refuses_a_statement", why=sentence)
-        if operators and purpose == "definition":
-            return StoreRefused(sentence)
         unsent = kind == "unreachable" and sent is not None and not sent.attempted_hosts
         if purpose == "decision" and not (operators or unsent):
             return Unknown(f"{sentence} {Unknown.default}")

@@ -1,0 +1,318 @@
+"""Schema and roles in a Cassandra cluster: made, extended and compared; nothing is ever dropped.
+
+Whoever changes the schema holds a lease in the cluster, since two tables made at once under one name would be two.
+Source: docs/operate.md
+"""
+
+import os
+import secrets
+import socket
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import bcrypt
+
+from controller import schema
+from controller.schema import Column, Difference
+from regional_keystone import durable, settings, wiring
+from regional_keystone.errors import StoreRefused, Unavailable, Unknown
+from regional_keystone.ports import Clock
+from regional_keystone.settings import Cassandra, Settings
+
+if TYPE_CHECKING:
+    from regional_keystone.wiring import CassandraDriver
+
+Tell = Callable[[str], None]
+"""Tells what is being done."""
+
+CONTROLLER, MIGRATION, SITES = "rk_controller", "rk_migration", "rk_sites"
+"""Roles: who appends and projects; who changes schema and roles; what all sites may read."""
+
+_OF_SITES = ("own_", "ack_")  # tables that one site alone writes
+_LEASE_S, _LEASE_WAIT_S = 60, 120.0
+_HASH_ROUNDS = 10  # as the cluster's own
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_COLUMNS = "SELECT table_name, column_name, type, kind, position FROM system_schema.columns WHERE keyspace_name = ?"
+
+
+class Found(NamedTuple):
+    """The schema of a cluster beside the one of this version, which may be older or newer."""
+
+    version: int | None
+    oldest: int | None
+    expected: int
+    differences: list[Difference]
+    leftovers: list[Difference]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this version can work with it."""
+        return self.version is not None and self.version >= self.expected >= (self.oldest or 0) and not self.differences
+
+
+class Synced(NamedTuple):
+    """The version that is there now, and what was done for it."""
+
+    version: int
+    made: list[str]
+
+
+class Database:
+    """One keyspace, through the role that is configured. `database` opens it."""
+
+    def __init__(self, driver: "CassandraDriver", section: Cassandra, clock: Clock, tell: Tell) -> None:
+        self.driver = driver
+        self.keyspace = section.keyspace
+        self._clock = clock
+        self._tell = tell
+        self._schema = wiring.cassandra_schema()
+        self._wanted = [schema.table(cql) for cql in self._schema.tables.values()]
+
+    async def find(self) -> Found:
+        """What is there. Raises Unavailable."""
+        live = await self._live()
+        shared = {name: one for name, one in live.items() if not name.startswith(_OF_SITES)}
+        there = await self._versions() if self._schema.state in live else {}
+        return Found(
+            there.get("version"),
+            there.get("oldest"),
+            self._schema.version,
+            schema.differences(self._wanted, live),
+            schema.leftovers(self._wanted, shared),
+        )
+
+    async def sync(self) -> Synced:
+        """Make what is missing. Raises StoreRefused for a newer schema, or for what only losing data could mend."""
+        made: list[str] = []
+        state = self._schema.state
+        if state not in await self._live():
+            # one id wherever it is made: made in two places at once, it is still one table
+            identity = uuid.uuid5(uuid.NAMESPACE_OID, self.keyspace)
+            await self.driver.define(f"{self._schema.tables[state]} AND id = {identity}")
+            await self.driver.agreed()
+            made.append(f"{state} is missing")
+        async with self._lease() as renew:
+            found = await self.find()
+            self._refuse(found)
+            made += await self._define(found.differences, renew)
+            if found.version is None or found.version < self._schema.version:
+                await self._record()
+                made.append(f"version {found.version or 0} becomes {self._schema.version}")
+        with suppress(StoreRefused):  # there are no roles, or somebody else grants
+            await self._grant_tables([one.table for one in found.differences])
+        return Synced(self._schema.version, made)
+
+    async def add_controller(self, password: str, role: str = CONTROLLER) -> None:
+        """The role that appends and projects: reads and writes everything of ours, and defines nothing."""
+        await self._role(role, password)
+        await self._grant(role, ("SELECT", "MODIFY"), f'KEYSPACE "{self.keyspace}"')
+        await self._grant(role, ("SELECT",), "system_views.settings")
+
+    async def add_migration(self, password: str, role: str = MIGRATION) -> None:
+        """The role that changes schema and roles, and may take nothing away."""
+        await self._role(role, password)
+        rights = ("CREATE", "ALTER", "SELECT", "MODIFY", "AUTHORIZE")
+        await self._grant(role, rights, f'KEYSPACE "{self.keyspace}"')
+        await self._grant(role, ("CREATE", "ALTER", "AUTHORIZE", "DESCRIBE"), "ALL ROLES")
+        await self._grant(role, ("SELECT", "AUTHORIZE"), "system_views.settings")
+
+    async def add_site(self, name: str, password: str) -> str:
+        """Tables and role of a site: reads what is shared, writes its own feed and acknowledgements. Safe to repeat."""
+        role = site_role(name)
+        await self._role(SITES, None)
+        await self._grant_tables(self._schema.tables)
+        await self._grant(SITES, ("SELECT",), "system_views.settings")
+        live = await self._live()
+        wanted = [schema.table(cql) for cql in self._schema.site_tables(name).values()]
+        if missing := schema.differences(wanted, live):
+            async with self._lease() as renew:
+                await self._define(missing, renew)
+        await self._role(role, password)
+        await self.driver.define(f'GRANT "{SITES}" TO "{role}"')
+        for one in wanted:
+            await self._grant(role, ("SELECT", "MODIFY"), f'"{self.keyspace}"."{one.name}"')
+        return role
+
+    async def _define(self, differences: Iterable[Difference], renew: Callable[[], Awaitable[None]]) -> list[str]:
+        made, steps = [], list(differences)
+        for place, one in enumerate(steps, 1):
+            self._tell(f"{place} of {len(steps)}: {one.table} {one.what}")
+            await renew()
+            await self.driver.define(one.cql)
+            made.append(f"{one.table} {one.what}")
+        if made:
+            self._tell("waiting until all nodes have the schema")
+            await self.driver.agreed()
+        return made
+
+    async def _grant_tables(self, tables: Iterable[str]) -> None:
+        shared = set(self._schema.tables)
+        for name in tables:
+            if name in shared:
+                await self._grant(SITES, ("SELECT",), f'"{self.keyspace}"."{name}"')
+
+    async def _grant(self, role: str, rights: Iterable[str], resource: str) -> None:
+        for right in rights:
+            await self.driver.define(f'GRANT {right} ON {resource} TO "{role}"')
+
+    async def _role(self, role: str, password: str | None) -> None:
+        """A role that may log in with this password, which the cluster is only given a hash of."""
+        _check_name(role)
+        login = ""
+        if password is not None:
+            salt = bcrypt.gensalt(_HASH_ROUNDS, b"2a")
+            login = f" WITH HASHED PASSWORD = '{bcrypt.hashpw(password.encode(), salt).decode()}' AND LOGIN = true"
+        self._tell(f"role {role}")
+        await self.driver.define(f'CREATE ROLE IF NOT EXISTS "{role}"{login}')
+        if login:
+            await self.driver.define(f'ALTER ROLE "{role}"{login}')  # one that was there has this password from now on
+
+    async def _live(self) -> dict[str, dict[str, Column]]:
+        tables: dict[str, dict[str, Column]] = {}
+        for table, name, type_, kind, place in await self.driver.run(_COLUMNS, (self.keyspace,), consistency="ONE"):
+            tables.setdefault(table, {})[name] = Column(type_, kind, place)
+        return tables
+
+    async def _versions(self) -> dict[str, int]:
+        rows = await self.driver.run(f"SELECT part, version FROM {self._schema.state}", consistency="QUORUM")  # noqa: S608
+        return {part: version for part, version in rows if version is not None}
+
+    async def _record(self) -> None:
+        insert = f"INSERT INTO {self._schema.state} (part, version, at) VALUES (?, ?, ?)"  # noqa: S608
+        rows = {"version": self._schema.version, "oldest": self._schema.oldest}
+        now = self._clock.now()
+        await self.driver.change([(insert, (part, number, now)) for part, number in rows.items()], consistency="QUORUM")
+
+    def _refuse(self, found: Found) -> None:
+        if found.version is not None and found.version > found.expected:
+            raise StoreRefused(
+                f"keyspace {self.keyspace} has schema {found.version}, this program knows {found.expected}:"
+                " nothing was changed; use the newer program"
+            )
+        if stuck := [f"{one.table} {one.what}" for one in found.differences if not one.cql]:
+            raise StoreRefused(
+                f"keyspace {self.keyspace}: {'; '.join(stuck)}: nothing was changed;"
+                " copy the data into a new keyspace with `rkctl store copy`"
+            )
+
+    @asynccontextmanager
+    async def _lease(self) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Be the only one who changes the schema; what is yielded renews it and raises Unavailable when it is lost."""
+        mine = f"{socket.gethostname()}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
+        until = self._clock.ticks() + _LEASE_WAIT_S
+        while other := await self._take(mine, None):
+            if self._clock.ticks() > until:
+                raise Unavailable(f"{other} changes the schema; its lease ends {_LEASE_S} s after it does.")
+            self._tell(f"waiting for {other}, who changes the schema")
+            await self._clock.sleep(1.0)
+        taken = self._clock.ticks()
+
+        async def renew() -> None:
+            nonlocal taken
+            if self._clock.ticks() - taken > _LEASE_S / 4:
+                if other := await self._take(mine, mine):
+                    raise Unavailable(f"{other} took over while this was slow; run it again.")
+                taken = self._clock.ticks()
+
+        try:
+            await self.driver.agreed()  # also about what a holder that died has left
+            yield renew
+        finally:
+            with suppress(Unavailable):
+                await self._take(None, mine)
+
+    async def _take(self, holder: str | None, before: str | None) -> str:
+        """Who has the lease instead; empty when this has succeeded."""
+        cql = f"UPDATE {self._schema.state} USING TTL {_LEASE_S} SET state = ? WHERE part = ? IF state = ?"  # noqa: S608
+        with suppress(Unknown):
+            applied, rows = await self.driver.decide([(cql, (holder, "lease", before))])
+            now = rows[0].get("state") if rows else None
+            return "" if applied or now == holder else str(now)
+        return "somebody"  # or we ourselves: the next try shows
+
+
+@asynccontextmanager
+async def database(section: Cassandra, clock: Clock, tell: Tell, *, make: bool = False) -> AsyncIterator[Database]:
+    """The keyspace that is configured; with `make` it is made if it is not there. Raises StoreRefused, Unavailable."""
+    if make:
+        driver = await wiring.cassandra_driver(section, keyspace=False)
+        try:
+            await _make_keyspace(driver, section, tell)
+        finally:
+            await driver.close()
+    driver = await wiring.cassandra_driver(section)
+    try:
+        yield Database(driver, section, clock, tell)
+    finally:
+        await driver.close()
+
+
+async def prepare(
+    options: Mapping[str, object], *, controller: tuple[str, str], sites: Mapping[str, str], tell: Tell
+) -> None:
+    """All that a federation needs in a cluster: keyspace, schema, the controllers' role, each site's tables and role.
+
+    `options` are those of [cassandra] with a role that may do all this; `controller` is a role and its password,
+    `sites` a password for each site's name. Safe to repeat.
+    """
+    sets = [f"cassandra.{name}={value}" for name, value in options.items()]
+    section = settings.load(Settings, None, sets, {}).cassandra
+    async with database(section, wiring.system_clock(), tell, make=True) as opened:
+        await opened.sync()
+        await opened.add_controller(controller[1], controller[0])
+        for name, password in sites.items():
+            await opened.add_site(name, password)
+
+
+async def status(opened: Database) -> dict[str, Any]:
+    """Nodes, replicas, versions and differences, as plain values."""
+    found = await opened.find()
+    return {
+        "keyspace": opened.keyspace,
+        "replication": await wiring.cassandra_replicas(opened.driver, opened.keyspace),
+        "nodes": [node._asdict() for node in opened.driver.nodes()],
+        "version": found.version,
+        "oldest": found.oldest,
+        "expected": found.expected,
+        "differences": [one._asdict() for one in found.differences],
+        "leftovers": [one._asdict() for one in found.leftovers],
+    }
+
+
+def site_role(name: str) -> str:
+    """The role of a site."""
+    return f"rk_site_{name}"
+
+
+def password(path: Path) -> str:
+    """The password in this file, mode 0600; one is made up and written when it is not there. Raises StoreRefused."""
+    text = durable.keep(path, lambda: secrets.token_urlsafe(24).encode()).decode().strip()
+    if path.stat().st_mode & 0o077:
+        raise StoreRefused(f"{path}: others may read the password; chmod 600 {path}")
+    if not text:
+        raise StoreRefused(f"{path} is empty; write the password into it, or remove it and one is made up")
+    return text
+
+
+async def _make_keyspace(driver: "CassandraDriver", section: Cassandra, tell: Tell) -> None:
+    wanted = wiring.cassandra_wanted_replicas(section)
+    if await wiring.cassandra_replicas(driver, section.keyspace) is not None:
+        return
+    known = {node.data_centre for node in driver.nodes()}
+    if absent := sorted(set(wanted) - known):
+        there = ", ".join(sorted(known))
+        raise StoreRefused(f"[cassandra] replication: the cluster has no {', '.join(absent)}, only {there}")
+    _check_name(section.keyspace)
+    tell(f"keyspace {section.keyspace}")
+    each = ", ".join(f"'{name}': {number}" for name, number in wanted.items())
+    strategy = f"{{'class': 'NetworkTopologyStrategy', {each}}}"
+    await driver.define(f'CREATE KEYSPACE IF NOT EXISTS "{section.keyspace}" WITH replication = {strategy}')
+    await driver.agreed()
+
+
+def _check_name(name: str) -> None:
+    if not name or not _LETTERS.issuperset(name):
+        raise StoreRefused(f"{name!r} cannot name a role or a keyspace: use letters, digits, and _ . -")
