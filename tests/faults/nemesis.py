@@ -296,6 +296,7 @@ KINDS = {
     "kill-controller": Kind(Nemesis.kill, _controller, 0.0, 4.0),
     "kill-controller-often": Kind(Nemesis.kill_often, _controller, 1.0, 6.0),
     "kill-site": Kind(Nemesis.kill, _site, 0.0, 3.0),
+    "lose-site": Kind(Nemesis.kill, _site, 14.0, 20.0),  # keys are turned twice without it
     "kill-some": Kind(Nemesis.kill, _some, 0.0, 3.0),
     "kill-all": Kind(Nemesis.kill, _all, 0.0, 1.0),
     "freeze-controller": Kind(Nemesis.freeze, _controller, 1.0, 12.0),
@@ -305,6 +306,7 @@ KINDS = {
     "kill-frozen": Kind(Nemesis.kill_frozen, _some, 1.0, 3.0),
     "restart-alone": Kind(Nemesis.restart_alone, _site, 3.0, 8.0),
     "cut": Kind(Nemesis.cut, _all, 1.0, 12.0, RELAY),
+    "cut-long": Kind(Nemesis.cut, _all, 14.0, 20.0, RELAY),
     "silence": Kind(Nemesis.silence, _directions, 2.0, 12.0, RELAY),
     "restart-cut-off": Kind(Nemesis.restart_cut_off, _site, 3.0, 8.0, RELAY),
     "freeze-node": Kind(Nemesis.freeze, _nodes(1), 2.0, 25.0, ENGINES),

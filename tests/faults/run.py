@@ -16,6 +16,7 @@ from tests.faults.workload import Load
 from tests.faults.world import World, set_up
 
 ROUND_S, CALM_S = 30.0, 4.0
+_NEAR = 12  # other operations shown with a violation
 
 
 class Run:
@@ -137,16 +138,20 @@ def _around(events: Sequence[Event], violation: Violation) -> list[str]:
         return []
     began, ended = min(one.began for one in shows), max(one.ended for one in shows)
     keys = {one.key for one in shows if one.key}
-    near = [
-        one for one in events if isinstance(one, Did) and one.key in keys and one.began < ended and one.ended > began
-    ]
-    if len(near) > 14:
-        near = [one for one in near if one in shows or one.kind not in ("validate", "show", "linked")][:14]
     marks = {one.number for one in shows}
-    lines = [
-        f"  {'*' if one.number in marks else ' '} {shown(one)}"
-        for one in sorted({*map(id, near)} and near, key=lambda one: one.began)
+    near = [
+        one
+        for one in events
+        if isinstance(one, Did)
+        and one.key in keys
+        and one.began < ended
+        and one.ended > began
+        and one.number not in marks
     ]
+    if len(near) > _NEAR:
+        near = [one for one in near if one.kind not in ("validate", "show", "linked")][:_NEAR]
+    told = sorted([*shows, *near], key=lambda one: one.began)
+    lines = [f"  {'*' if one.number in marks else ' '} {shown(one)}" for one in told]
     for fault in latest([one for one in events if isinstance(one, Fault)]):
         if fault.began < ended and (fault.ended or 1e9) > began:
             lines.append(f"    {fault.began:.3f}..{fault.ended or 0:.3f} {fault.what} {' '.join(fault.places)}")

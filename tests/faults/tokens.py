@@ -75,6 +75,8 @@ def check_freshness(known: Known) -> Iterator[Violation]:
     """A system-scoped token is answered with 503 from beyond the limit, whatever the site says of itself."""
     limit, gone = known.setup.system_s, known.controllers_gone()
     for one in known.done:
+        if one.kind == "login system" and one.status in REFUSALS:
+            yield Violation("no false refusal", f"the administrator at {one.place}: {one.status}", (one.number,))
         if one.kind != "validate system" or one.status == 503 or not one.status or known.is_controller(one.place):
             continue
         if one.status in REFUSALS:

@@ -100,6 +100,8 @@ class Holder:
         elif draw < 0.4 and self.dead:
             client.validate(chance.choice(self.dead), place, client.floor())
         elif draw < 0.45:
+            if chance.random() < 0.3:
+                client.login_system(chance.choice(world.places))
             client.validate_system(place)
         else:
             client.validate(chance.choice(self.live), place, client.floor())
