@@ -2,35 +2,27 @@
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
-import shutil
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regional_keystone.adapters.memcached import MAX_VALUE_BYTES, Memcached, Ring
+from controller.engines.memcached import Memcached
+from regional_keystone.adapters import memcached as adapter
 from regional_keystone.settings import Memcached as Section
-from tests.site.cache_server import cache_server, free_port
+from tests.engines import certificates
+from tests.site.cache_server import CacheServer
 
 PATIENT_S = 5.0  # where a test is about something else than deadlines
 DEADLINE_S = 0.05
 SOON_S = 0.3  # for a deadline of 50 ms, on a machine that has other things to do
 
 
-@pytest.fixture(scope="module")
-def running():
-    with cache_server() as server:
-        yield server
+@pytest.fixture
+def running(memcached):
+    return CacheServer(memcached[0])
 
 
 @pytest.fixture
@@ -40,15 +32,16 @@ def server(running):
 
 
 @pytest.fixture
-def mortal():
-    """A server that a test may stop."""
-    with cache_server() as made:
-        yield made
+def mortal(memcached):
+    """A server that a test may stop; it is healed afterwards."""
+    made = CacheServer(memcached[1])
+    made.flush()
+    return made
 
 
 @contextlib.asynccontextmanager
 async def opened(*addresses, timeout_s=PATIENT_S, **options):
-    cache = Memcached(Section(servers=addresses, timeout_s=timeout_s, **options))
+    cache = adapter.Memcached(Section(servers=addresses, timeout_s=timeout_s, **options))
     try:
         yield cache
     finally:
@@ -129,7 +122,7 @@ async def test_nobody_ever_gets_what_another_asked_for(cache):
 
 
 async def test_what_does_not_fit_is_left_out_and_counted(cache):
-    await cache.set_many({"large": b"x" * (MAX_VALUE_BYTES + 1), "small": b"x" * MAX_VALUE_BYTES}, 100)
+    await cache.set_many({"large": b"x" * (adapter.MAX_VALUE_BYTES + 1), "small": b"x" * adapter.MAX_VALUE_BYTES}, 100)
     assert (await cache.get_many(["large", "small"])).keys() == {"small"}
     assert cache.failures() == {"too_large": 1}
 
@@ -219,13 +212,22 @@ async def test_one_server_that_is_away_costs_only_its_own_keys(server, mortal):
         mortal.thaw()
 
 
-async def test_a_set_that_is_refused_is_counted_and_the_server_still_asked():
-    with cache_server("-I", "512k") as small:
-        async with opened(small.address) as cache:
+async def test_a_set_that_is_refused_is_counted_and_the_server_still_asked(engine_keeper, engine_programs):
+    class Small(Memcached):
+        def command(self):
+            return [*super().command(), "-I", "512k"]
+
+    small = Small(engine_keeper, engine_programs.memcached, 4)
+    small.start()
+    try:
+        small.await_ready()
+        async with opened(small.server) as cache:
             await cache.set_many({"large": b"x" * 900_000}, 100)
             assert cache.failures() == {"refused": 1}
             await cache.set_many({"small": b"x"}, 100)
             assert await cache.get_many(["large", "small"]) == {"small": b"x"}
+    finally:
+        small.end()
 
 
 LIES = {
@@ -304,18 +306,18 @@ KEYS = [f"rk:{n:040x}" for n in range(20_000)]
 
 
 def test_the_order_of_the_servers_does_not_matter():
-    one, other = Ring(SERVERS), Ring([*reversed(SERVERS), SERVERS[0]])
+    one, other = adapter.Ring(SERVERS), adapter.Ring([*reversed(SERVERS), SERVERS[0]])
     assert all(one.of(key) == other.of(key) for key in KEYS)
 
 
 def test_a_server_that_is_taken_away_moves_only_its_own_keys():
-    whole, less = Ring(SERVERS), Ring(SERVERS[1:])
+    whole, less = adapter.Ring(SERVERS), adapter.Ring(SERVERS[1:])
     for key in KEYS:
         assert less.of(key) == whole.of(key) or whole.of(key) == SERVERS[0]
 
 
 def test_every_server_has_its_share():
-    ring = Ring(SERVERS)
+    ring = adapter.Ring(SERVERS)
     shares = [sum(ring.of(key) == server for key in KEYS) / len(KEYS) for server in SERVERS]
     assert 0.1 < min(shares)
     assert max(shares) < 0.3
@@ -333,58 +335,43 @@ async def test_two_processes_find_each_others_values_whatever_the_order_of_their
 @pytest.mark.parametrize("name", ["", "host:port", "host:0", "host:70000", ":11211"])
 def test_a_server_that_cannot_be_meant_is_refused(name):
     with pytest.raises(ValueError, match="host:port"):
-        Memcached(Section(servers=(name,)))
+        adapter.Memcached(Section(servers=(name,)))
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def public_directory():
-    """One that memcached's own user can read."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def certificate(directory, name, address):
-    """A certificate that stands for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, SHA256())
-    )
-    paths = directory / f"{name}.pem", directory / f"{name}.key"
-    paths[0].write_bytes(made.public_bytes(Encoding.PEM))
-    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    paths[1].chmod(0o644)
-    return paths
-
-
-@pytest.mark.parametrize(("address", "known", "works"), [("127.0.0.1", True, True), ("127.0.0.2", True, False), ("127.0.0.1", False, False)])  # fmt: skip
-async def test_tls_is_for_the_host_that_was_meant_and_the_ca_that_is_known(public_directory, address, known, works):
-    cert, key = certificate(public_directory, "cache", address)
-    other, _ = certificate(public_directory, "other", address)
-    with cache_server("-Z", "-o", f"ssl_chain_cert={cert},ssl_key={key}") as server:
-        async with opened(server.address, tls_ca=cert if known else other) as cache:
+async def test_tls_is_for_a_ca_that_is_known(memcached_tls, engine_ca, tmp_path):
+    stranger = certificates.make(tmp_path, [memcached_tls.address]).ca
+    for ca, works in ((engine_ca, True), (stranger, False)):
+        async with opened(memcached_tls.server, tls_ca=ca) as cache:
             await cache.set_many({"a": b"1"}, 100)
             assert await cache.get_many(["a"]) == ({"a": b"1"} if works else {})
             assert cache.failures() == ({} if works else {"connection": 1})
-        async with opened(server.address, timeout_s=1.0) as plain:
-            assert await plain.get_many(["a"]) == {}
+
+
+async def test_tls_is_for_the_host_that_was_meant(engine_keeper, engine_programs, tmp_path):
+    other = certificates.make(tmp_path, [engine_keeper.address(5)])
+    server = Memcached(engine_keeper, engine_programs.memcached, 6, tls=(other.chain, other.key))
+    server.start()
+    try:
+        server.await_ready()
+        async with opened(server.server, tls_ca=other.ca) as cache:
+            assert await cache.get_many(["a"]) == {}
+            assert cache.failures() == {"connection": 1}
+    finally:
+        server.end()
+
+
+async def test_one_side_that_speaks_tls_alone_is_a_miss(memcached_tls, server, engine_ca):
+    async with opened(memcached_tls.server, timeout_s=DEADLINE_S) as plain:
+        assert await plain.get_many(["a"]) == {}
+        assert plain.failures().total() == 1
+    async with opened(server.address, timeout_s=DEADLINE_S, tls_ca=engine_ca) as tls:
+        assert await tls.get_many(["a"]) == {}
+        assert tls.failures().total() == 1
 
 
 def test_a_ca_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(OSError):
-        Memcached(Section(servers=(f"127.0.0.1:{free_port()}",), tls_ca=tmp_path / "none.pem"))
+        adapter.Memcached(Section(servers=("127.0.0.1:11211",), tls_ca=tmp_path / "none.pem"))

@@ -1,61 +1,30 @@
-"""A real memcached of one's own: to be frozen, killed, brought back, and written to by somebody who means harm."""
+"""A real memcached as somebody sees it who means harm: to be frozen, killed, read and written to."""
 
-import os
-import signal
 import socket
-import subprocess
-import time
 from contextlib import contextmanager
 from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 class CacheServer:
-    """One memcached process at one address, through as many lives as a test wants."""
+    """One memcached of the engines."""
 
-    def __init__(self, *options):
-        self.port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
-        self._options = options
-        self._process = None
+    def __init__(self, engine):
+        self.engine = engine
+        self.address = engine.server
+        self._at = (engine.address, engine.port)
+        self.freeze, self.thaw, self.kill = engine.stop, engine.cont, engine.kill
 
     def start(self):
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        command = ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-U", "0", "-m", "64", "-t", "2"]
-        self._process = subprocess.Popen([*command, *user, *self._options], stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-            except OSError:
-                assert time.monotonic() < until, "memcached does not serve"
-                time.sleep(0.005)
-            else:
-                return
-
-    def freeze(self):
-        self._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self):
-        self._process.send_signal(signal.SIGCONT)
-
-    def kill(self):
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        """Begin it again, and wait until it serves."""
+        self.engine.start()
+        self.engine.await_ready()
 
     @contextmanager
     def attacker(self):
         """Somebody else who may connect."""
-        client = Client(("127.0.0.1", self.port), timeout=5, connect_timeout=5, default_noreply=False)
+        client = Client(self._at, timeout=5, connect_timeout=5, default_noreply=False)
         try:
             yield client
         finally:
@@ -63,7 +32,10 @@ class CacheServer:
 
     def keys(self):
         """The names of everything that is in it."""
-        dump = self._said(b"lru_crawler metadump all")
+        with socket.create_connection(self._at, 5) as connection, connection.makefile("rwb") as file:
+            file.write(b"lru_crawler metadump all\r\n")
+            file.flush()
+            dump = list(iter(lambda: file.readline().strip(), b"END"))
         return sorted(unquote(line.split()[0].removeprefix(b"key=").decode()) for line in dump)
 
     def entries(self):
@@ -79,20 +51,3 @@ class CacheServer:
     def flush(self):
         with self.attacker() as client:
             client.flush_all()
-
-    def _said(self, command):
-        with socket.create_connection(("127.0.0.1", self.port), 5) as connection, connection.makefile("rwb") as file:
-            file.write(command + b"\r\n")
-            file.flush()
-            return list(iter(lambda: file.readline().strip(), b"END"))
-
-
-@contextmanager
-def cache_server(*options):
-    """A memcached for as long as the block runs."""
-    server = CacheServer(*options)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()

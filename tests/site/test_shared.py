@@ -33,7 +33,7 @@ from regional_keystone.token import Named, Unscoped
 from regional_keystone.wiring import region_cache
 from tests.cloud import eventually
 from tests.cloud import running as running_cloud
-from tests.site.cache_server import cache_server
+from tests.site.cache_server import CacheServer
 from tests.site.realm import ON_P, ROLE, SCOPE_P, SETTINGS, SYSTEM, P, U, endpoint, grant
 from tests.site.region import SECRET, region
 
@@ -41,16 +41,19 @@ V, G = "ac" * 16, "99" * 16
 SCOPES = [SCOPE_P, {"domain": {"id": "default"}}, SYSTEM, None]
 
 
-@pytest.fixture(scope="module")
-def running():
-    with cache_server() as server:
-        yield server
+@pytest.fixture
+def server(memcached):
+    made = CacheServer(memcached[0])
+    made.flush()
+    return made
 
 
 @pytest.fixture
-def server(running):
-    running.flush()
-    return running
+def mortal(memcached):
+    """A server that a test may stop; it is healed afterwards."""
+    made = CacheServer(memcached[1])
+    made.flush()
+    return made
 
 
 async def furnished(made):
@@ -443,20 +446,27 @@ async def test_one_who_comes_after_a_change_does_not_get_what_was_found_before_i
     assert (await first)[0] == "NotFound"
 
 
-async def test_a_frozen_server_delays_an_answer_by_its_deadline_and_no_more(place):
-    with cache_server() as mortal:
-        text, more = await token(place), [await token(place, scope) for scope in SCOPES[1:]]
-        await filled(place, mortal, text)
-        process = await place.process(mortal, timeout_s=0.05)
-        mortal.freeze()
-        began = time.monotonic()
-        assert b'"token"' in await process.says(text)
-        assert time.monotonic() - began < 0.4
-        began = time.monotonic()
-        for one in more:
-            assert b'"token"' in await process.says(one)
-        assert time.monotonic() - began < 0.2, "it is not waited for again"
-        mortal.thaw()
+@pytest.mark.parametrize("how", ["frozen", "killed"])
+async def test_a_server_that_is_away_delays_an_answer_by_its_deadline_and_no_more(place, mortal, how):
+    text, more = await token(place), [await token(place, scope) for scope in SCOPES[1:]]
+    await filled(place, mortal, text)
+    process = await place.process(mortal, timeout_s=0.05)
+    mortal.freeze() if how == "frozen" else mortal.kill()
+    began = time.monotonic()
+    assert b'"token"' in await process.says(text)
+    assert time.monotonic() - began < 0.4
+    began = time.monotonic()
+    for one in more:
+        assert b'"token"' in await process.says(one)
+    assert time.monotonic() - began < 0.2, "it is not waited for again"
+    mortal.thaw() if how == "frozen" else mortal.start()
+    await eventually(lambda: all(process.shared._cache.servers().values()), 1.0)
+    second = await place.process(mortal)
+    for one in (process, second):
+        one.fastpath.forget_all()
+        await one.says(text)
+        await one.written()
+    assert second.lookups == {"hit": 1}
 
 
 async def test_evicted_is_a_miss(place, server):
@@ -718,22 +728,16 @@ class History:
         self.cached[1].known.age = age
 
 
-@pytest.fixture(scope="module")
-def frozen():
-    with cache_server() as server:
-        server.freeze()
-        yield server
-        server.thaw()
-
-
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
-def test_answers_are_the_same_with_the_cache_on_off_poisoned_and_frozen(tmp_path_factory, running, frozen, steps):
+def test_answers_are_the_same_with_the_cache_on_off_poisoned_and_frozen(tmp_path_factory, server, mortal, steps):
+    mortal.freeze()
+
     async def run():
         async with region(tmp_path_factory.mktemp("history")) as place:
             await furnished(place)
-            running.flush()
-            await History(place, running, frozen).run(steps)
+            server.flush()
+            await History(place, server, mortal).run(steps)
 
     asyncio.run(run())
 
