@@ -11,6 +11,8 @@ import typer
 
 from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, Sets, State, ask_controller, errors, verdict
 from controller.commands_admin import keys, region
+from controller.commands_db import app as db
+from controller.commands_db import doctor
 from controller.commands_store import app as store
 from controller.engines.commands import app as engines
 
@@ -31,6 +33,8 @@ app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.add_typer(engines, name="engines")
 app.add_typer(store, name="store")
+app.add_typer(db, name="db")
+app.command()(doctor)
 
 Fd = Annotated[int | None, typer.Option(hidden=True)]
 Port = Annotated[int | None, typer.Option(help="The controller's public port; the others follow.", min=1, max=65535)]

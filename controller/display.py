@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
@@ -68,5 +69,5 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], title: str = ""
     for name in columns:
         made.add_column(name, overflow="fold")
     for row in rows:
-        made.add_row(*("-" if value is None else str(value) for value in row))
+        made.add_row(*("-" if value is None else escape(str(value)) for value in row))
     return made

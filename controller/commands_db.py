@@ -1,0 +1,201 @@
+"""`rkctl db` and `rkctl doctor`: schema and roles in Cassandra, and whether what is configured can be relied on."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from controller.command_line import PLAIN, AsJson, ConfigFile, Sets, errors, show
+
+if TYPE_CHECKING:
+    from controller.db import Database
+
+T = TypeVar("T")
+
+app = typer.Typer(help="Schema and roles in Cassandra. Nothing is ever dropped.", **PLAIN)
+
+SiteName = Annotated[str, typer.Argument(help="The region's name.", metavar="NAME")]
+PasswordFile = Annotated[
+    Path, typer.Option(help="File, mode 0600, with the role's password; made up if it is not there.", metavar="FILE")
+]
+
+
+@app.command()
+def sync(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
+    """Make keyspace and tables, and add what this version needs. Safe to repeat, and from two places at once.
+
+    What only an older or a newer version uses stays; exit code 3 when the schema is newer, or cannot be extended.
+
+    Example: rkctl db sync --config controller.conf --set cassandra.username=rk_migration
+    """
+
+    async def work(opened: "Database") -> None:
+        done = await opened.sync()
+        changed = f"{len(done.made)} changes" if done.made else "nothing to do"
+        print(json.dumps(done._asdict()) if as_json else f"{opened.keyspace} has schema {done.version}: {changed}")
+
+    _with_database(config, set_, work, make=True)
+
+
+@app.command()
+def version(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
+    """Print the schema's version, and the one that this program makes. Exit code 1 when it is older.
+
+    Example: rkctl db version --config controller.conf
+    """
+
+    async def work(opened: "Database") -> None:
+        found = await opened.find()
+        both = {"version": found.version, "expected": found.expected, "oldest": found.oldest}
+        print(json.dumps(both) if as_json else f"{found.version or 'none'} (this program: {found.expected})")
+        raise SystemExit(int(found.version is None or found.version < found.expected))
+
+    _with_database(config, set_, work)
+
+
+@app.command()
+def status(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
+    """Show nodes, replicas, versions, and what is other than this version wants.
+
+    Example: rkctl db status --config controller.conf --json
+    """
+    from controller import db
+
+    async def work(opened: "Database") -> None:
+        found = await db.status(opened)
+        if as_json:
+            print(json.dumps(found))
+            return
+        show(found["nodes"], ("address", "data_centre", "rack", "up"), as_json=False)
+        for name in ("keyspace", "replication", "version", "expected"):
+            print(f"{name}: {_plain(found[name])}")
+        _show_differences(found["differences"] + found["leftovers"])
+
+    _with_database(config, set_, work)
+
+
+@app.command()
+def check(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
+    """Compare the schema with what this version wants. Exit code 1 when `rkctl db sync` has something to do.
+
+    Example: rkctl db check --config controller.conf
+    """
+
+    async def work(opened: "Database") -> None:
+        found = await opened.find()
+        differences, leftovers = ([one._asdict() for one in some] for some in (found.differences, found.leftovers))
+        if as_json:
+            print(json.dumps({"current": found.is_current, "differences": differences, "leftovers": leftovers}))
+        else:
+            _show_differences(differences + leftovers)
+            print("the schema is as it should be" if found.is_current else "run `rkctl db sync`")
+        raise SystemExit(int(not found.is_current))
+
+    _with_database(config, set_, work)
+
+
+@app.command()
+def site(
+    name: SiteName, password_file: PasswordFile, config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False
+) -> None:
+    """Make the tables and the role of a site: it reads what is shared, and writes its own feed. Safe to repeat.
+
+    Example: rkctl db site Oslo --password-file /run/secrets/rk_site_Oslo --config controller.conf
+    """
+    from controller import db
+
+    async def work(opened: "Database") -> None:
+        role = await opened.add_site(name, db.password(password_file))
+        _told_role(role, password_file, as_json=as_json)
+
+    _with_database(config, set_, work)
+
+
+@app.command()
+def roles(
+    password_file: PasswordFile,
+    migration: Annotated[bool, typer.Option("--migration", help="The role that changes schema and roles.")] = False,
+    config: ConfigFile = None,
+    set_: Sets = [],
+    as_json: AsJson = False,
+) -> None:
+    """Make the controllers' role, which reads and writes but defines nothing, or with --migration the one that does.
+
+    Example: rkctl db roles --password-file /run/secrets/rk_controller --config controller.conf
+    """
+    from controller import db
+
+    async def work(opened: "Database") -> None:
+        add = opened.add_migration if migration else opened.add_controller
+        await add(db.password(password_file))
+        _told_role(db.MIGRATION if migration else db.CONTROLLER, password_file, as_json=as_json)
+
+    _with_database(config, set_, work)
+
+
+def doctor(
+    config: ConfigFile = None,
+    set_: Sets = [],
+    as_json: AsJson = False,
+    site: Annotated[bool, typer.Option("--site", help="The file is a site's, not a controller's.")] = False,
+) -> None:
+    """Look whether what is configured is there and can be relied on. Exit code 1 when a check fails.
+
+    Example: rkctl doctor --config controller.conf
+    """
+    with errors():
+        from controller import doctor as checks
+
+        found = asyncio.run(checks.examine(_settings(config, set_, site=site)))
+        rows = [one._asdict() for one in found]
+        failed = any(one.state == "FAIL" for one in found)
+        if as_json:
+            print(json.dumps({"healthy": not failed, "checks": rows}))
+        else:
+            show(rows, ("check", "state", "detail", "cure"), as_json=False)
+        raise SystemExit(int(failed))
+
+
+def _with_database(
+    config: Path | None, sets: list[str], work: "Callable[[Database], Awaitable[None]]", *, make: bool = False
+) -> None:
+    from controller import db
+    from controller.display import Display, console
+    from regional_keystone import wiring
+
+    with errors(), Display(console(stderr=True)) as display:
+
+        async def run() -> None:
+            section = _settings(config, sets).cassandra
+            tell: Callable[[str], None] = lambda text: display.tell("wait", text)  # noqa: E731
+            async with db.database(section, wiring.system_clock(), tell, make=make) as opened:
+                await work(opened)
+
+        asyncio.run(run())
+
+
+def _settings(config: Path | None, sets: list[str], *, site: bool = False) -> Any:
+    from controller.settings import Settings
+    from regional_keystone import settings
+
+    return settings.load(settings.Settings if site else Settings, config, sets)
+
+
+def _told_role(role: str, password_file: Path, *, as_json: bool) -> None:
+    found = {"role": role, "password_file": str(password_file)}
+    print(json.dumps(found) if as_json else f"{role} may log in; its password is in {password_file}")
+
+
+def _show_differences(found: list[dict[str, Any]]) -> None:
+    for one in found:
+        cure = "" if one["cql"] or "not used" in one["what"] else " (no cure that keeps the data)"
+        print(f"{one['table']}: {one['what']}{cure}")
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name or 'anywhere'}:{number}" for name, number in value.items())
+    return "none" if value is None else str(value)

@@ -1,0 +1,111 @@
+"""Whether what is configured is there and can be relied on: a list of checks, each with its cure."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from controller.db import Database
+from controller.settings import Settings as ControllerSettings
+from regional_keystone import wiring
+from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.settings import ConfigurationError, Settings
+
+_REACH_S = 2.0
+_PROBE = "doctor"
+OK, WARN, FAIL = "OK", "WARN", "FAIL"
+
+
+class Check(NamedTuple):
+    """One thing that was looked at; `state` is OK, WARN or FAIL."""
+
+    check: str
+    state: str
+    detail: str
+    cure: str = ""
+
+
+async def examine(settings: Settings) -> list[Check]:
+    """Every check that these settings call for; nothing is changed."""
+    found = [Check("settings", OK, "every option is known"), _state(settings)]
+    if settings.cassandra.contact_points:
+        found += [one async for one in _cassandra(settings)]
+    else:
+        found.append(Check("cassandra", OK, "not configured: records lie in a file"))
+    for server in settings.memcached.servers:
+        alone = dataclasses.replace(settings.memcached, servers=(server,))
+        found.append(await _memcached(dataclasses.replace(settings, memcached=alone)))
+    if isinstance(settings, ControllerSettings):
+        found += [
+            await _reached("zookeeper", host, "start it, or correct [zookeeper] hosts")
+            for host in settings.zookeeper.hosts
+        ]
+    return found
+
+
+def _state(settings: Settings) -> Check:
+    place = settings.site.state_dir
+    if not place.exists():
+        return Check("state", OK, f"{place} is made at the first start")
+    if not place.is_dir():
+        return Check("state", FAIL, f"{place} is no directory", "name another in [site] state_dir")
+    if place.stat().st_mode & 0o077:
+        return Check("state", FAIL, f"{place}: others may read keys", f"chmod 700 {place}")
+    return Check("state", OK, str(place))
+
+
+async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
+    """Connection, cluster, schema; each as far as the one before allows."""
+    section = settings.cassandra
+    try:
+        driver = await wiring.cassandra_driver(section)
+    except StoreRefused as error:
+        what, _, cure = str(error).partition("; ")
+        yield Check("cassandra", FAIL, what, cure)
+        return
+    except Unavailable as error:
+        yield Check("cassandra", FAIL, error.message, "start its nodes, or correct [cassandra] contact_points")
+        return
+    try:
+        nodes = [node for node in driver.nodes() if node.data_centre == driver.data_centre]
+        up = sum(bool(node.up) for node in nodes)
+        state = OK if up == len(nodes) else WARN
+        yield Check("cassandra", state, f"{up} of {len(nodes)} nodes of {driver.data_centre} can be reached")
+        for finding in await wiring.cassandra_findings(driver, section):
+            yield Check(*finding)
+        found = await Database(driver, section, wiring.system_clock(), lambda _: None).find()
+        if found.is_current:
+            yield Check("schema", OK, f"version {found.version}")
+        else:
+            lacking = f"{len(found.differences)} differences from version {found.expected}"
+            yield Check("schema", FAIL, f"version {found.version or 'none'}, {lacking}", "run `rkctl db sync`")
+    except Unavailable as error:
+        yield Check("cassandra", FAIL, error.message, "see the nodes' logs")
+    finally:
+        await driver.close()
+
+
+async def _memcached(settings: Settings) -> Check:
+    """Whether the server keeps what it is given: a miss is all that a cache ever shows."""
+    (server,) = settings.memcached.servers
+    cure = "start it, or correct [memcached] servers; until then its share of answers is made anew each time"
+    try:
+        cache = wiring.region_cache(settings)
+        if cache is None:
+            return Check("memcached", OK, "not configured")
+        await cache.set_many({_PROBE: b"1"}, 10.0)
+        kept = (await cache.get_many([_PROBE])).get(_PROBE) == b"1"
+    except ConfigurationError as error:
+        return Check("memcached", FAIL, str(error), cure)
+    return Check("memcached", OK, server) if kept else Check("memcached", WARN, f"{server} keeps nothing", cure)
+
+
+async def _reached(check: str, server: str, cure: str) -> Check:
+    host, _, port = server.rpartition(":")
+    try:
+        async with asyncio.timeout(_REACH_S):
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        writer.close()
+    except (OSError, ValueError) as error:
+        return Check(check, WARN, f"{server}: {getattr(error, 'strerror', None) or 'no answer'}", cure)
+    return Check(check, OK, server)
