@@ -134,7 +134,7 @@ def touches(table: Table, values: Mapping[str, Any]) -> set[Touch]:
 
     Values that an older version did not send are the fields' defaults.
     """
-    whole = {**_defaults(table.kind), **values}
+    whole = {**defaults(table.kind), **values}
     return {(table.name, group, tuple(whole[name] for name in group)) for group in table.groups}
 
 
@@ -155,7 +155,8 @@ def decode(kind: type[R], row: bytes) -> R:
 
 
 @cache
-def _defaults(kind: type[Record]) -> Mapping[str, Any]:
+def defaults(kind: type[Record]) -> Mapping[str, Any]:
+    """What the fields are that a writer did not know of."""
     return {field.encode_name: field.default for field in msgspec.structs.fields(kind) if not field.required}
 
 

@@ -132,7 +132,8 @@ class Feeds:
             f'CREATE TABLE IF NOT EXISTS {table} (feed text, "range" bigint, number bigint, head bigint static,'
             f' id text, at bigint, entry blob, PRIMARY KEY ((feed, "range"), number)) WITH gc_grace_seconds = {GRACE_S}'
         )
-        self.head = f"SELECT head FROM {table} WHERE {inside} LIMIT 1"
+        # DISTINCT reads the static column alone, whatever was forgotten in the partition
+        self.head = f'SELECT DISTINCT feed, "range", head FROM {table} WHERE {inside}'
         self.move_head = f"UPDATE {table} SET head = ? WHERE {inside} IF head = ?"
         self.first_head = f"UPDATE {table} SET head = ? WHERE {inside} IF head = NULL"
         self.insert = f'INSERT INTO {table} (feed, "range", number, id, at, entry) VALUES (?, ?, ?, ?, ?, ?)'

@@ -1,0 +1,234 @@
+"""Records in Cassandra: which rows a change touches, how they are written, and how they are read.
+
+Every write names its timestamp, which follows from the entry's number, so the order in which writes arrive is nothing.
+Source: docs/data-model.md; docs/adr/0016-stones-instead-of-deletes.md
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from regional_keystone.adapters.cassandra_driver import Driver
+from regional_keystone.adapters.cassandra_schema import (
+    SHARDS,
+    STONE_S,
+    UNKNOWN_FORM,
+    Copy,
+    Form,
+    Forms,
+    Place,
+    forms_of,
+    packed,
+    shard,
+)
+from regional_keystone.log import Change, Entry, Put
+from regional_keystone.record import Key, R, Table, decode, defaults, facts, indexed_values
+
+Row = tuple[str, Key, bytes]
+Statement = tuple[str, Sequence[Any]]
+
+_TOGETHER = 128  # writes of one partition in one batch
+_TOGETHER_BYTES = 512 * 1024
+_PAGE = 500
+_PARTS_AHEAD = 16
+
+
+class Write(NamedTuple):
+    """What one row of one form becomes; without `row` a stone."""
+
+    form: Form
+    place: Place
+    number: int
+    row: bytes | None
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """What the form's `write` wants: the timestamp of a removal lies below that of a row at the same position."""
+        gone = self.row is None
+        return (2 * self.number + (not gone), STONE_S if gone else 0, self.number, self.row, *self.place)
+
+
+class Seen(NamedTuple):
+    """One row as it lies in the database: `row` is None for a stone, `at` also for what has faded away."""
+
+    place: Place
+    at: int | None
+    row: bytes | None
+
+
+class Tables:
+    """Reads records at one level of consistency, and knows where they are."""
+
+    def __init__(self, driver: Driver, tables: Mapping[str, Table], level: str) -> None:
+        self.forms = forms_of(tables)
+        self.level = level
+        self._driver = driver
+
+    @property
+    def physical(self) -> list[Form]:
+        """Every table of rows, copies and unknown rows among them."""
+        return [*(form for forms in self.forms.values() for form in forms.all), UNKNOWN_FORM]
+
+    async def get(self, kind: type[R], *key: Any) -> R | None:
+        """The record with this whole key, or None."""
+        forms = self.forms[facts(kind).name]
+        if not forms.base.askable(("", *key)):
+            return None
+        rows = await self._driver.run(forms.base.get, forms.by_key(key), consistency=self.level)
+        return decode(kind, rows[0][0]) if rows and rows[0][0] is not None else None
+
+    async def find(self, kind: type[R], **equals: Any) -> list[R]:
+        """Every record with these values of one declared group, in the order of their keys."""
+        forms = self.forms[facts(kind).name]
+        group = forms.table.group_of(equals)
+        values = tuple(equals[name] for name in group)
+        if group == forms.table.key:
+            found = await self.get(kind, *values)
+            return [] if found is None else [found]
+        if group == forms.table.key[:1]:
+            return await self._begins(kind, forms, values[0])
+        copy = forms.by_group[group]
+        try:
+            places = _partitions(copy, values)
+        except UnicodeEncodeError:  # half a surrogate pair: no row can have it
+            return []
+        pages = await asyncio.gather(*(self._rows(copy.form.find, place) for place in places))
+        records = [decode(kind, row) for page in pages for row in page]
+        return sorted(records, key=forms.table.key_of) if copy.wide else records
+
+    async def scan(self, kind: type[R]) -> AsyncIterator[R]:
+        """All records of a type in the order of their keys, read page by page."""
+        base = self.forms[facts(kind).name].base
+        async for page in self.parts(base):
+            for *_, row in page:
+                if row is not None:
+                    yield decode(kind, row)
+
+    async def parts(self, form: Form) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """(key..., at, row) of every row of a form, partitions in their order; the next ones are asked for ahead."""
+        pages = self._driver.pages(form.parts, consistency=self.level, page_rows=5000)
+        parts = sorted([part async for page in pages for part in page])
+        for start in range(0, len(parts), _PARTS_AHEAD):
+            readers = [
+                self._driver.pages(form.part, part, consistency=self.level, page_rows=_PAGE)
+                for part in parts[start : start + _PARTS_AHEAD]
+            ]
+            for reader, first in zip(readers, await asyncio.gather(*(anext(one, []) for one in readers)), strict=True):
+                yield first
+                async for page in reader:
+                    yield page
+
+    async def lying(self, form: Form, level: str = "") -> AsyncIterator[list[Seen]]:
+        """Every row of a form as it lies in the database, stones too, in no order."""
+        async for page in self._driver.pages(form.all, consistency=level or self.level, page_rows=_PAGE):
+            yield [Seen(tuple(place), at, row) for *place, at, row in page]
+
+    def writes(self, number: int, change: Change) -> Iterator[Write]:
+        """Everything that a change writes; the old values of its groups tell which copies turn to stone."""
+        forms = self.forms.get(change.table)
+        row = change.row if isinstance(change, Put) else None
+        if forms is None:
+            yield Write(UNKNOWN_FORM, unknown_place(change.table, change.key), number, row)
+            return
+        yield Write(forms.base, forms.by_key(change.key), number, row)
+        now = set(forms.found_by(change.key, _values_now(forms.table, change))) if isinstance(change, Put) else set()
+        yield from (Write(form, place, number, row) for form, place in now)
+        if change.was is not None:
+            was = set(forms.found_by(change.key, {**defaults(forms.table.kind), **change.was}))
+            yield from (Write(form, place, number, None) for form, place in was - now)
+
+    def written(self, entries: Iterable[Entry]) -> Iterator[Write]:
+        """Everything that these entries write."""
+        for entry in entries:
+            for change in entry.changes:
+                yield from self.writes(entry.number, change)
+
+    def writes_of_row(self, number: int, name: str, key: Key, row: bytes) -> Iterator[Write]:
+        """Everything by which a row of a snapshot is there."""
+        forms = self.forms.get(name)
+        now = {} if forms is None else indexed_values(decode(forms.table.kind, row))
+        return self.writes(number, Put(name, key, row, now))
+
+    def key_of(self, name: str, seen: Seen) -> tuple[str, Key]:
+        """The record table and key of a row by key, or of an unknown one."""
+        if name == UNKNOWN_FORM.name:
+            return seen.place[0], tuple(msgspec.msgpack.decode(seen.place[2]))
+        return name, seen.place[1:]
+
+    async def _begins(self, kind: type[R], forms: Forms, first: Any) -> list[R]:
+        if not forms.base.askable(("", first)):
+            return []
+        place = (*forms.by_key((first,))[:1], first)
+        return [decode(kind, row) for row in await self._rows(forms.base.find_first, place)]
+
+    async def _rows(self, cql: str, values: Sequence[Any]) -> list[bytes]:
+        pages = self._driver.pages(cql, values, consistency=self.level, page_rows=_PAGE)
+        return [row async for page in pages for (row,) in page if row is not None]
+
+
+def statements(writes: Iterable[Write]) -> Iterator[Statement]:
+    """The writes as statements: those of one entry into one partition are seen all or none."""
+    parts: dict[tuple[str, Place], list[Write]] = {}
+    for write in writes:
+        parts.setdefault((write.form.name, write.place[: len(write.form.partition)]), []).append(write)
+    for part in parts.values():
+        for batch in _batches(part):
+            yield _together(batch)
+
+
+def unknown_place(name: str, key: Key) -> Place:
+    """Where a row of a table that this version does not know is kept."""
+    return name, shard(key), msgspec.msgpack.encode(key)
+
+
+def newest(writes: Iterable[Write]) -> dict[tuple[str, Place], Write]:
+    """The last of the writes of each row."""
+    found: dict[tuple[str, Place], Write] = {}
+    for write in writes:
+        place = (write.form.name, write.place)
+        if place not in found or found[place].values[0] < write.values[0]:
+            found[place] = write
+    return found
+
+
+def _batches(part: list[Write]) -> Iterator[list[Write]]:
+    """Whole entries as long as they fit; one that does not fit at all is written in pieces."""
+    batch: list[Write] = []
+    for _, group in itertools.groupby(part, lambda write: write.number):
+        entry = list(group)
+        if batch and (len(batch) + len(entry) > _TOGETHER or _size(batch) + _size(entry) > _TOGETHER_BYTES):
+            yield batch
+            batch = []
+        batch += entry
+        while len(batch) > _TOGETHER:
+            yield batch[:_TOGETHER]
+            batch = batch[_TOGETHER:]
+    if batch:
+        yield batch
+
+
+def _together(batch: list[Write]) -> Statement:
+    """One statement; the shortest write is repeated, so that few different statements are ever prepared."""
+    length = 1 << (len(batch) - 1).bit_length()
+    filler = min(batch, key=lambda write: len(write.row or b""))
+    padded = [*batch, *[filler] * (length - len(batch))]
+    return batch[0].form.writes(length), [value for write in padded for value in write.values]
+
+
+def _size(writes: Iterable[Write]) -> int:
+    return sum(len(write.row or b"") for write in writes)
+
+
+def _values_now(table: Table, change: Put) -> Mapping[str, Any]:
+    """An older writer may not have known of every group."""
+    if all(name in change.now for name in table.indexed):
+        return change.now
+    return indexed_values(decode(table.kind, change.row))
+
+
+def _partitions(copy: Copy, values: Sequence[Any]) -> list[Place]:
+    g = packed(values)
+    return [(g, one) for one in range(SHARDS)] if copy.wide else [(g,)]
