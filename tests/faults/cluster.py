@@ -10,7 +10,7 @@ from pathlib import Path
 from controller import ask
 from controller.federation import HOST, Home
 from tests.faults.caller import Place
-from tests.faults.packets import End, can_cut, mend
+from tests.faults.packets import Door, End, can_cut, mend
 from tests.faults.relay import Relay
 from tests.processes import RKCTL, free_port, processes, rkctl
 
@@ -111,8 +111,7 @@ class Cluster:
 
     def node(self, name: str, port: int) -> End:
         """Where a Cassandra node listens."""
-        prefix = (self.home.engines / "subnet").read_text().strip()
-        return End(f"{prefix}.{self.topology_number(name)}", port)
+        return End(f"{self._subnet}.{self.topology_number(name)}", port)
 
     @staticmethod
     def topology_number(name: str) -> int:
@@ -120,9 +119,14 @@ class Cluster:
         return int("".join(filter(str.isdigit, name.partition("-")[0])))
 
     @property
-    def region_ports(self) -> list[int]:
+    def _subnet(self) -> str:
+        return (self.home.engines / "subnet").read_text().strip()
+
+    @property
+    def doors(self) -> list[Door]:
         """Through which regions speak with each other."""
-        return [STORAGE, *_ENSEMBLE, *(one.stream for one in self.home.members() if one.stream)]
+        streams = [one.stream for one in self.home.members() if one.stream]
+        return [Door(f"{self._subnet}.0/24", [STORAGE, *_ENSEMBLE]), Door(f"{HOST}/32", streams)]
 
     def signal(self, name: str, number: str) -> None:
         ask.control(self.home.control, command="signal", name=name, signal=number)

@@ -217,7 +217,7 @@ class Nemesis:
         cluster = self._cluster
         inside = {pid for name in region for pid in cluster.family(name)}
         outside = {pid for name in cluster.pids() if name not in region for pid in cluster.family(name)}
-        packets.sever(inside, outside, cluster.region_ports)
+        packets.sever(inside, outside, cluster.doors)
 
     # caches and locks ------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,17 @@ _ESTABLISHED = "01"
 
 
 class End(NamedTuple):
+    """Where one connection ends, or a server listens."""
+
     address: str
     port: int
+
+
+class Door(NamedTuple):
+    """Ports in a network, 127.0.0.1/32 or 127.5.6.0/24."""
+
+    network: str
+    ports: list[int]
 
 
 def can_cut() -> bool:
@@ -29,8 +38,8 @@ def can_cut() -> bool:
     return done.returncode == 0
 
 
-def sever(inside: Iterable[int], outside: Iterable[int], ports: Iterable[int]) -> int:
-    """Nothing passes between these processes and those, and nobody gets a new connection to these ports.
+def sever(inside: Iterable[int], outside: Iterable[int], doors: Iterable[Door]) -> int:
+    """Nothing passes between these processes and those, and nobody gets a new connection at these doors.
 
     Returns how many connections it was.
     """
@@ -38,8 +47,9 @@ def sever(inside: Iterable[int], outside: Iterable[int], ports: Iterable[int]) -
     ours, theirs = _connections(inside, sockets), _connections(outside, sockets)
     pairs = {(near, far) for near, far in ours if (far, near) in theirs}
     rules = [_drop(one, other) for near, far in pairs for one, other in ((near, far), (far, near))]
-    among = ", ".join(map(str, sorted(ports)))
-    rules.append(f"tcp dport {{ {among} }} tcp flags & (syn | ack) == syn drop")
+    for door in doors:
+        among = ", ".join(map(str, sorted(door.ports)))
+        rules.append(f"ip daddr {door.network} tcp dport {{ {among} }} tcp flags & (syn | ack) == syn drop")
     _load(rules)
     return len(pairs)
 
@@ -63,8 +73,8 @@ def mend() -> None:
 
 
 def _load(rules: Iterable[str]) -> None:
-    lines = [f"table inet {_TABLE} {{ chain out {{ type filter hook output priority 0; policy accept;", *rules, "} }"]
-    _nft("\n".join(lines))
+    chain = "type filter hook output priority 0; policy accept;"
+    _nft("\n".join((f"table inet {_TABLE} {{", "chain out {", chain, *rules, "}", "}", "")))
 
 
 def _nft(text: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
