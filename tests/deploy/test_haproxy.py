@@ -26,11 +26,6 @@ PATIENCE_S = 20
 
 
 @pytest.fixture(scope="module")
-def program(engine_program):
-    return engine_program("haproxy")
-
-
-@pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A controller and two sites that take an instant to hash a password, behind proxies on this machine."""
     with ended(tmp_path_factory.mktemp("proxied") / "federation") as home:
@@ -90,10 +85,10 @@ def proxy(home):
 
 
 @pytest.fixture
-def region(program, home, proxy, tmp_path):
+def region(haproxy_program, home, proxy, tmp_path):
     """The port of a proxy before both sites, which serve."""
     assert up(home).returncode in {0, 5}  # 5: both run
-    with proxied(program, tmp_path, proxy):
+    with proxied(haproxy_program, tmp_path, proxy):
         yield proxy.port
 
 
@@ -212,7 +207,7 @@ def source_of(member, port):
     raise AssertionError(f"nobody is sent to {member.name}")
 
 
-def test_what_a_site_is_told_of_the_client_is_the_proxys_word(program, home, proxy, tmp_path):
+def test_what_a_site_is_told_of_the_client_is_the_proxys_word(haproxy_program, home, proxy, tmp_path):
     make_certificate(tmp_path)
     secure = Proxy(
         name="region",
@@ -224,7 +219,7 @@ def test_what_a_site_is_told_of_the_client_is_the_proxys_word(program, home, pro
     )
     assert up(home).returncode in {0, 5}
     context = ssl.create_default_context(cafile=tmp_path / "cert.pem")
-    with proxied(program, tmp_path, secure):
+    with proxied(haproxy_program, tmp_path, secure):
         connection = http.client.HTTPSConnection("localhost", secure.port, timeout=PATIENCE_S, context=context)
         with contextlib.closing(connection):
             lies = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Proto": "http", "X-Forwarded-Prefix": "/evil"}
@@ -242,13 +237,13 @@ def make_certificate(directory):
     (directory / "identity.pem").write_text(whole)
 
 
-def test_the_sample_is_a_configuration(program, tmp_path):
+def test_the_sample_is_a_configuration(haproxy_program, tmp_path):
     make_certificate(tmp_path)
     file = tmp_path / "haproxy.cfg"
     sample = (ROOT / "configs/haproxy.cfg").read_text()
     assert sample.count("/etc/haproxy/identity.pem") == 2
     file.write_text(sample.replace("/etc/haproxy", str(tmp_path)))
-    done = subprocess.run([program, "-c", "-f", file], capture_output=True, text=True, check=False)
+    done = subprocess.run([haproxy_program, "-c", "-f", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr.lower()
 

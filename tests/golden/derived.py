@@ -5,6 +5,7 @@ from collections.abc import Callable
 from controller import haproxy_config
 from controller.settings import Settings as ControllerSettings
 from docs.generate import PAGES
+from helm.generate import SCHEMAS
 from regional_keystone import settings
 
 _PREFACE = """# Settings
@@ -28,4 +29,5 @@ DERIVED: dict[str, Callable[[], str]] = {
     "configs/haproxy.cfg": haproxy_config.sample,
     "docs/settings.md": _page,
     **PAGES,
+    **SCHEMAS,
 }
