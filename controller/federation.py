@@ -235,8 +235,9 @@ def _added(
 
 def _fronts(controllers: Sequence[str], sites: Sequence[str], free: Iterator[int]) -> dict[str, int | None]:
     """The port of the proxy before each: one before all controllers."""
-    shared = next(free) if controllers else None
-    return dict.fromkeys(controllers, shared) | {name: next(free) for name in sites}
+    shared: int | None = next(free) if controllers else None
+    own: dict[str, int | None] = {name: next(free) for name in sites}
+    return dict.fromkeys(controllers, shared) | own
 
 
 def _taken(port: int, cure: str) -> None:

@@ -240,7 +240,9 @@ def _backing(home: Home, tell: Tell) -> "Backing":
     from controller.backing import Backing
     from controller.engines import install
 
-    return Backing(home, install.programs(tell), tell)
+    if install.may_install():
+        install.install(tell)
+    return Backing(home, install.programs(), tell)
 
 
 async def _unless_ended(supervisor: Supervisor, ready: Callable[[], None]) -> None:

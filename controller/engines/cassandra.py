@@ -24,7 +24,7 @@ _PAUSE_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a cluster is to be. `impatient`: nodes give up on others after half a second, for tests of faults."""
+    """How a cluster is to be. `impatient`: nodes give up on others after a second, for tests of faults."""
 
     java: Path
     jars: Path

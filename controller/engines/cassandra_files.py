@@ -54,9 +54,9 @@ role_manager: CassandraRoleManager
 """
 _IMPATIENT = """\
 phi_convict_threshold: 5
-write_request_timeout: 500ms
-read_request_timeout: 500ms
-cas_contention_timeout: 500ms
+write_request_timeout: 1s
+read_request_timeout: 1s
+cas_contention_timeout: 1s
 """
 _TLS = """\
 client_encryption_options:

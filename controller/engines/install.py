@@ -201,9 +201,12 @@ def _install_packages(packages: Sequence[str], tell: Tell) -> None:
 def _packages_step(argv: list[str], what: str, tell: Tell) -> None:
     """In a session of its own: Ctrl-C must not reach a package manager in the middle of a package."""
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(  # noqa: S603
-            argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
-        )
+        try:
+            process = subprocess.Popen(  # noqa: S603
+                argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            )
+        except OSError as error:
+            raise EngineError(f"{what}: {argv[0]} cannot be started: {error.strerror}") from None
         try:
             is_done = _waited(lambda pause: _ends(process, pause), what, tell, _PACKAGES_S)
         finally:

@@ -7,7 +7,7 @@ Fixtures (one cluster, ensemble and set of servers a session; what a test stoppe
 - `zookeeper`: `controller.engines.zookeeper.ZooKeeper` of three servers.
 - `memcached`: three `controller.engines.memcached.Memcached`; `memcached_tls`: one that speaks TLS only.
 - `haproxy`: starts a `controller.engines.haproxy.HAProxy` with a configuration.
-- `wan`: a wide area network between namespaces (`tests/engines/wan.py`); as root only.
+- `wan`: a wide area network between namespaces (`controller/engines/wan.py`); as root only.
 - `engine_keeper`: for engines of a test's own; `engine_programs`: where the programs are.
 
 A test that uses one of them, that has an engine's name among its parameters, or that is marked
@@ -21,13 +21,13 @@ from collections import Counter
 import pytest
 
 from controller.engines import install
+from controller.engines import wan as wide_area
 from controller.engines.cassandra import Cassandra, Options
 from controller.engines.haproxy import HAProxy
 from controller.engines.memcached import Memcached
 from controller.engines.process import Keeper, silent
 from controller.engines.zookeeper import ZooKeeper
 from tests.engines import certificates
-from tests.engines import wan as wide_area
 
 NEEDS = {
     "cassandra_cluster": ("cassandra",),
@@ -94,7 +94,7 @@ def not_tested(untested, lacks):
     lines = []
     for engines, count in sorted(untested.items()):
         parts = dict.fromkeys(part for one in engines.split(", ") for part in lacks.get(one, []))
-        lines.append(f"NOT TESTED: {count} tests need {engines}; missing here: {', '.join(parts)}")
+        lines.append(f"NOT TESTED for want of {', '.join(parts)}: {count} that need {engines}")
     if any(one in install.ENGINES for engines in untested for one in engines.split(", ")):
         lines.append(f"`{install.COMMAND}` installs what is missing")
     return lines

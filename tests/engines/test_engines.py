@@ -16,9 +16,9 @@ import pytest
 from controller.engines import addresses, cql, process
 from controller.engines.cassandra import SUPERUSER
 from controller.engines.process import EngineError, Keeper
+from controller.engines.wan import HOME
 from controller.federation import FederationError
 from tests.engines.tcp_proxy import TcpProxy
-from tests.engines.wan import HOME
 from tests.processes import until
 
 

@@ -4,6 +4,7 @@ Its arguments: the path of its control socket, the network's first three bytes, 
 namespace. It opens a TUN device for each and one for the namespace that it runs in, whose links are never slow.
 """
 
+import contextlib
 import fcntl
 import heapq
 import itertools
@@ -16,6 +17,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 HOME = 254
@@ -23,9 +25,13 @@ _TUNSETIFF, _IFF_TUN_NO_PI = 0x400454CA, 0x1001
 
 
 class Router:
-    def __init__(self, control, network, holders):
-        self.delay_s, self.loss, self.cut = 0.0, 0.0, set()
-        self.late, self.order = [], itertools.count()
+    """Passes packets on, late or not at all, as it was told last."""
+
+    def __init__(self, control: Path, network: str, holders: Sequence[str]) -> None:
+        self.delay_s, self.loss = 0.0, 0.0
+        self.cut: set[tuple[int, int]] = set()
+        self.late: list[tuple[float, int, int, int, bytes]] = []
+        self.order = itertools.count()
         self.devices = {HOME: tun(network, HOME, None)}
         for number, holder in enumerate(holders, 1):
             self.devices[number] = tun(network, number, holder)
@@ -35,23 +41,27 @@ class Router:
         self.control.listen()
         Path(f"{control}.new").rename(control)
 
-    def run(self):
+    def run(self) -> None:
+        """For ever."""
         while True:
             wait_s = max(0.0, self.late[0][0] - time.monotonic()) if self.late else None
-            for one in select.select([self.control, *self.by_descriptor], [], [], wait_s)[0]:
-                self.obey() if one is self.control else self.take(one)
+            asked = self.control.fileno()
+            for one in select.select([asked, *self.by_descriptor], [], [], wait_s)[0]:
+                self.obey() if one == asked else self.take(one)
             while self.late and self.late[0][0] <= time.monotonic():
                 _, _, source, target, packet = heapq.heappop(self.late)
                 self.pass_on(source, target, packet)
 
-    def obey(self):
+    def obey(self) -> None:
+        """Take what is told on the control socket."""
         with self.control.accept()[0] as asked, asked.makefile("rw") as lines:
             told = json.loads(lines.readline())
             self.delay_s, self.loss = told["delay_s"], told["loss"]
             self.cut = {tuple(pair) for pair in told["cut"]}
             lines.write("ok\n")
 
-    def take(self, device):
+    def take(self, device: int) -> None:
+        """Read what a device has, and judge it."""
         source = self.by_descriptor[device]
         for _ in range(64):
             try:
@@ -62,35 +72,37 @@ class Router:
                 continue
             self.judge(source, packet[19], packet)
 
-    def judge(self, source, target, packet):
+    def judge(self, source: int, target: int, packet: bytes) -> None:
+        """Lose it, keep it for later, or pass it on."""
         if HOME in {source, target}:
             self.pass_on(source, target, packet)
-        elif random.random() >= self.loss:
+        elif random.random() >= self.loss:  # noqa: S311  no secret
             heapq.heappush(self.late, (time.monotonic() + self.delay_s, next(self.order), source, target, packet))
 
-    def pass_on(self, source, target, packet):
+    def pass_on(self, source: int, target: int, packet: bytes) -> None:
+        """Into its target's device, unless that is cut off."""
         if (source, target) not in self.cut:  # asked when it arrives: a cut loses what is under way
-            try:
+            with contextlib.suppress(OSError):  # a full queue, as anywhere
                 os.write(self.devices[target], packet)
-            except OSError:
-                pass  # a full queue, as anywhere
 
 
-def tun(network, number, holder):
+def tun(network: str, number: int, holder: str | None) -> int:
+    """A TUN device, in the holder's namespace if there is one; its descriptor."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     name = f"w{os.getpid()}x{number}"
     fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH", name.encode(), _IFF_TUN_NO_PI))
     inside = [] if holder is None else ["nsenter", f"--net=/proc/{holder}/ns/net"]
     if inside:
-        run("ip", "link", "set", name, "netns", holder)
+        run("ip", "link", "set", name, "netns", str(holder))
         run(*inside, "ip", "link", "set", "lo", "up")
     run(*inside, "ip", "addr", "add", f"{network}.{number}/24", "dev", name)
     run(*inside, "ip", "link", "set", name, "up", "mtu", "1400", "txqueuelen", "2000")
     return device
 
 
-def run(*words):
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
+def run(*words: str) -> None:
+    """A command that must succeed."""
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL)  # noqa: S603
 
 
 if __name__ == "__main__":
