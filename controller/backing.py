@@ -12,11 +12,13 @@ from typing import Any
 
 from controller import db
 from controller.display import Tell
-from controller.engines.cassandra import Cassandra, Options
+from controller.engines import wan
+from controller.engines.cassandra import Cassandra, CassandraNode, Options
 from controller.engines.haproxy import HAProxy
 from controller.engines.install import Programs
 from controller.engines.memcached import Memcached
 from controller.engines.process import Engine, Keeper, await_all
+from controller.engines.wan import Wan
 from controller.engines.zookeeper import ZooKeeper
 from controller.federation import HOST, FederationError, Home, Member
 from controller.haproxy_config import Proxy, Server, render
@@ -36,13 +38,19 @@ class Backing:
         self._programs = programs
         self._keeper = Keeper(home.engines)
         jvm = Options(java=programs.java, jars=programs.jars, password=self._secret("superuser"))
-        self._cassandra = Cassandra(self._keeper, jvm)
+        self._wan = self._network()
+        addresses = [self._wan.address(number) for number in self._wan.places] if self._wan else ()
+        self._cassandra = Cassandra(self._keeper, jvm, addresses)
         self._zookeeper = ZooKeeper(self._keeper, programs.java, programs.zookeeper)
         self._memcached = [Memcached(self._keeper, programs.memcached, number) for number in (1, 2, 3)]
         self._proxy: HAProxy | None = None
 
     def start(self) -> None:
         """Start what does not run. Raises FederationError, with the log to look into."""
+        if self._wan and not self._wan.processes:
+            self._wan.begin()
+            for place, node in zip(self._wan.places, self._cassandra.nodes, strict=True):
+                node.enter = self._wan.enter(place)
         for one in self._memcached:
             one.start()
         self._zookeeper.heal(self._tell)
@@ -134,7 +142,20 @@ class Backing:
 
     def close(self) -> None:
         """End all; returns when nobody is left. The data stays."""
+        if self._wan:
+            self._wan.close()
         self._keeper.close()
+
+    def cut(self, name: str) -> None:
+        """Cut a Cassandra node off from the others. Raises FederationError where there is no network to cut."""
+        if self._wan is None:
+            raise FederationError(f"{name} cannot be cut off: that needs {wan.why_not()}")
+        self._wan.cut(self._cassandra.nodes.index(self._node(name)) + 1)
+
+    def rejoin(self) -> None:
+        """No node is cut off any more."""
+        if self._wan:
+            self._wan.heal()
 
     def has(self, name: str) -> bool:
         """Whether an engine is called so."""
@@ -143,6 +164,24 @@ class Backing:
     def _engines(self) -> dict[str, Engine]:
         found: list[Engine] = [*self._cassandra.nodes, *self._zookeeper.servers, *self._memcached]
         return {one.name: one for one in (*found, *([self._proxy] if self._proxy else []))}
+
+    def _node(self, name: str) -> CassandraNode:
+        for node in self._cassandra.nodes:
+            if node.name == name:
+                return node
+        raise FederationError(
+            f"{name} is no Cassandra node; there are {', '.join(one.name for one in self._cassandra.nodes)}"
+        )
+
+    def _network(self) -> Wan | None:
+        """A network between the data centres that can be cut, where we may make one; the same at each start."""
+        file = self._home.engines / "wan"
+        if not file.exists():
+            possible = not wan.why_not() and not (self._home.engines / "cassandra1").exists()
+            made = Wan(self._keeper) if possible else None
+            file.write_text(made.network if made else "")
+            return made
+        return Wan(self._keeper, network=known) if (known := file.read_text()) else None
 
     def _place(self, member: Member) -> int:
         """The number of a member's data centre, from 1: sites take one after another, and so do controllers."""

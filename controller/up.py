@@ -325,6 +325,12 @@ async def _control(supervisor: Supervisor, message: Json) -> Json:
         case {"command": "signal", "name": name, "signal": number}:
             await supervisor.signal(name, _SIGNALS[number])
             return supervisor.report()
+        case {"command": "cut", "name": name} if supervisor.backing:
+            await asyncio.to_thread(supervisor.backing.cut, name)
+            return {}
+        case {"command": "rejoin"} if supervisor.backing:
+            await asyncio.to_thread(supervisor.backing.rejoin)
+            return {}
         case {"command": "stop"}:
             supervisor.ended.set()
             return {}

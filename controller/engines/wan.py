@@ -43,21 +43,22 @@ def why_not() -> str:
 class Wan:
     """`places` namespaces with the addresses 10.77.K.1 and so on; we are at 10.77.K.254, near to all.
 
-    Start an engine in a place by its `enter`. Between places: `delay_s` each way, `loss` (0 to 1), and cuts.
+    `network`, 10.77.K, for the one that it had before. Start an engine in a place by its `enter`. Between places:
+    `delay_s` each way, `loss` (0 to 1), and cuts.
     """
 
-    def __init__(self, keeper: Keeper, places: int = 3) -> None:
+    def __init__(self, keeper: Keeper, places: int = 3, network: str | None = None) -> None:
         self.keeper, self.places = keeper, range(1, places + 1)
         self.folder = keeper.directory / f"wan{os.urandom(4).hex()}"
         self.folder.mkdir()
-        self.claim, self.network = _network()
+        self.claim, self.network = _network(network)
         self.delay_s, self.loss = 0.0, 0.0
         self.cuts: set[tuple[int, int]] = set()
         self.processes: list[Process] = []
 
     def __enter__(self) -> Self:
         try:
-            self._begin()
+            self.begin()
         except BaseException:
             self.close()
             raise
@@ -98,7 +99,8 @@ class Wan:
         self.cuts = set()
         self._tell()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Namespaces and router; returns when packets pass."""
         start = self.keeper.start
         self.processes = [start(["unshare", "--net", "sleep", "infinity"], self.folder) for _ in self.places]
         ours = _namespace("self")
@@ -132,19 +134,20 @@ def _namespace(pid: int | str) -> str:
         return ""
 
 
-def _network() -> tuple[socket.socket, str]:
+def _network(wanted: str | None) -> tuple[socket.socket, str]:
     """A network that nobody else has, and what says so."""
-    for third in random.SystemRandom().sample(range(1, 250), 50):
+    some = [f"10.77.{third}" for third in random.SystemRandom().sample(range(1, 250), 50)]
+    for network in [wanted] if wanted else some:
         claim = socket.socket(socket.AF_UNIX)
         try:
-            claim.bind(f"\0regional-keystone-engines/10.77.{third}")
+            claim.bind(f"\0regional-keystone-engines/{network}")
         except OSError:
             claim.close()
             continue
-        if not _has_route(third):
-            return claim, f"10.77.{third}"
+        if not _has_route(int(network.rpartition(".")[2])):
+            return claim, network
         claim.close()
-    raise EngineError("every network of 10.77.0.0/16 that was tried is in use")
+    raise EngineError(f"{wanted or 'every network of 10.77.0.0/16 that was tried'} is in use")
 
 
 def _has_route(third: int) -> bool:
