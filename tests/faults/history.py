@@ -44,11 +44,15 @@ class Did(msgspec.Struct, tag="did", kw_only=True, omit_defaults=True):
 
 
 class Fault(msgspec.Struct, tag="fault", kw_only=True):
-    """Something that was broken on purpose; told again with `ended` when it is healed. `killed`: whose life ended."""
+    """Something that was broken on purpose; told again with `ended` when it is healed.
+
+    `mending`: when healing began; until then it was surely broken. `killed`: whose life ended.
+    """
 
     number: int
     what: str
     began: float
+    mending: float | None = None
     ended: float | None = None
     places: list[str] = []
     killed: list[str] = []

@@ -13,6 +13,7 @@ from tests.faults.history import OK, UNKNOWN, Audit, Calm, Did, Event, Fault, Lo
 WRITES = ("create", "change", "delete", "link", "unlink")
 READS = ("show", "linked", "named", "list")
 REFUSALS = (401, 404)
+_LONG = 1e9
 
 
 class Violation(NamedTuple):
@@ -104,7 +105,8 @@ class Known:
         if not names:
             return []
         spans = {
-            name: sorted((one.began, one.ended or 1e9) for one in self.faults if name in one.places) for name in names
+            name: sorted((one.began, one.mending or one.ended or _LONG) for one in self.faults if name in one.places)
+            for name in names
         }
         common = spans[names[0]]
         for name in names[1:]:
@@ -132,7 +134,7 @@ class Known:
         found = defaultdict(list)
         for fault in self.faults:
             for place in fault.killed:
-                found[place].append((fault.began, fault.ended or 1e9))
+                found[place].append((fault.began, fault.ended or _LONG))
         return {place: sorted(windows) for place, windows in found.items()}
 
     def _contributions(self) -> dict[tuple[str, int], _Growing]:

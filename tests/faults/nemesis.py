@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import msgspec
+
 from controller import ask
 from tests.faults import packets
 from tests.faults.cluster import CQL, STORAGE, Cluster, Topology
@@ -53,15 +55,21 @@ class Nemesis:
         self._cluster.revive()
 
     @contextmanager
-    def _broken(self, what: str, places: Sequence[str], killed: Sequence[str] = ()) -> Iterator[None]:
+    def _broken(self, what: str, places: Sequence[str], killed: Sequence[str] = ()) -> Iterator[Callable[[], None]]:
+        """Call what is given when healing begins."""
         history = self._history
-        told = {"number": history.number(), "what": what, "began": history.now()}
-        told |= {"places": list(places), "killed": [one for one in killed if self._answers_clients(one)]}
-        history.add(Fault(**told))
+        killed = [one for one in killed if self._answers_clients(one)]
+        fault = Fault(number=history.number(), what=what, began=history.now(), places=list(places), killed=killed)
+        history.add(msgspec.structs.replace(fault))
+
+        def mending() -> None:
+            fault.mending = history.now()
+
         try:
-            yield
+            yield mending
         finally:
-            history.add(Fault(**told, ended=history.now()))
+            fault.ended = history.now()
+            history.add(fault)
 
     def _answers_clients(self, name: str) -> bool:
         return name in self._topology.controllers or name in self._topology.sites
@@ -81,10 +89,11 @@ class Nemesis:
     # processes -------------------------------------------------------------------------------------------------------
 
     def kill(self, step: Step) -> None:
-        with self._broken("kill", step.targets, step.targets):
+        with self._broken("kill", step.targets, step.targets) as mending:
             with ThreadPoolExecutor(len(step.targets)) as pool:  # at one moment
                 list(pool.map(lambda name: self._signal(name, "KILL"), step.targets))
             self._wait(step.seconds)
+            mending()
             self._cluster.revive()
 
     def kill_often(self, step: Step) -> None:
@@ -109,10 +118,11 @@ class Nemesis:
 
     def kill_frozen(self, step: Step) -> None:
         """What lay in its buffers is lost as well."""
-        with self._broken("freeze", step.targets):
+        with self._broken("freeze", step.targets) as mending:
             for name in step.targets:
                 self._signal(name, "STOP")
             self._wait(step.seconds)
+            mending()
             self.kill(step)
 
     def restart_alone(self, step: Step) -> None:
@@ -207,10 +217,11 @@ class Nemesis:
         with self._broken("answers lost", [node]):
             packets.silence([self._cluster.node(node, CQL)])
             self._wait(self._chance.uniform(0.02, 1.0))
-            with self._broken("kill", [controller], [controller]):
+            with self._broken("kill", [controller], [controller]) as mending:
                 self._signal(controller, "KILL")
                 self._mend()
                 self._wait(step.seconds)
+                mending()
                 self._cluster.revive()
 
     def _sever(self, region: Sequence[str]) -> None:

@@ -99,12 +99,16 @@ class Holder:
             self.dead = [*self.dead[-_REMEMBERED:], held]
         elif draw < 0.4 and self.dead:
             client.validate(chance.choice(self.dead), place, client.floor())
-        elif draw < 0.45:
-            if chance.random() < 0.3:
-                client.login_system(chance.choice(world.places))
-            client.validate_system(place)
         else:
             client.validate(chance.choice(self.live), place, client.floor())
+
+
+def system(client: Client) -> None:
+    """The token that is worth something only where knowledge is fresh: one that is remembered, and a new one."""
+    world, chance = client.world, client.chance
+    if chance.random() < 0.2:
+        client.login_system(chance.choice(world.sites))
+    client.validate_system(chance.choice(world.sites))
 
 
 class Churn:
@@ -230,6 +234,7 @@ class Load:
             *((f"holder-{number}", Holder(), _PAUSE_S) for number in range(3)),
             *((f"churn-{number}", Churn(), _PAUSE_S) for number in range(2)),
             ("granted", Granted(), _PAUSE_S),
+            ("system", system, 4 * _PAUSE_S),
             ("rotation", Rotation(rotate), 6.0),
             ("watch", Watch(), 0.25),
         ]

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.probe import password
-from tests.faults.caller import Answer, Caller, Place
+from tests.faults.caller import PATIENCE_S, Answer, Caller, Place
 from tests.faults.history import OK, Did, History
 
 NAMES = 6
+_PATIENCE_S = (2.0, 4.0, PATIENCE_S)  # some give up before the servers do
 STABLE, GRANTED = 4, 3
 _CREATED = {"users": "user", "projects": "project", "groups": "group"}
 
@@ -84,7 +85,7 @@ class Client:
         self.world = world
         self.name = name
         self.chance = random.Random(f"{seed}/{name}")
-        self.caller = Caller()
+        self.caller = Caller(self.chance.choice(_PATIENCE_S))
 
     def anywhere(self) -> Place:
         """A controller as often as all sites together."""
