@@ -273,7 +273,7 @@ class Cassandra(_Store):
 
 
 class CassandraReplica(_Store):
-    """Implements `ports.Writer` for a site: its data centre's tables and log, which controllers write, and its own feed.
+    """Implements `ports.Writer` for a site: its data centre's tables and log, which controllers write; its own feed.
 
     Reading needs no other data centre. Writing anything but its own feed is a ValueError, and the database's to refuse.
     """

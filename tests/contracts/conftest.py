@@ -1,11 +1,14 @@
 """The adapters that each contract is held against; another one is another line here."""
 
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 
-from regional_keystone.adapters.local import LocalLock
+from regional_keystone.adapters.local import LocalLock, SystemClock
 from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.adapters.zookeeper import ZooKeeper
+from tests.contracts.cassandra_stores import CassandraStores, Keyspace
 
 
 class SqliteStores:
@@ -14,6 +17,10 @@ class SqliteStores:
     def __init__(self, folder):
         self._folder = folder
         self._made = 0
+
+    def enough(self):
+        """Whether a property has been tried often enough."""
+        return False
 
     @asynccontextmanager
     async def fresh(self):
@@ -30,11 +37,26 @@ class SqliteStores:
             await store.close()
 
 
-@pytest.fixture(params=[SqliteStores])
+@pytest.fixture(scope="session")
+def keyspace(cassandra_cluster, tmp_path_factory):
+    return Keyspace(cassandra_cluster, tmp_path_factory.mktemp("cassandra"))
+
+
+@pytest.fixture(params=["sqlite", "cassandra"])
 def stores(request, tmp_path):
-    return request.param(tmp_path)
+    if request.param == "sqlite":
+        return SqliteStores(tmp_path)
+    return CassandraStores(request.getfixturevalue("keyspace"))
 
 
-@pytest.fixture(params=[LocalLock])
-def lock(request):
-    return request.param()
+@pytest.fixture(params=["local", "zookeeper"])
+async def lock(request):
+    if request.param == "local":
+        yield LocalLock()
+        return
+    servers = request.getfixturevalue("zookeeper")
+    made = await ZooKeeper.open(
+        servers.hosts, path=f"/lock-{uuid4().hex}", name="one", clock=SystemClock(), session_timeout_s=4.0
+    )
+    yield made
+    await made.close()
