@@ -54,7 +54,7 @@ class Zookeeper:
     username: str = option("", "User of the digest scheme; empty: the nodes are open to all who reach the servers.")
     password_file: Path | None = option(None, "File, mode 0600, with the user's password.")
     session_timeout_s: float = option(
-        4.0, "Seconds of silence after which the servers end the session.", least=1, most=60
+        4.0, "Seconds of silence after which the servers end the session; they must allow it.", least=1, most=10
     )
     tls_ca: Path | None = option(None, "CA of the servers' certificates in PEM; turns on TLS with host check.")
 

@@ -28,7 +28,7 @@ from regional_keystone.errors import Conflict, StoreRefused, Unavailable
 from regional_keystone.holder import TOKEN
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Ring
-from regional_keystone.ports import Clock, Writer
+from regional_keystone.ports import Clock, Lock, Wake, Writer
 from regional_keystone.record import Touch
 
 log = structlog.get_logger("controller")
@@ -44,8 +44,8 @@ class Controller:
         """`shared` opens a log to which other controllers append as well; without it, it is a file of our own."""
         self.settings = settings
         self.clock = clock
-        self.lock = wiring.local_lock()
-        self.wake = wiring.local_wake()
+        self.lock: Lock = wiring.local_lock()
+        self.wake: Wake = wiring.local_wake()
         self._shared = shared
         self.authority: Authority
         self.part: wiring.Replica
@@ -63,6 +63,7 @@ class Controller:
         settings, clock = self.settings, self.clock
         store = await (self._shared() if self._shared else wiring.open_store(settings.site.state_dir / "log.db"))
         stack.push_async_callback(store.close)
+        await self._coordinate(stack)
         self.authority = Authority.open(self.authority_dir, clock.now())
         self.part = await wiring.replica(
             settings,
@@ -90,11 +91,26 @@ class Controller:
         self.replicator.heard = self._heard
         self.part.follower.watchers.append(self._saw)
 
+    async def _coordinate(self, stack: AsyncExitStack) -> None:
+        section = self.settings.zookeeper
+        if section.hosts:
+            session = await wiring.zookeeper(
+                section.hosts,
+                path=section.path,
+                name=self.name,
+                clock=self.clock,
+                session_timeout_s=section.session_timeout_s,
+                username=section.username,
+                password=_secret(section.password_file) if section.password_file else "",
+                tls_ca=section.tls_ca,
+            )
+            stack.push_async_callback(session.close)
+            self.lock, self.wake = session, session
+
     def _build_global(self) -> None:
         settings, clock, part = self.settings, self.clock, self.part
         self.sequencer = Sequencer(store=part.store, follower=part.follower, clock=clock, wake=self.wake)
-        name = settings.controller.name or socket.gethostname()
-        self.acknowledgements = Acknowledgements(store=part.store, clock=clock, controller=name)
+        self.acknowledgements = Acknowledgements(store=part.store, clock=clock, controller=self.name)
         shared: dict[str, Any] = {"overlay": part.overlay, "sequencer": self.sequencer, "clock": clock}
         self.replicator = Replicator(
             cluster=self.authority.cluster,
@@ -120,6 +136,11 @@ class Controller:
             interval_s=settings.keys.rotation_interval,
             **shared,
         )
+
+    @property
+    def name(self) -> str:
+        """What this one of several controllers is called."""
+        return self.settings.controller.name or socket.gethostname()
 
     @property
     def authority_dir(self) -> Path:
@@ -306,6 +327,15 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
     stack.callback(path.unlink, missing_ok=True)
     operators = await serve_admin(admin, path)
     stack.push_async_callback(operators.cleanup)
+
+
+def _secret(path: Path) -> str:
+    try:
+        if path.stat().st_mode & 0o077:
+            raise StoreRefused(f"{path}: others may read the password; chmod 600 {path}")
+        return path.read_text().strip()
+    except OSError as error:
+        raise StoreRefused(f"{path}: {error.strerror}; it should hold a password") from None
 
 
 def _ready() -> str | None:

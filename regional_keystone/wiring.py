@@ -43,6 +43,7 @@ from regional_keystone.web import Limits, Web, admin_app
 if TYPE_CHECKING:
     from regional_keystone.adapters import cassandra_driver as _driver
     from regional_keystone.adapters import cassandra_safety as _safety
+    from regional_keystone.adapters.zookeeper import ZooKeeper
 
     CassandraDriver: TypeAlias = _driver.Driver
     Finding: TypeAlias = _safety.Finding
@@ -88,6 +89,13 @@ def system_clock() -> Clock:
 def local_lock() -> Lock:
     """A lock for one controller."""
     return LocalLock()
+
+
+async def zookeeper(hosts: Collection[str], **options: Any) -> "ZooKeeper":
+    """Lock and wake of several controllers; servers that are away are waited for by whoever needs them."""
+    from regional_keystone.adapters.zookeeper import ZooKeeper  # noqa: PLC0415  with one controller it is not used
+
+    return await ZooKeeper.open(list(hosts), **options)
 
 
 def local_wake() -> Wake:
