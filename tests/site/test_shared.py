@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import os
 import pickle
 import random
 import threading
@@ -36,6 +37,8 @@ from tests.cloud import running as running_cloud
 from tests.site.cache_server import CacheServer
 from tests.site.realm import ON_P, ROLE, SCOPE_P, SETTINGS, SYSTEM, P, U, endpoint, grant
 from tests.site.region import SECRET, region
+from tests.site.test_workers import login
+from tests.site.test_workers import region as working
 
 V, G = "ac" * 16, "99" * 16
 SCOPES = [SCOPE_P, {"domain": {"id": "default"}}, SYSTEM, None]
@@ -792,3 +795,39 @@ def test_servers_that_cannot_be_meant_are_a_wrong_setting(section):
 
 def test_without_servers_there_is_no_cache():
     assert region_cache(Settings()) is None
+
+
+async def validated(part, text):
+    """The answer of one process of a site to a token that asks for itself."""
+    headers = {"x-auth-token": text, "x-subject-token": text}
+    answer = await part.door.api.answer(
+        Request(id=os.urandom(8).hex(), method="GET", path="/v3/auth/tokens", headers=headers)
+    )
+    return answer.status, answer.body
+
+
+async def test_a_token_validated_by_one_worker_is_a_hit_for_the_others_until_something_changes(tmp_path, server):
+    section = MemcachedSection(servers=(server.address,), timeout_s=5.0)
+
+    def prepare(cell):
+        cell.settings = dataclasses.replace(cell.settings, memcached=section)
+
+    async with working(tmp_path, prepare=prepare) as cell:
+        text = (await login(cell.site)).headers["X-Subject-Token"]
+        await eventually(lambda: len(server.keys()) == 1)
+        said = await validated(cell.site, text)
+        assert said[0] == 200
+        others = [cell.worker(number) for number in cell.processes]
+        assert len(others) == 2
+        for worker in others:
+            assert await validated(worker, text) == said
+            assert worker.door.shared.lookups["hit"] == 1
+        entries = server.entries()
+        user = await cell.site.part.overlay.get(User, "u")
+        position = await cell.write(msgspec.structs.replace(user, enabled=False))
+        await eventually(lambda: all(worker.part.follower.position >= position for worker in others))
+        server.write(entries)
+        for process in (cell.site, *others):
+            process.door.fastpath._young.clear()
+            assert (await validated(process, text))[0] in (401, 404)
+            assert process.door.shared.lookups["stale"] == 1
