@@ -4,10 +4,11 @@ Fixtures (one cluster, ensemble and set of servers a session; what a test stoppe
 
 - `cassandra_cluster`: `controller.engines.cassandra.Cassandra`: three data centres dc1, dc2, dc3 of one node, passwords
   and permissions on, TLS beside plain text at the same port (`engine_ca` is its CA). Nodes give up on each other early.
+  As root its nodes are the places 1, 2, 3 of `wan`.
 - `zookeeper`: `controller.engines.zookeeper.ZooKeeper` of three servers.
 - `memcached`: three `controller.engines.memcached.Memcached`; `memcached_tls`: one that speaks TLS only.
 - `haproxy`: starts a `controller.engines.haproxy.HAProxy` with a configuration.
-- `wan`: a wide area network between namespaces (`controller/engines/wan.py`); as root only.
+- `wan`: the wide area network between them (`controller.engines.wan.Wan`): delay, loss and cuts; as root only.
 - `engine_keeper`: for engines of a test's own; `engine_programs`: where the programs are.
 
 A test that uses one of them, that has an engine's name among its parameters, or that is marked
@@ -141,10 +142,47 @@ def engine_keeper(pytestconfig):
         pytestconfig.stash[_STARTED].clear()  # nothing is healed any more
 
 
+class _Network:
+    """What heals the network between places, and waits until those who live in it have noticed."""
+
+    def __init__(self, network):
+        self.network, self.noticed = network, []
+
+    def heal(self):
+        if self.network.cuts or self.network.delay_s or self.network.loss:
+            self.network.heal()
+            self.network.slow(0.0)
+            for notice in self.noticed:
+                notice()
+
+
 @pytest.fixture(scope="session")
-def _certified(engine_keeper, tmp_path_factory):
+def _network(engine_keeper, pytestconfig):
+    with wide_area.Wan(engine_keeper) as network:
+        healer = _Network(network)
+        pytestconfig.stash[_STARTED].insert(0, healer)  # before what lives in it
+        yield healer
+
+
+@pytest.fixture(scope="session")
+def wan(_network):
+    return _network.network
+
+
+@pytest.fixture(scope="session")
+def _places(request, engine_keeper):
+    """The address of each data centre, and what is put before a command line to run it there."""
+    if wide_area.why_not():
+        return [(engine_keeper.address(place), ()) for place in (1, 2, 3)]
+    network = request.getfixturevalue("wan")
+    return [(network.address(place), network.enter(place)) for place in network.places]
+
+
+@pytest.fixture(scope="session")
+def _certified(engine_keeper, _places, tmp_path_factory):
     directory = tmp_path_factory.mktemp("engine-certificates")
-    return certificates.make(directory, [engine_keeper.address(n) for n in range(1, 10)])
+    loopback = [engine_keeper.address(number) for number in range(1, 10)]
+    return certificates.make(directory, dict.fromkeys([*loopback, *(address for address, _ in _places)]))
 
 
 @pytest.fixture(scope="session")
@@ -154,13 +192,17 @@ def engine_ca(_certified):
 
 
 @pytest.fixture(scope="session")
-def cassandra_cluster(engine_keeper, engine_programs, engine_tell, pytestconfig, _certified):
+def cassandra_cluster(request, engine_keeper, engine_programs, engine_tell, pytestconfig, _places, _certified):
     options = Options(
         engine_programs.java, engine_programs.jars, impatient=True, tls_pem=_certified.chain_and_key, heap_mb=512
     )
-    cluster = Cassandra(engine_keeper, options)
+    cluster = Cassandra(engine_keeper, options, [address for address, _ in _places])
+    for node, (_, enter) in zip(cluster.nodes, _places, strict=True):
+        node.enter = enter
     cluster.start(engine_tell)
     pytestconfig.stash[_STARTED].append(cluster)
+    if not wide_area.why_not():
+        request.getfixturevalue("_network").noticed.append(cluster.await_ready)
     return cluster
 
 
@@ -208,10 +250,3 @@ def haproxy(engine_keeper, engine_programs):
     yield start
     for one in started:
         one.kill()
-
-
-@pytest.fixture
-def wan(engine_keeper):
-    """A wide area network of three places, without delay at first; ends with the test."""
-    with wide_area.Wan(engine_keeper) as network:
-        yield network

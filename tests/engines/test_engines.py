@@ -283,6 +283,33 @@ def test_after_a_stopped_node_all_replicas_serve(cassandra_cluster, table):
         node.ask(f"INSERT INTO {table} (k, v) VALUES ('all', 'all')", cql.ALL)
 
 
+def test_a_data_centre_that_is_cut_off_serves_itself_alone(cassandra_cluster, table, wan):
+    insert = f"INSERT INTO {table} (k, v) VALUES ('cut', '{{}}')"
+    third = cassandra_cluster.node("dc3")
+    with cql.Node(third.address, third.port, SUPERUSER, cassandra_cluster.password) as asked:  # it needs a quorum
+        asked.ask(insert.format("before"), cql.ALL)
+        wan.cut(3)
+        asked.ask(insert.format("alone"), cql.LOCAL_QUORUM)
+        with pytest.raises(cql.CqlError, match=r"timed out|Cannot achieve"):
+            asked.ask(insert.format("together"), cql.QUORUM)
+        until(lambda: writes(cassandra_cluster.nodes[0], table), "a quorum of the two others")
+
+
+def test_a_wide_area_network_is_felt_by_a_quorum(cassandra_cluster, table, wan):
+    node, select = cassandra_cluster.nodes[0], f"SELECT v FROM {table} WHERE k = 'cut'"
+    with cql.Node(node.address, node.port, SUPERUSER, cassandra_cluster.password) as asked:
+        asked.ask(select, cql.QUORUM)
+        wan.slow(0.05)
+        took = {level: took_s(asked, select, level) for level in (cql.LOCAL_QUORUM, cql.QUORUM)}
+    assert took[cql.LOCAL_QUORUM] < 0.1 <= took[cql.QUORUM]
+
+
+def took_s(asked, statement, level):
+    began = time.monotonic()
+    asked.ask(statement, level)
+    return time.monotonic() - began
+
+
 def test_cassandra_speaks_tls_at_the_same_port(cassandra_cluster, engine_ca):
     context = ssl.create_default_context(cafile=engine_ca)
     node = cassandra_cluster.nodes[0]
@@ -354,7 +381,9 @@ def test_a_wide_area_network_delays_and_cuts(wan, engine_keeper):
     assert round_trip(2, wan) is None
     assert round_trip(None, wan) is not None
     wan.heal()
-    assert round_trip(2, wan) is not None
+    assert round_trip(2, wan) >= 0.1
+    wan.slow(0.0)
+    assert round_trip(2, wan) < 0.1
     assert wan.address(HOME).endswith(".254")
     process_.signal(signal.SIGKILL)
     assert process_.wait(5)
