@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controller import ask
+from controller.engines import wan
 from controller.federation import HOST, Home
 from tests.faults.caller import Place
 from tests.faults.packets import Door, End, can_cut, mend
@@ -15,7 +16,7 @@ from tests.faults.relay import Relay
 from tests.processes import RKCTL, free_port, processes, rkctl
 
 SYSTEM_S = 6.0
-CQL, STORAGE = 9042, 7000
+CQL = 9042
 _SETTINGS = (
     f"freshness.system={SYSTEM_S}",
     "identity.password_hash_rounds=4",  # the passwords are not what is tried here
@@ -45,7 +46,7 @@ class Cluster:
         self.home = Home.at(directory)
         self.engines = engines
         self.relays: list[Relay] = []
-        self.can_cut = engines and can_cut()
+        self.can_cut = engines and can_cut() and not wan.why_not()
 
     def start(self, *words: str) -> None:
         """Raises RuntimeError with what `rkctl` said."""
@@ -109,14 +110,34 @@ class Cluster:
                     waiting += [int(word) for word in path.read_text().split()]
         return found
 
-    def node(self, name: str, port: int) -> End:
-        """Where a Cassandra node listens."""
-        return End(f"{self._subnet}.{self.topology_number(name)}", port)
+    def listens(self, name: str, port: int) -> End:
+        """Where an engine is reached by its clients."""
+        return End(
+            f"{self._network if name.startswith('cassandra') else self._subnet}.{self.topology_number(name)}", port
+        )
+
+    def cut_node(self, name: str) -> None:
+        """A Cassandra node without the others; its clients still reach it."""
+        ask.control(self.home.control, command="cut", name=name)
+
+    def rejoin(self) -> None:
+        """No node is cut off any more, and all packets pass."""
+        for relay in self.relays:
+            relay.mend()
+        if self.can_cut:
+            mend()
+            ask.control(self.home.control, command="rejoin")
 
     @staticmethod
     def topology_number(name: str) -> int:
         """The place of an engine, from 1."""
         return int("".join(filter(str.isdigit, name.partition("-")[0])))
+
+    @property
+    def _network(self) -> str:
+        """The network of the data centres, if there is one of their own."""
+        made = self.home.engines / "wan"
+        return (made.read_text().strip() if made.exists() else "") or self._subnet
 
     @property
     def _subnet(self) -> str:
@@ -126,7 +147,7 @@ class Cluster:
     def doors(self) -> list[Door]:
         """Through which regions speak with each other."""
         streams = [one.stream for one in self.home.members() if one.stream]
-        return [Door(f"{self._subnet}.0/24", [STORAGE, *_ENSEMBLE]), Door(f"{HOST}/32", streams)]
+        return [Door(f"{self._subnet}.0/24", list(_ENSEMBLE)), Door(f"{HOST}/32", streams)]
 
     def signal(self, name: str, number: str) -> None:
         ask.control(self.home.control, command="signal", name=name, signal=number)

@@ -11,7 +11,7 @@ import msgspec
 
 from controller import ask
 from tests.faults import packets
-from tests.faults.cluster import CQL, STORAGE, Cluster, Topology
+from tests.faults.cluster import CQL, Cluster, Topology
 from tests.faults.history import Fault, History
 from tests.faults.poison import spoil
 
@@ -46,7 +46,7 @@ class Nemesis:
 
     def heal(self) -> None:
         """Nothing is broken any more, whatever a step left behind."""
-        self._mend()
+        self._cluster.rejoin()
         topology = self._topology
         for name in (*topology.controllers, *topology.sites, *topology.cassandra, *topology.zookeeper):
             self._signal(name, "CONT")
@@ -79,12 +79,6 @@ class Nemesis:
             self._cluster.signal(name, number)
         except ask.Refusal:  # it does not run
             return
-
-    def _mend(self) -> None:
-        for relay in self._cluster.relays:
-            relay.mend()
-        if self._cluster.can_cut:
-            packets.mend()
 
     # processes -------------------------------------------------------------------------------------------------------
 
@@ -145,7 +139,7 @@ class Nemesis:
             for relay in self._cluster.relays:
                 relay.cut()
             self._wait(step.seconds)
-            self._mend()
+            self._cluster.rejoin()
 
     def silence(self, step: Step) -> None:
         """Streams stay open and nothing comes through, one way or both."""
@@ -154,7 +148,7 @@ class Nemesis:
             for relay in self._cluster.relays:
                 relay.hold(*directions)
             self._wait(step.seconds)
-            self._mend()
+            self._cluster.rejoin()
 
     def restart_cut_off(self, step: Step) -> None:
         """Sites that come back while they are cut off from controllers that go on."""
@@ -164,7 +158,7 @@ class Nemesis:
             self._wait(step.seconds / 3)
             self.kill(step._replace(seconds=0.5))
             self._wait(step.seconds)
-            self._mend()
+            self._cluster.rejoin()
 
     # packets, by the kernel ------------------------------------------------------------------------------------------
 
@@ -173,7 +167,7 @@ class Nemesis:
         with self._broken("cut region", step.targets):
             self._sever(step.targets)
             self._wait(step.seconds)
-            self._mend()
+            self._cluster.rejoin()
 
     def restart_in_cut(self, step: Step) -> None:
         """The node of a region that is cut off dies and comes back before the others can be reached."""
@@ -185,41 +179,35 @@ class Nemesis:
             with ThreadPoolExecutor(1) as pool:
                 revived = pool.submit(self._cluster.revive)  # waits for all to see each other
                 self._wait(step.seconds)
-                self._mend()
+                self._cluster.rejoin()
                 revived.result()
 
     def apart(self, step: Step) -> None:
         """No Cassandra node reaches another."""
         with self._broken("nodes apart", step.targets):
-            packets.apart(self._cluster.node(name, STORAGE) for name in step.targets)
+            for name in step.targets:
+                self._cluster.cut_node(name)
             self._wait(step.seconds)
-            self._mend()
-
-    def deaf(self, step: Step) -> None:
-        """A node sends what the others do not answer to: its peers' answers are lost."""
-        with self._broken("node deaf", step.targets):
-            packets.apart(self._cluster.node(name, STORAGE) for name in step.targets)
-            self._wait(step.seconds)
-            self._mend()
+            self._cluster.rejoin()
 
     def unanswered(self, step: Step) -> None:
         """A node does what it is asked, and its clients never hear of it: outcomes are unknown."""
         with self._broken("answers lost", step.targets):
             for _ in range(3):
-                packets.silence(self._cluster.node(name, CQL) for name in step.targets)
+                packets.silence([self._cluster.listens(name, CQL) for name in step.targets])
                 self._wait(step.seconds / 4)
-                self._mend()
+                self._cluster.rejoin()
                 self._wait(step.seconds / 12)
 
     def kill_unanswered(self, step: Step) -> None:
         """A controller that dies between the append and the answer: it never hears that it was done."""
         node, controller = step.targets
         with self._broken("answers lost", [node]):
-            packets.silence([self._cluster.node(node, CQL)])
+            packets.silence([self._cluster.listens(node, CQL)])
             self._wait(self._chance.uniform(0.02, 1.0))
             with self._broken("kill", [controller], [controller]) as mending:
                 self._signal(controller, "KILL")
-                self._mend()
+                self._cluster.rejoin()
                 self._wait(step.seconds)
                 mending()
                 self._cluster.revive()
@@ -229,6 +217,8 @@ class Nemesis:
         inside = {pid for name in region for pid in cluster.family(name)}
         outside = {pid for name in cluster.pids() if name not in region for pid in cluster.family(name)}
         packets.sever(inside, outside, cluster.doors)
+        for name in set(region) & set(self._topology.cassandra):
+            cluster.cut_node(name)
 
     # caches and locks ------------------------------------------------------------------------------------------------
 
@@ -238,7 +228,7 @@ class Nemesis:
             for _ in range(max(1, int(step.seconds))):
                 for name in step.targets:
                     try:
-                        spoil(self._cluster.node(name, _MEMCACHED).address, _MEMCACHED, self._chance)
+                        spoil(self._cluster.listens(name, _MEMCACHED).address, _MEMCACHED, self._chance)
                     except OSError:
                         continue
                 self._wait(1.0)
@@ -336,7 +326,7 @@ KINDS = {
     "cut-region": Kind(Nemesis.cut_region, _region, 3.0, 30.0, CUTS),
     "restart-node-cut-off": Kind(Nemesis.restart_in_cut, _region, 45.0, 55.0, CUTS),
     "nodes-apart": Kind(Nemesis.apart, _nodes(3), 2.0, 15.0, CUTS),
-    "node-deaf": Kind(Nemesis.deaf, _nodes(1), 2.0, 15.0, CUTS),
+    "cut-node": Kind(Nemesis.apart, _nodes(1), 2.0, 25.0, CUTS),
     "answers-lost": Kind(Nemesis.unanswered, _nodes(1), 4.0, 12.0, CUTS),
     "kill-unanswered": Kind(Nemesis.kill_unanswered, _node_and_controller, 0.0, 2.0, CUTS),
 }

@@ -7,7 +7,7 @@ which regions speak are refused an answer for as long as anything is cut.
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
@@ -56,15 +56,7 @@ def sever(inside: Iterable[int], outside: Iterable[int], doors: Iterable[Door]) 
 
 def silence(ends: Iterable[End]) -> None:
     """What arrives at these ports is done there, and the answers are lost."""
-    _load(f"ip saddr {end.address} tcp sport {end.port} drop" for end in ends)
-
-
-def apart(ends: Iterable[End]) -> None:
-    """Nothing passes to or from these ports."""
-    rules = []
-    for end in ends:
-        rules += [f"ip {side}addr {end.address} tcp {side}port {end.port} drop" for side in "sd"]
-    _load(rules)
+    _load([f"ip saddr {end.address} tcp sport {end.port} drop" for end in ends])
 
 
 def mend() -> None:
@@ -72,9 +64,10 @@ def mend() -> None:
     _nft(f"add table inet {_TABLE}; delete table inet {_TABLE}", check=False)
 
 
-def _load(rules: Iterable[str]) -> None:
-    chain = "type filter hook output priority 0; policy accept;"
-    _nft("\n".join((f"table inet {_TABLE} {{", "chain out {", chain, *rules, "}", "}", "")))
+def _load(rules: Sequence[str]) -> None:
+    hooks = ((name, f"type filter hook {name} priority 0; policy accept;") for name in ("input", "output"))
+    chains = [line for name, hook in hooks for line in (f"chain {name} {{", hook, *rules, "}")]
+    _nft("\n".join((f"table inet {_TABLE} {{", *chains, "}", "")))
 
 
 def _nft(text: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:

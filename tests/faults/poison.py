@@ -33,7 +33,7 @@ def _evil(chance: random.Random, value: bytes, other: bytes) -> bytes:
 
 def _keys(connection: socket.socket) -> list[bytes]:
     connection.sendall(b"lru_crawler metadump all\r\n")
-    text = _until(connection, b"END\r\n")
+    text = _until(connection, b"END\r\n", b"request\r\n")  # busy with another such request
     return [unquote_to_bytes(key) for key in re.findall(rb"(?m)^key=(\S+)", text)]
 
 
@@ -49,9 +49,9 @@ def _set(connection: socket.socket, key: bytes, value: bytes) -> None:
     _until(connection, b"\r\n")
 
 
-def _until(connection: socket.socket, end: bytes) -> bytes:
+def _until(connection: socket.socket, *ends: bytes) -> bytes:
     text = b""
-    while not text.endswith(end):
+    while not text.endswith(ends):
         part = connection.recv(65536)
         if not part:
             raise ConnectionError("memcached hung up")
