@@ -1,29 +1,24 @@
-"""The only file that names concrete adapters: puts a site together and serves it.
+"""Puts the parts of a process together and serves them.
 
 A controller is put together from the same parts (`controller.wiring`), so what both have is built here once.
 """
 
 import asyncio
 import ssl
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from regional_keystone import durable, front
-from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
-from regional_keystone.adapters.memcached import Memcached
-from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone import front
 from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
 from regional_keystone.api.serve import Api
 from regional_keystone.authenticate import hashes_waiting
 from regional_keystone.digest import digest
-from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
+from regional_keystone.errors import Unavailable
 from regional_keystone.fastpath import FastPath, Memory
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
@@ -32,21 +27,12 @@ from regional_keystone.messages import Request, Response
 from regional_keystone.metrics import Counts, Metrics
 from regional_keystone.overlay import Overlay
 from regional_keystone.policy import Policy
-from regional_keystone.ports import Cache, Clock, Committer, Lock, Wake, Writer
-from regional_keystone.record import TABLES
+from regional_keystone.ports import Cache, Clock, Committer, Writer
 from regional_keystone.remembered import Remembered
-from regional_keystone.settings import Cassandra, ConfigurationError, Settings
+from regional_keystone.settings import ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
 from regional_keystone.validate import Validator
 from regional_keystone.web import Limits, Web, admin_app
-
-if TYPE_CHECKING:
-    from regional_keystone.adapters import cassandra_driver as _driver
-    from regional_keystone.adapters import cassandra_safety as _safety
-    from regional_keystone.adapters.zookeeper import ZooKeeper
-
-    CassandraDriver: TypeAlias = _driver.Driver
-    Finding: TypeAlias = _safety.Finding
 
 log = structlog.get_logger("site")
 
@@ -79,69 +65,6 @@ class Door:
         """Let go of the region's cache."""
         if self.shared is not None:
             await self.shared.close()
-
-
-def system_clock() -> Clock:
-    """The machine's clock."""
-    return SystemClock()
-
-
-def local_lock() -> Lock:
-    """A lock for one controller."""
-    return LocalLock()
-
-
-async def zookeeper(hosts: Collection[str], **options: Any) -> "ZooKeeper":
-    """Lock and wake of several controllers; servers that are away are waited for by whoever needs them."""
-    from regional_keystone.adapters.zookeeper import ZooKeeper  # noqa: PLC0415  with one controller it is not used
-
-    return await ZooKeeper.open(list(hosts), **options)
-
-
-def local_wake() -> Wake:
-    """Nobody to tell and nobody to hear."""
-    return LocalWake()
-
-
-@contextmanager
-def only_user(state: Path) -> Iterator[None]:
-    """Be the only process on this state directory; the kernel frees it however we end. Raises StoreRefused."""
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(durable.locked(state))
-        except BlockingIOError:
-            cure = "end it, or give this one a state directory of its own"
-            raise StoreRefused(f"{state}: another process serves from it; {cure}") from None
-        yield
-
-
-async def open_store(path: Path, *, rebuild: bool = False, only_reads: bool = False) -> Writer:
-    """The store in this file. With `rebuild`, a damaged one is moved aside, loudly, and begun anew.
-
-    With `only_reads`, one that another process has open and writes.
-    """
-    if only_reads:
-        return await Sqlite.open(path, only_reads=True)
-    try:
-        return await Sqlite.open(path)
-    except StoreDamaged as error:
-        if not rebuild:
-            raise
-        log.error(
-            "replica_damaged", why=str(error), kept_as=str(_moved_aside(path)), now="rebuilding it from a controller"
-        )
-        return await Sqlite.open(path)
-
-
-def region_cache(settings: Settings) -> Cache | None:
-    """The region's cache; None without servers. Raises ConfigurationError."""
-    if not settings.memcached.servers:
-        return None
-    try:
-        return Memcached(settings.memcached)
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"[memcached] {error}") from None
 
 
 def keep_s(settings: Settings) -> float:
@@ -338,14 +261,6 @@ async def background(tasks: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterato
         yield group
 
 
-def _moved_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    path.rename(aside)
-    return aside
-
-
 def _limits(settings: Settings) -> Limits:
     limits = settings.limits
     return Limits(
@@ -363,63 +278,3 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(listen.tls_cert, listen.tls_key)
     return context
-
-
-class CassandraSchema(NamedTuple):
-    """What this version wants in a cluster: name -> definition of the tables of all, and of those of one site."""
-
-    version: int
-    oldest: int  # of the programs that may go on beside this version
-    state: str
-    tables: Mapping[str, str]
-    site_tables: Callable[[str], Mapping[str, str]]
-
-
-def cassandra_schema() -> CassandraSchema:
-    """The schema that `rkctl db sync` makes."""
-    from regional_keystone.adapters import cassandra_schema as schema  # noqa: PLC0415  slow to import, and often unused
-
-    tables = schema.definitions(TABLES)
-    return CassandraSchema(schema.VERSION, schema.VERSION, schema.SCHEMA_VERSION, tables, schema.site_definitions)
-
-
-async def cassandra_driver(section: Cassandra, *, keyspace: bool = True) -> "CassandraDriver":
-    """A session with the cluster that is configured. Raises StoreRefused, naming the cure, or Unavailable."""
-    from regional_keystone.adapters.cassandra_driver import Driver  # noqa: PLC0415
-
-    return await Driver.open(section, keyspace=keyspace)
-
-
-async def cassandra_findings(driver: "CassandraDriver", section: Cassandra) -> "list[Finding]":
-    """Whether the cluster can keep what is promised on it. Raises Unavailable."""
-    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
-
-    return await cassandra_safety.examine(driver, section)
-
-
-async def safe_cassandra_driver(section: Cassandra) -> "CassandraDriver":
-    """As `cassandra_driver`, for serving. Raises StoreRefused for a cluster that can lose what was acknowledged."""
-    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
-
-    driver = await cassandra_driver(section)
-    try:
-        for finding in cassandra_safety.refuse(await cassandra_safety.examine(driver, section)):
-            log.warning("cassandra_unsafe", check=finding.check, why=finding.detail, cure=finding.cure)
-    except BaseException:
-        await driver.close()
-        raise
-    return driver
-
-
-async def cassandra_replicas(driver: "CassandraDriver", keyspace: str) -> Mapping[str, int] | None:
-    """How many replicas each data centre has; None when there is no such keyspace."""
-    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
-
-    return await cassandra_safety.replicas(driver, keyspace)
-
-
-def cassandra_wanted_replicas(section: Cassandra) -> Mapping[str, int]:
-    """[cassandra] replication as numbers. Raises StoreRefused for what is none."""
-    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
-
-    return cassandra_safety.wanted_replicas(section)

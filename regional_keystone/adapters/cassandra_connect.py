@@ -56,6 +56,10 @@ class Missed(Exception):
     """No answer within our own deadline."""
 
 
+class Refused(Unavailable):
+    """The cluster understood and will not: a right or a table is missing, and to try again is of no use."""
+
+
 class _LoginRefused(ConnectionException):  # type: ignore[misc]
     """As AuthenticationFailed, after which the driver would never try again; a node that starts refuses for a while."""
 

@@ -20,6 +20,7 @@ from regional_keystone.adapters.cassandra_connect import (
     DRIVERS,
     FROM_SERVER,
     Missed,
+    Refused,
     connect,
     explained,
     level,
@@ -397,8 +398,10 @@ class Driver:
         if operators and sentence not in self._told:
             self._told.add(sentence)
             log.error("store_refuses_a_statement", why=sentence)
+        if operators:
+            return Refused(sentence)
         unsent = kind == "unreachable" and sent is not None and not sent.attempted_hosts
-        if purpose == "decision" and not (operators or unsent):
+        if purpose == "decision" and not unsent:
             return Unknown(f"{sentence} {Unknown.default}")
         return Unavailable(sentence)
 

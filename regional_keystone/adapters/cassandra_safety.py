@@ -6,7 +6,9 @@ Every finding says what is wrong and what to do. Source: docs/operate.md
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from regional_keystone.adapters.cassandra_connect import Refused
 from regional_keystone.adapters.cassandra_driver import Driver
+from regional_keystone.adapters.cassandra_schema import SCHEMA_VERSION, VERSION
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.settings import Cassandra, is_loopback
 
@@ -51,6 +53,23 @@ def refuse(findings: list[Finding]) -> list[Finding]:
     if failed:
         raise StoreRefused(" | ".join(failed))
     return [one for one in findings if one.state == WARN]
+
+
+async def check_version(driver: Driver) -> None:
+    """Raise StoreRefused unless the schema is one that this program can work with, and may."""
+    wanted = f"SELECT part, version FROM {SCHEMA_VERSION}"  # noqa: S608  a name of ours
+    there = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?"
+    if not await driver.run(there, (driver.keyspace, SCHEMA_VERSION), consistency="ONE"):
+        raise StoreRefused(f"keyspace {driver.keyspace} has no tables; run `rkctl db sync`")
+    try:
+        found = dict(await driver.run(wanted, consistency="LOCAL_ONE"))
+    except Refused as error:
+        raise StoreRefused(error.message) from None
+    version, oldest = found.get("version") or 0, found.get("oldest") or 0
+    if version < VERSION:
+        raise StoreRefused(f"keyspace {driver.keyspace} has schema {version} of {VERSION}; run `rkctl db sync`")
+    if oldest > VERSION:
+        raise StoreRefused(f"keyspace {driver.keyspace} needs programs of schema {oldest}, this one knows {VERSION}")
 
 
 async def replicas(driver: Driver, keyspace: str) -> dict[str, int] | None:
