@@ -62,7 +62,8 @@ listen {name}
     http-request del-header X-Forwarded-For
     http-request del-header X-Forwarded-Prefix
     http-request set-header X-Forwarded-For %[src]
-    http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
+    http-request set-header X-Forwarded-Proto http
+    http-request set-header X-Forwarded-Proto https if {{ ssl_fc }}
     http-request set-header X-Forwarded-Host %[req.hdr(Host)]
 """
 

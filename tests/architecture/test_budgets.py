@@ -110,7 +110,7 @@ def test_no_mocks():
     assert [name(path) for path in tests if re.search(r"unittest\.mock|MagicMock|mocker\b", path.read_text())] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operate.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/operate.md", "docs/deploy.md", "CONTRIBUTING.md"])
 def test_every_command_in_writing_exists(page):
     text = (ROOT / page).read_text()
     targets = set(re.findall(r"(?m)^([a-z]+):.*## ", (ROOT / "Makefile").read_text()))
@@ -123,7 +123,7 @@ def test_every_command_in_writing_exists(page):
             assert second in known[first].commands, words
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/operate.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/operate.md", "docs/deploy.md"])
 def test_every_option_in_writing_exists(page):
     for line in re.findall(r"rkctl ([a-z]+(?: [a-z]+)?[^`\n|]*--[^`\n|#]*)", (ROOT / page).read_text()):
         command = typer.main.get_command(cli.app)
