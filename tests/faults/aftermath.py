@@ -6,11 +6,11 @@ from pathlib import Path
 
 from controller import ask
 from regional_keystone import model  # noqa: F401  declares the tables
+from regional_keystone.backends import open_store
 from regional_keystone.log import LOG, Entry, Put
 from regional_keystone.model import RevocationEvent
 from regional_keystone.ports import Writer
 from regional_keystone.record import TABLES, decode
-from regional_keystone.wiring import open_store
 from tests.faults.checker import EQUAL_S
 from tests.faults.history import Audit, Calm, Did, Logged, Saw
 from tests.faults.world import Client, World, names

@@ -103,12 +103,13 @@ class Audit(msgspec.Struct, tag="audit", kw_only=True):
 
 
 class Setup(msgspec.Struct, tag="setup", kw_only=True):
-    """What the checker has to know of the federation."""
+    """What the checker has to know of the federation; `regions` as in `cluster.Topology`."""
 
     controllers: list[str]
     sites: list[str]
     seed: int
     system_s: float
+    regions: list[list[str]] = []
 
 
 Event = Did | Fault | Saw | Calm | Logged | Audit | Setup

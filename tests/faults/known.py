@@ -10,7 +10,8 @@ import msgspec
 
 from tests.faults.history import OK, UNKNOWN, Audit, Calm, Did, Event, Fault, Logged, Saw, Setup, latest
 
-WRITES = ("create", "change", "delete", "link", "unlink")
+WRITES = ("create", "change", "delete", "link", "unlink", "password")
+RECOVERY_S = 5.0
 READS = ("show", "linked", "named", "list")
 REFUSALS = (401, 404)
 _LONG = 1e9
@@ -118,6 +119,20 @@ class Known:
         """What a place said of itself in questions that began from this moment on, in order."""
         times, saws = self._told[place]
         yield from saws[bisect_left(times, at) :]
+
+    def broken_at(self, began: float, ended: float) -> set[str]:
+        """Everything that was broken in this time, or shortly before."""
+        return {
+            name
+            for one in self.faults
+            if one.began < ended and began < (one.ended or _LONG) + RECOVERY_S
+            for name in one.places
+        }
+
+    def node_of(self, place: str) -> str | None:
+        """The Cassandra node of a place's region."""
+        region = next((one for one in self.setup.regions if place in one), [])
+        return next((name for name in region if name.startswith("cassandra")), None)
 
     def is_controller(self, place: str) -> bool:
         return place in self.setup.controllers

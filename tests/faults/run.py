@@ -31,12 +31,18 @@ class Run:
     def go(self, seconds: float, only: Sequence[str]) -> list[Violation]:
         """Break, heal, compare until the time is over. Raises whatever a client failed with."""
         world, history = self._world, self.history
-        controllers = [place.name for place in world.controllers]
-        sites = [place.name for place in world.sites]
-        history.add(Setup(controllers=controllers, sites=sites, seed=self._seed, system_s=SYSTEM_S))
+        topology = self._cluster.topology()
+        history.add(
+            Setup(
+                controllers=topology.controllers,
+                sites=topology.sites,
+                seed=self._seed,
+                system_s=SYSTEM_S,
+                regions=topology.regions,
+            )
+        )
         set_up(world, self._cluster.home.password())
         load = Load(world, self._seed, self._cluster.rotate)
-        topology = self._cluster.topology()
         nemesis = Nemesis(self._cluster, history, topology, self._seed)
         steps = schedule(self._seed, only or kinds_for(self._cluster), topology)
         self._begin_calm()

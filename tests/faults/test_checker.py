@@ -437,6 +437,36 @@ def test_nothing_is_unavailable_when_nothing_is_broken():
     assert story.rules() == {"available when whole"}
 
 
+@pytest.mark.parametrize(
+    ("place", "kind", "broken", "excused"),
+    [
+        ("s1", "validate", ["c1", "c2"], False),
+        ("s1", "validate", ["cassandra2"], False),
+        ("s1", "validate", ["cassandra1"], True),
+        ("s1", "create", ["c1"], True),
+        ("s1", "create", ["memcached1"], False),
+        ("c1", "create", ["c2", "cassandra2"], False),
+        ("c1", "create", ["cassandra2", "cassandra3"], True),
+        ("c1", "create", ["c1"], True),
+    ],
+)
+def test_the_rest_goes_on(place, kind, broken, excused):
+    regions = [["cassandra1", "c1", "s1"], ["cassandra2", "c2", "s2"], ["cassandra3"]]
+    setup = Setup(controllers=["c1", "c2"], sites=["s1", "s2"], seed=0, system_s=6.0, regions=regions)
+    story = Story(setup, fault(1, 10, broken))
+    story.did(kind, place, at=5, outcome=UNKNOWN)
+    assert story.rules() == (set() if excused else {"the rest goes on"})
+
+
+def test_a_password_that_its_user_has_changed_voids_tokens():
+    story = Story()
+    story.create()
+    story.login()
+    story.did("password", table="passwords", key="u", sent={"stamp": 9, "secret": 9}, position=2, status=204)
+    story.validate(200, floor=2)
+    assert story.rules() == {"voided with its user"}
+
+
 def logged(number, name="", **fields):
     return Logged(number=number, id=name or f"r{number}", **fields)
 

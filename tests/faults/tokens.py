@@ -33,13 +33,13 @@ class People:
         for one in known.writes:
             if one.table == "memberships" and one.kind == "unlink":
                 self.voids[one.key.split("/")[1]].append(one)
-            if one.table != "users" or not one.key:
+            if one.table not in ("users", "passwords") or not one.key:
                 continue
             if one.kind == "create":
                 self.created[one.key] = one
             if "secret" in one.sent:
                 self.secrets[one.key].append(one)
-            if one.kind == "delete" or (one.kind == "change" and _voids(one)):
+            if one.kind == "delete" or (one.kind in ("change", "password") and _voids(one)):
                 self.voids[one.key].append(one)
             if one.sent.get("enabled"):
                 self.enables[one.key].append(one)
@@ -200,7 +200,7 @@ def _good_proof_refused(known: Known, people: People, one: Did) -> Iterator[Viol
         if other is setter or other is created or other.began > one.ended or other.kind == "unlink":
             continue
         is_past = setter is not None and other.outcome == OK and 0 < other.position < setter.position
-        if is_past and other.kind == "change" and "enabled" not in other.sent:
+        if is_past and other.kind in ("change", "password") and "enabled" not in other.sent:
             continue
         if is_past and other.sent.get("enabled") is False and _enabled_since(people, other, floor):
             continue

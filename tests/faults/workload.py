@@ -128,7 +128,10 @@ class Churn:
             if held:
                 self.tokens = [*self.tokens[-_REMEMBERED:], held]
         elif draw < 0.32:
-            client.change("users", key, place, secret=True)
+            if chance.random() < 0.5:
+                client.change("users", key, place, secret=True)
+            else:
+                client.password(key, place)
             client.login(key, secret, chance.choice(world.places))
         elif draw < 0.37:
             client.change("users", key, place, enabled=False)
