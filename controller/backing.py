@@ -55,8 +55,9 @@ class Backing:
             one.start()
         self._zookeeper.heal(self._tell)
         await_all(self._memcached, self._tell, _READY_S, "memcached")
-        self._cassandra.heal(self._tell)
-        if not all(node.process for node in self._cassandra.nodes):
+        if self._cassandra.nodes[0].process:
+            self._cassandra.heal(self._tell)
+        else:
             self._cassandra.start(self._tell)
         self._tell("done", f"Cassandra in {', '.join(DATA_CENTRES)}, ZooKeeper and memcached serve at {self.network}")
 
@@ -88,6 +89,7 @@ class Backing:
             "listen": {"trusted_proxies": HOST},
         }
         if member.is_controller:
+            self._secret("zookeeper")
             found["zookeeper"] = {
                 "hosts": ",".join(self._zookeeper.hosts),
                 "username": "controllers",

@@ -164,14 +164,14 @@ def _with_database(
 ) -> None:
     from controller import db
     from controller.display import Display, console
-    from regional_keystone import wiring
+    from regional_keystone import backends
 
     with errors(), Display(console(stderr=True)) as display:
 
         async def run() -> None:
             section = _settings(config, sets).cassandra
             tell: Callable[[str], None] = lambda text: display.tell("wait", text)  # noqa: E731
-            async with db.database(section, wiring.system_clock(), tell, make=make) as opened:
+            async with db.database(section, backends.system_clock(), tell, make=make) as opened:
                 await work(opened)
 
         asyncio.run(run())

@@ -50,21 +50,21 @@ def copy(
 
 async def _copy(source: Path, target: Path, display: "Display") -> "tuple[Copied, bool]":
     from controller import copying
-    from regional_keystone import wiring
+    from regional_keystone import backends
     from regional_keystone.errors import StoreRefused
 
     async with AsyncExitStack() as stack:
         here, there = _settings(source), _settings(target)
-        stack.enter_context(wiring.only_user(there.site.state_dir))
+        stack.enter_context(backends.only_user(there.site.state_dir))
         busy = False
         try:
             if here.site.state_dir.resolve() != there.site.state_dir.resolve():
-                stack.enter_context(wiring.only_user(here.site.state_dir))
+                stack.enter_context(backends.only_user(here.site.state_dir))
         except StoreRefused:
             busy = True
         opened = []
         for settings in (here, there):
-            store = await wiring.open_log(settings)
+            store = await backends.open_log(settings, backends.system_clock(), repeat=settings is there)
             stack.push_async_callback(store.close)
             opened.append(store)
         return await copying.copy(opened[0], opened[1], lambda text: display.tell("wait", f"Copying: {text}")), busy

@@ -17,13 +17,13 @@ import bcrypt
 
 from controller import schema
 from controller.schema import Column, Difference
-from regional_keystone import durable, settings, wiring
+from regional_keystone import backends, durable, settings
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
 from regional_keystone.ports import Clock
 from regional_keystone.settings import Cassandra, Settings
 
 if TYPE_CHECKING:
-    from regional_keystone.wiring import CassandraDriver
+    from regional_keystone.backends import CassandraDriver
 
 Tell = Callable[[str], None]
 """Tells what is being done."""
@@ -68,7 +68,7 @@ class Database:
         self.keyspace = section.keyspace
         self._clock = clock
         self._tell = tell
-        self._schema = wiring.cassandra_schema()
+        self._schema = backends.cassandra_schema()
         self._wanted = [schema.table(cql) for cql in self._schema.tables.values()]
 
     async def find(self) -> Found:
@@ -238,12 +238,12 @@ class Database:
 async def database(section: Cassandra, clock: Clock, tell: Tell, *, make: bool = False) -> AsyncIterator[Database]:
     """The keyspace that is configured; with `make` it is made if it is not there. Raises StoreRefused, Unavailable."""
     if make:
-        driver = await wiring.cassandra_driver(section, keyspace=False)
+        driver = await backends.cassandra_driver(section, keyspace=False)
         try:
             await _make_keyspace(driver, section, tell)
         finally:
             await driver.close()
-    driver = await wiring.cassandra_driver(section)
+    driver = await backends.cassandra_driver(section)
     try:
         yield Database(driver, section, clock, tell)
     finally:
@@ -260,7 +260,7 @@ async def prepare(
     """
     sets = [f"cassandra.{name}={value}" for name, value in options.items()]
     section = settings.load(Settings, None, sets, {}).cassandra
-    async with database(section, wiring.system_clock(), tell, make=True) as opened:
+    async with database(section, backends.system_clock(), tell, make=True) as opened:
         await opened.sync()
         await opened.add_controller(controller[1], controller[0])
         for name, password in sites.items():
@@ -272,7 +272,7 @@ async def status(opened: Database) -> dict[str, Any]:
     found = await opened.find()
     return {
         "keyspace": opened.keyspace,
-        "replication": await wiring.cassandra_replicas(opened.driver, opened.keyspace),
+        "replication": await backends.cassandra_replicas(opened.driver, opened.keyspace),
         "nodes": [node._asdict() for node in opened.driver.nodes()],
         "version": found.version,
         "oldest": found.oldest,
@@ -298,8 +298,8 @@ def password(path: Path) -> str:
 
 
 async def _make_keyspace(driver: "CassandraDriver", section: Cassandra, tell: Tell) -> None:
-    wanted = wiring.cassandra_wanted_replicas(section)
-    if await wiring.cassandra_replicas(driver, section.keyspace) is not None:
+    wanted = backends.cassandra_wanted_replicas(section)
+    if await backends.cassandra_replicas(driver, section.keyspace) is not None:
         return
     known = {node.data_centre for node in driver.nodes()}
     if absent := sorted(set(wanted) - known):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from controller.db import Database
 from controller.settings import Settings as ControllerSettings
-from regional_keystone import wiring
+from regional_keystone import backends
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.settings import ConfigurationError, Settings
 
@@ -58,7 +58,7 @@ async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
     """Connection, cluster, schema; each as far as the one before allows."""
     section = settings.cassandra
     try:
-        driver = await wiring.cassandra_driver(section)
+        driver = await backends.cassandra_driver(section)
     except StoreRefused as error:
         what, _, cure = str(error).partition("; ")
         yield Check("cassandra", FAIL, what, cure)
@@ -71,9 +71,9 @@ async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
         up = sum(bool(node.up) for node in nodes)
         state = OK if up == len(nodes) else WARN
         yield Check("cassandra", state, f"{up} of {len(nodes)} nodes of {driver.data_centre} can be reached")
-        for finding in await wiring.cassandra_findings(driver, section):
+        for finding in await backends.cassandra_findings(driver, section):
             yield Check(*finding)
-        found = await Database(driver, section, wiring.system_clock(), lambda _: None).find()
+        found = await Database(driver, section, backends.system_clock(), lambda _: None).find()
         if found.is_current:
             yield Check("schema", OK, f"version {found.version}")
         else:
@@ -90,7 +90,7 @@ async def _memcached(settings: Settings) -> Check:
     (server,) = settings.memcached.servers
     cure = "start it, or correct [memcached] servers; until then its share of answers is made anew each time"
     try:
-        cache = wiring.region_cache(settings)
+        cache = backends.region_cache(settings)
         if cache is None:
             return Check("memcached", OK, "not configured")
         await cache.set_many({_PROBE: b"1"}, 10.0)

@@ -22,7 +22,7 @@ from controller.replicate import Replicator
 from controller.rotate import Rotator
 from controller.settings import Settings
 from controller.sites import Sites
-from regional_keystone import logs, wiring
+from regional_keystone import backends, logs, wiring
 from regional_keystone.bundle import read_header
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable
 from regional_keystone.holder import TOKEN
@@ -41,12 +41,13 @@ class Controller:
     """The global side, in one process."""
 
     def __init__(self, settings: Settings, clock: Clock, shared: Store | None = None) -> None:
-        """`shared` opens a log to which other controllers append as well; without it, it is a file of our own."""
+        """`shared` opens a log to which other controllers append as well; without it, it is what is configured."""
         self.settings = settings
         self.clock = clock
-        self.lock: Lock = wiring.local_lock()
-        self.wake: Wake = wiring.local_wake()
+        self.lock: Lock = backends.local_lock()
+        self.wake: Wake = backends.local_wake()
         self._shared = shared
+        self._is_shared = bool(shared or settings.cassandra.contact_points)
         self.authority: Authority
         self.part: wiring.Replica
         self.sequencer: Sequencer
@@ -61,7 +62,7 @@ class Controller:
     async def build(self, stack: AsyncExitStack) -> None:
         """Open what is on disk and put it together; nothing runs yet."""
         settings, clock = self.settings, self.clock
-        store = await (self._shared() if self._shared else wiring.open_store(settings.site.state_dir / "log.db"))
+        store = await (self._shared() if self._shared else backends.open_log(settings, clock))
         stack.push_async_callback(store.close)
         await self._coordinate(stack)
         self.authority = Authority.open(self.authority_dir, clock.now())
@@ -73,11 +74,11 @@ class Controller:
             cluster=self.authority.cluster,
             box=self.authority.box,
             signers=(self.authority.signer_key,),
-            leads=self._shared is None,
+            leads=not self._is_shared,
         )
         self._build_global()
-        cache = wiring.region_cache(settings)
-        current = self.sequencer.catch_up if self._shared else None
+        cache = backends.region_cache(settings)
+        current = self.sequencer.catch_up if self._is_shared else None
         self.door = wiring.door(settings, self.part, committer=self.sequencer, current=current, cache=cache)
         stack.push_async_callback(self.door.close)
         wiring.export(self.part, self.door)
@@ -94,7 +95,7 @@ class Controller:
     async def _coordinate(self, stack: AsyncExitStack) -> None:
         section = self.settings.zookeeper
         if section.hosts:
-            session = await wiring.zookeeper(
+            session = await backends.zookeeper(
                 section.hosts,
                 path=section.path,
                 name=self.name,
@@ -291,8 +292,8 @@ async def serve(settings: Settings, ready: Callable[[], None], shared: Store | N
     """A controller, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
     logs.configure(settings.default)
     async with AsyncExitStack() as stack:
-        stack.enter_context(wiring.only_user(settings.site.state_dir))
-        controller = Controller(settings, wiring.system_clock(), shared)
+        stack.enter_context(backends.only_user(settings.site.state_dir))
+        controller = Controller(settings, backends.system_clock(), shared)
         await controller.build(stack)
         await controller.sequencer.start()
         async with wiring.background([controller.part.follower.run(), controller.sequencer.run()]) as group:

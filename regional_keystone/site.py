@@ -10,34 +10,23 @@ from typing import Any
 import structlog
 
 from regional_keystone import durable, logs
+from regional_keystone.backends import only_user, open_replica, open_store, region_cache, system_clock
 from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.link import Link, renew
+from regional_keystone.log import LOG
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import RevocationEvent
 from regional_keystone.own_feed import OwnFeed
 from regional_keystone.ports import Clock, Committer, Writer
 from regional_keystone.settings import Settings
-from regional_keystone.wiring import (
-    WAIT_S,
-    Door,
-    Replica,
-    background,
-    common_status,
-    door,
-    export,
-    only_user,
-    open_doors,
-    open_store,
-    region_cache,
-    replica,
-    system_clock,
-)
+from regional_keystone.wiring import WAIT_S, Door, Replica, background, common_status, door, export, open_doors, replica
 from regional_keystone.workers import Start, Workers, spawning
 
 log = structlog.get_logger("site")
 
 _JOIN_RETRY_S = 1.0
+_LOOK_S = 0.5
 _FRESH = "fresh"
 _SECOND_US = 1_000_000
 
@@ -61,7 +50,7 @@ class Site:
     async def build(self, stack: AsyncExitStack) -> None:
         """Open what is on disk and put it together."""
         state, member = self.settings.site.state_dir, self.identity.membership()
-        store = await open_store(state / "replica.db", rebuild=True)
+        store = await open_replica(self.settings, self.clock, member.name)
         stack.push_async_callback(store.close)
         self.part = await replica(
             self.settings,
@@ -72,9 +61,7 @@ class Site:
             box=self.identity.box(),
             signers=member.signers,
         )
-        own_path, own_name = _own_feed(state / "own", member)
-        own_store = await _open_own(own_path)
-        stack.push_async_callback(own_store.close)
+        own_name, own_store = await self._open_own(stack, member)
         self.own = OwnFeed(own_name, store=own_store, follower=self.part.follower, clock=self.clock)
         self.part.follower.recall(_recalled(state / _FRESH))
         await self.part.follower.start()
@@ -143,13 +130,34 @@ class Site:
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the site does."""
-        return [
+        running: list[Coroutine[Any, Any, None]] = [
             self.part.follower.run(),
             self.link.run(),
             renew(self.identity, self.settings.site.controllers or self.identity.membership().controllers, self.clock),
             self._answer_late(),
             self._note_freshness(),
         ]
+        return [*running, self._follow_store()] if self.settings.cassandra.contact_points else running
+
+    async def _open_own(self, stack: AsyncExitStack, member: Membership) -> tuple[str, Writer]:
+        """The own feed's name and store: the data centre's, or a file of its own."""
+        if self.settings.cassandra.contact_points:
+            return f"{member.name}/{member.instance}", self.part.store
+        path, name = _own_feed(self.settings.site.state_dir / "own", member)
+        store = await _open_own(path)
+        stack.push_async_callback(store.close)
+        return name, store
+
+    async def _follow_store(self) -> None:
+        """Take in what the data centre's own log shows, whether a controller streams it or none is left to do so."""
+        follower, store = self.part.follower, self.part.store
+        while True:
+            try:
+                while entries := await store.tail(LOG, follower.position):
+                    follower.note(entries)
+            except Unavailable as error:
+                log.warning("data_centre_not_readable", why=error.message)
+            await self.clock.sleep(_LOOK_S)
 
     def _lead(self) -> Committer:
         self.workers = Workers(

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from regional_keystone import logs
+from regional_keystone.backends import open_replica, region_cache, system_clock
 from regional_keystone.enrol import Identity
 from regional_keystone.errors import TooLarge, Unavailable
 from regional_keystone.follow import Marks
@@ -45,19 +46,7 @@ from regional_keystone.relay import (
     frame,
 )
 from regional_keystone.settings import Settings
-from regional_keystone.wiring import (
-    WAIT_S,
-    Door,
-    Replica,
-    background,
-    door,
-    export,
-    open_public,
-    open_store,
-    region_cache,
-    replica,
-    system_clock,
-)
+from regional_keystone.wiring import WAIT_S, Door, Replica, background, door, export, open_public, replica
 
 log = structlog.get_logger("worker")
 
@@ -87,7 +76,7 @@ class Worker:
         state = self.settings.site.state_dir
         identity = Identity(state / "identity")
         member = identity.membership()
-        store = await open_store(state / "replica.db", only_reads=True)
+        store = await open_replica(self.settings, self.clock, member.name, only_reads=True)
         stack.push_async_callback(store.close)
         self.part = await replica(
             self.settings,

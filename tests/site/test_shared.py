@@ -20,6 +20,7 @@ from regional_keystone import __version__
 from regional_keystone import site as site_
 from regional_keystone.adapters.local import SystemClock
 from regional_keystone.authenticate import hash_password
+from regional_keystone.backends import region_cache
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused
 from regional_keystone.fastpath import Facts
@@ -31,7 +32,6 @@ from regional_keystone.settings import Memcached as MemcachedSection
 from regional_keystone.shared import FORMAT, Foreign, Garbage, Seal, _read, _written, cache_secret
 from regional_keystone.shared import _decode as decode_content
 from regional_keystone.token import Named, Unscoped
-from regional_keystone.wiring import region_cache
 from tests.cloud import eventually
 from tests.cloud import running as running_cloud
 from tests.site.cache_server import CacheServer

@@ -1,0 +1,221 @@
+"""The only file that names concrete adapters: opens stores, caches, locks and clocks by what is configured.
+
+What is not configured is not imported.
+"""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import structlog
+
+from regional_keystone import durable
+from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
+from regional_keystone.adapters.memcached import Memcached
+from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.errors import StoreDamaged, StoreRefused
+from regional_keystone.ports import Cache, Clock, Lock, Wake, Writer
+from regional_keystone.record import TABLES
+from regional_keystone.settings import Cassandra, ConfigurationError, Settings
+
+if TYPE_CHECKING:
+    from regional_keystone.adapters import cassandra_driver as _driver
+    from regional_keystone.adapters import cassandra_safety as _safety
+    from regional_keystone.adapters.zookeeper import ZooKeeper
+
+    CassandraDriver: TypeAlias = _driver.Driver
+    Finding: TypeAlias = _safety.Finding
+
+log = structlog.get_logger("backends")
+
+_SCRATCH = "scratch-"
+
+
+def system_clock() -> Clock:
+    """The machine's clock."""
+    return SystemClock()
+
+
+def local_lock() -> Lock:
+    """A lock for one controller."""
+    return LocalLock()
+
+
+async def zookeeper(hosts: Collection[str], **options: Any) -> "ZooKeeper":
+    """Lock and wake of several controllers; servers that are away are waited for by whoever needs them."""
+    from regional_keystone.adapters.zookeeper import ZooKeeper  # noqa: PLC0415  with one controller it is not used
+
+    return await ZooKeeper.open(list(hosts), **options)
+
+
+def local_wake() -> Wake:
+    """Nobody to tell and nobody to hear."""
+    return LocalWake()
+
+
+@contextmanager
+def only_user(state: Path) -> Iterator[None]:
+    """Be the only process on this state directory; the kernel frees it however we end. Raises StoreRefused."""
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(durable.locked(state))
+        except BlockingIOError:
+            cure = "end it, or give this one a state directory of its own"
+            raise StoreRefused(f"{state}: another process serves from it; {cure}") from None
+        yield
+
+
+async def open_store(path: Path, *, rebuild: bool = False, only_reads: bool = False) -> Writer:
+    """The store in this file. With `rebuild`, a damaged one is moved aside, loudly, and begun anew.
+
+    With `only_reads`, one that another process has open and writes.
+    """
+    if only_reads:
+        return await Sqlite.open(path, only_reads=True)
+    try:
+        return await Sqlite.open(path)
+    except StoreDamaged as error:
+        if not rebuild:
+            raise
+        log.error(
+            "replica_damaged", why=str(error), kept_as=str(_moved_aside(path)), now="rebuilding it from a controller"
+        )
+        return await Sqlite.open(path)
+
+
+async def open_log(settings: Settings, clock: Clock, *, repeat: bool = False) -> Writer:
+    """A controller's store: in the cluster that is configured, else a file of its own.
+
+    With `repeat`, one whose restoring was broken off as well. Raises StoreRefused or Unavailable.
+    """
+    state = settings.site.state_dir
+    if not settings.cassandra.contact_points:
+        return await open_store(state / "log.db")
+    from regional_keystone.adapters.cassandra import Cassandra as Store  # noqa: PLC0415
+
+    driver = await safe_cassandra_driver(settings.cassandra)
+    try:
+        return await Store.open(driver, clock=clock, scratch=_scratch(state), repeat=repeat)
+    except BaseException:
+        await driver.close()
+        raise
+
+
+async def open_replica(settings: Settings, clock: Clock, site: str, *, only_reads: bool = False) -> Writer:
+    """A site's store: its data centre in the cluster that is configured, else a file of its own.
+
+    With `only_reads`, for a worker of the process that keeps it. Raises StoreRefused or Unavailable.
+    """
+    state = settings.site.state_dir
+    if not settings.cassandra.contact_points:
+        return await open_store(state / "replica.db", rebuild=not only_reads, only_reads=only_reads)
+    from regional_keystone.adapters.cassandra import CassandraReplica  # noqa: PLC0415
+
+    driver = await safe_cassandra_driver(settings.cassandra)
+    try:
+        level = settings.cassandra.read_consistency
+        return await CassandraReplica.open(driver, site=site, level=level, clock=clock, scratch=_scratch(state))
+    except BaseException:
+        await driver.close()
+        raise
+
+
+def _scratch(state: Path) -> Callable[[], Any]:
+    """Makes empty stores for a while, in the state directory: what is in them is as secret as what lies there."""
+
+    @asynccontextmanager
+    async def scratch() -> AsyncIterator[Writer]:
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=state, ignore_cleanup_errors=True) as directory:
+            store = await Sqlite.open(Path(directory) / "rows.db")
+            try:
+                yield store
+            finally:
+                await store.close()
+
+    for left in state.glob(f"{_SCRATCH}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    return scratch
+
+
+def region_cache(settings: Settings) -> Cache | None:
+    """The region's cache; None without servers. Raises ConfigurationError."""
+    if not settings.memcached.servers:
+        return None
+    try:
+        return Memcached(settings.memcached)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"[memcached] {error}") from None
+
+
+def _moved_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    path.rename(aside)
+    return aside
+
+
+class CassandraSchema(NamedTuple):
+    """What this version wants in a cluster: name -> definition of the tables of all, and of those of one site."""
+
+    version: int
+    oldest: int  # of the programs that may go on beside this version
+    state: str
+    tables: Mapping[str, str]
+    site_tables: Callable[[str], Mapping[str, str]]
+
+
+def cassandra_schema() -> CassandraSchema:
+    """The schema that `rkctl db sync` makes."""
+    from regional_keystone.adapters import cassandra_schema as schema  # noqa: PLC0415  slow to import, and often unused
+
+    tables = schema.definitions(TABLES)
+    return CassandraSchema(schema.VERSION, schema.VERSION, schema.SCHEMA_VERSION, tables, schema.site_definitions)
+
+
+async def cassandra_driver(section: Cassandra, *, keyspace: bool = True) -> "CassandraDriver":
+    """A session with the cluster that is configured. Raises StoreRefused, naming the cure, or Unavailable."""
+    from regional_keystone.adapters.cassandra_driver import Driver  # noqa: PLC0415
+
+    return await Driver.open(section, keyspace=keyspace)
+
+
+async def cassandra_findings(driver: "CassandraDriver", section: Cassandra) -> "list[Finding]":
+    """Whether the cluster can keep what is promised on it. Raises Unavailable."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return await cassandra_safety.examine(driver, section)
+
+
+async def safe_cassandra_driver(section: Cassandra) -> "CassandraDriver":
+    """As `cassandra_driver`, for serving. Raises StoreRefused for a cluster that can lose what was acknowledged."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    driver = await cassandra_driver(section)
+    try:
+        for finding in cassandra_safety.refuse(await cassandra_safety.examine(driver, section)):
+            log.warning("cassandra_unsafe", check=finding.check, why=finding.detail, cure=finding.cure)
+        await cassandra_safety.check_version(driver)
+    except BaseException:
+        await driver.close()
+        raise
+    return driver
+
+
+async def cassandra_replicas(driver: "CassandraDriver", keyspace: str) -> Mapping[str, int] | None:
+    """How many replicas each data centre has; None when there is no such keyspace."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return await cassandra_safety.replicas(driver, keyspace)
+
+
+def cassandra_wanted_replicas(section: Cassandra) -> Mapping[str, int]:
+    """[cassandra] replication as numbers. Raises StoreRefused for what is none."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return cassandra_safety.wanted_replicas(section)
