@@ -190,9 +190,13 @@ def _flocked(lock: int) -> bool:
     return True
 
 
-def _install_packages(packages: Sequence[str], tell: Tell) -> None:
+def _packages_command() -> list[str]:
     prefix = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    apt = [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300", "--yes"]
+    return [*prefix, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=300", "--yes"]
+
+
+def _install_packages(packages: Sequence[str], tell: Tell) -> None:
+    apt = _packages_command()
     what = f"{', '.join(packages)} by apt-get"
     _packages_step([*apt, "update"], f"the lists for {what}", tell)
     _packages_step([*apt, "install", "--no-install-recommends", *packages], what, tell)
