@@ -184,6 +184,7 @@ class Sequencer:
             if await self._store.applied(LOG) <= before:
                 raise Unavailable(f"What follows change {before} cannot be read here yet.")
             await self._follower.start()
+            self.publish(())
             log.warning("went_on_from_the_tables", stood_at=before, stands_at=self.head)
 
     async def _judge(self, batch: list[_Waiting]) -> None:

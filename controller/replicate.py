@@ -101,8 +101,8 @@ class Replicator:
         acknowledgements.hears = self._hears
 
     def publish(self, entries: Sequence[Entry]) -> None:
-        """These are the log's newest; every session sends them at its next turn."""
-        if self._recent and self._recent[-1].number != entries[0].number - 1:
+        """These are the log's newest; every session sends them at its next turn. None: the head has moved without."""
+        if not entries or (self._recent and self._recent[-1].number != entries[0].number - 1):
             self._recent.clear()
         self._recent.extend(entries)
         for session in self.sessions.values():
@@ -133,8 +133,10 @@ class Replicator:
         """End the streams of sites that were removed, or have joined anew, at whichever controller."""
         instances = {site.id: site.instance for site in sites if site.state != "removed"}
         for session in list(self.sessions.values()):
-            if instances.get(session.site) != session.instance:
-                await self.drop(session.site, "this site was removed, or another instance of it has joined")
+            if session.site not in instances:
+                await self.forget(session.site, "this site was removed")
+            elif instances[session.site] != session.instance:
+                await self.drop(session.site, "another instance of this site has joined since")
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """The handler of /stream/v1."""

@@ -47,9 +47,10 @@ class LeapingClock(SystemClock):
 
 
 class World:
-    """A controller whose API is asked without a socket. `clock` may be owned by the test."""
+    """A controller whose API is asked without a socket. `clock` may be owned by the test, `shared` opens its log."""
 
-    def __init__(self, directory, clock=None):
+    def __init__(self, directory, clock=None, shared=None):
+        self.shared = shared
         password = directory / "password"
         password.write_text(PASSWORD)
         self.settings = replace(
@@ -63,7 +64,7 @@ class World:
         self.clock = clock or LeapingClock()
 
     async def start(self, stack):
-        self.controller = Controller(self.settings, self.clock)
+        self.controller = Controller(self.settings, self.clock, self.shared)
         await self.controller.build(stack)
         await self.controller.sequencer.start()
         running = [self.controller.part.follower.run(), self.controller.sequencer.run()]

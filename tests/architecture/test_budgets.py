@@ -105,6 +105,12 @@ def reraises(path):
     return all(isinstance(node.body[-1], ast.Raise) for node in handlers)
 
 
+def test_whether_a_lock_is_ours_is_never_asked_of_its_client():
+    """kazoo believes in a lock that is long gone: `ports.Hold` has a deadline of its own instead."""
+    words = re.compile(r"\bis_acquired\b|kazoo\.recipe|\.Lock\(\S*path")
+    assert [name(path) for path in SOURCES if words.search(path.read_text())] == []
+
+
 def test_no_mocks():
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
     assert [name(path) for path in tests if re.search(r"unittest\.mock|MagicMock|mocker\b", path.read_text())] == []
