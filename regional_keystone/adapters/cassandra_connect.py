@@ -122,6 +122,8 @@ def explained(error: Any, data_centre: str) -> tuple[str, str]:
             got = f"{error.received_responses} of {error.required_responses}"
             kind = "write_timeout" if isinstance(error, WriteTimeout) else "read_timeout"
             return kind, f"{got} replicas answered in time for {level}."
+        case Unauthorized() if "Unable to perform" in str(error):
+            return "rights", "The store cannot look up now what its user may do."
         case Unauthorized():
             return "unauthorized", f"The store's user lacks a right: {said(error)}; `rkctl db roles` gives them."
         case InvalidRequest() | RequestValidationException():
@@ -194,8 +196,11 @@ def _refused_at_open(error: Any, section: Cassandra, hosts: Iterable[Any]) -> Ex
         return StoreRefused(
             f"[cassandra] local_data_centre = {section.local_data_centre}: the cluster has {there}; set one of them"
         )
-    tls = next((one for one in causes if isinstance(one, ssl.SSLError)), None)
-    why = f"TLS: {tls.reason or tls.strerror}" if tls else explained(error, section.local_data_centre)[1]
+    tls = next((text for text in map(str, causes) if section.tls_ca and "Last error: " in text), "")
+    if "refused" in tls or "timed out" in tls:
+        tls = ""
+    _, why = explained(error, section.local_data_centre)
+    why = f"TLS: {tls.partition('Last error: ')[2]}." if tls else why
     return Unavailable(f"{', '.join(section.contact_points)} port {section.port}: {why}")
 
 

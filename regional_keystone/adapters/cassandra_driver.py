@@ -155,6 +155,7 @@ class Driver:
         self._under_way = 0
         self._definer: Any = None
         self._told: set[str] = set()
+        self._closed = False
 
     @classmethod
     async def open(cls, section: Cassandra, *, keyspace: bool = True) -> "Driver":
@@ -281,6 +282,7 @@ class Driver:
 
     async def close(self) -> None:
         """End the session and its threads."""
+        self._closed = True
         self._breaker.close()
         await self._loop.run_in_executor(self._threads, self._cluster.shutdown)
         self._threads.shutdown(wait=False)
@@ -295,7 +297,7 @@ class Driver:
         """The statement, prepared by whoever asks first. One that is cancelled leaves the others waiting for it."""
         if cql in self._prepared:
             return self._prepared[cql]
-        self._breaker.check()
+        self._check()
         task = self._preparing.get(cql)
         if task is None:
             task = self._preparing[cql] = self._loop.create_task(self._prepare_now(cql))
@@ -327,12 +329,17 @@ class Driver:
         host: Any = None,
     ) -> _Asked:
         """A request on its way, with a deadline of its own. Raises Unavailable when it cannot even be sent."""
-        self._breaker.check()
-        if self._under_way >= _ALL_UNDER_WAY:
-            raise Unavailable("Too much is asked of the store at once.")
+        self._check()
         asked = self._send_now(statement, purpose, page, host)
         asked.expiry = self._loop.call_later(timeout_s or self._timeout_s, self._expired, asked)
         return asked
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Unavailable("The session with the store has ended.")
+        self._breaker.check()
+        if self._under_way >= _ALL_UNDER_WAY:
+            raise Unavailable("Too much is asked of the store at once.")
 
     def _send_now(self, statement: Any, purpose: str, page: Any = None, host: Any = None) -> _Asked:
         asked = _Asked(self._loop.create_future(), purpose, self._loop.time())
@@ -400,7 +407,7 @@ class Driver:
             log.error("store_refuses_a_statement", why=sentence)
         if operators:
             return Refused(sentence)
-        unsent = kind == "unreachable" and sent is not None and not sent.attempted_hosts
+        unsent = kind == "rights" or (kind == "unreachable" and sent is not None and not sent.attempted_hosts)
         if purpose == "decision" and not unsent:
             return Unknown(f"{sentence} {Unknown.default}")
         return Unavailable(sentence)
