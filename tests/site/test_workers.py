@@ -19,7 +19,7 @@ from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, Entry, Transaction, put
 from regional_keystone.messages import Echo, Entries, Request
 from regional_keystone.metrics import PREFIX
-from regional_keystone.model import Project, User
+from regional_keystone.model import Project, RevocationEvent, User
 from regional_keystone.relay import (
     Begin,
     Channel,
@@ -347,6 +347,38 @@ async def test_a_revocation_that_reaches_back_over_an_issue_of_a_worker_is_answe
 
     await eventually(lambda: all(map(refused, three.everyone)))
     assert three.site.own.number == 1  # who issued nothing has nothing to answer
+
+
+async def test_a_worker_does_not_answer_what_was_revoked_at_its_own_site(three):
+    """It was known in every process when it was made: what is issued later is meant to be valid."""
+    now = three.clock.now()
+    three.worker(2).part.follower.note_issue("u", now + 3_000_000)
+    change = put(event("r", now, user_id="u"))
+    await three.worker(3).commit(Transaction("r", 0, frozenset(), (change,)))
+    await eventually(lambda: three.site.own.pending() == 0)
+    await three.workers.level(three.site.part.follower.position)
+    assert three.site.own.number == 1
+
+
+async def test_what_is_written_while_a_worker_begins_is_told_to_it(three):
+    """A revocation that comes behind the place which is being read, and before the end of the reading is noted."""
+    worker, store = three.worker(2), three.site.part.store
+    position, scan = worker.part.follower.position, worker.part.store.scan
+    await eventually(lambda: three.site.part.follower.projected == position)
+    written = Entry(position + 1, "meanwhile", three.clock.now(), (put(event("a", 0, audit_id="a")),))
+
+    async def scanned(kind):
+        async for one in scan(kind):
+            yield one
+        if kind is RevocationEvent:
+            await store.apply((written,))
+
+    worker.part.store.scan = scanned
+    worker.part.follower.overlay._position = 0
+    await worker.part.follower.start()
+    assert voids(worker.part.follower, "a") or worker.part.follower.position == position
+    three.site.part.follower.note((written,))
+    await eventually(lambda: all(voids(one, "a") for one in three.everyone))
 
 
 # ---------------------------------------------------------------------------------------------------------- keys
