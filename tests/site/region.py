@@ -138,7 +138,7 @@ class Region(Realm):
         for overlay in (self.overlay, *(process.overlay for process in self.processes if not process.lags)):
             overlay.drop(self.known.position)
 
-    async def process(self, server=None, *, timeout_s=5.0, **options):
+    async def process(self, server=None, *, timeout_s=30.0, **options):
         """One more process, which begins now; `server` is its memcached, None for one without cache."""
         await self.apply()
         cache = Memcached(Section(servers=(server.address,), timeout_s=timeout_s)) if server else None
