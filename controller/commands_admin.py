@@ -38,7 +38,7 @@ def region_list(state: State = STATE, config: ConfigFile = None, as_json: AsJson
     """
     with errors():
         found = ask_controller(state, config, "/region/list")
-        show(found, ("name", "state"), as_json=as_json)
+        show(found, ("name", "state", "position", "connected", "controller"), as_json=as_json)
 
 
 @region.command("remove")
