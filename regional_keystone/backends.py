@@ -117,17 +117,21 @@ async def open_replica(settings: Settings, clock: Clock, site: str, *, only_read
         return await open_store(state / "replica.db", rebuild=not only_reads, only_reads=only_reads)
     from regional_keystone.adapters.cassandra import CassandraReplica  # noqa: PLC0415
 
+    scratch = _scratch(state, tidy=not only_reads)
     driver = await safe_cassandra_driver(settings.cassandra)
     try:
         level = settings.cassandra.read_consistency
-        return await CassandraReplica.open(driver, site=site, level=level, clock=clock, scratch=_scratch(state))
+        return await CassandraReplica.open(driver, site=site, level=level, clock=clock, scratch=scratch)
     except BaseException:
         await driver.close()
         raise
 
 
-def _scratch(state: Path) -> Callable[[], Any]:
-    """Makes empty stores for a while, in the state directory: what is in them is as secret as what lies there."""
+def _scratch(state: Path, *, tidy: bool = True) -> Callable[[], Any]:
+    """Makes empty stores for a while, in the state directory: what is in them is as secret as what lies there.
+
+    With `tidy` those of former lives are removed first, which is for the process to do that has the directory.
+    """
 
     @asynccontextmanager
     async def scratch() -> AsyncIterator[Writer]:
@@ -138,7 +142,7 @@ def _scratch(state: Path) -> Callable[[], Any]:
             finally:
                 await store.close()
 
-    for left in state.glob(f"{_SCRATCH}*"):  # by a process that was killed
+    for left in state.glob(f"{_SCRATCH}*") if tidy else ():  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     return scratch
 
