@@ -93,17 +93,17 @@ class Controller:
         self.part.follower.watchers.append(self._saw)
 
     async def _coordinate(self, stack: AsyncExitStack) -> None:
-        section = self.settings.zookeeper
-        if section.hosts:
+        zookeeper = self.settings.zookeeper
+        if zookeeper.hosts:
             session = await backends.zookeeper(
-                section.hosts,
-                path=section.path,
+                zookeeper.hosts,
+                path=zookeeper.path,
                 name=self.name,
                 clock=self.clock,
-                session_timeout_s=section.session_timeout_s,
-                username=section.username,
-                password=_secret(section.password_file) if section.password_file else "",
-                tls_ca=section.tls_ca,
+                session_timeout_s=zookeeper.session_timeout_s,
+                username=zookeeper.username,
+                password=_secret(zookeeper.password_file) if zookeeper.password_file else "",
+                tls_ca=zookeeper.tls_ca,
             )
             stack.push_async_callback(session.close)
             self.lock, self.wake = session, session

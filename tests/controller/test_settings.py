@@ -101,10 +101,10 @@ def test_half_a_certificate_is_refused():
         load(Settings, None, ["listen.tls_cert=/c"], {})
 
 
-def test_a_controller_has_what_a_site_has_and_three_sections_more():
+def test_a_controller_has_what_a_site_has_and_sections_of_its_own():
     site, controller = settings.options(Settings), settings.options(ControllerSettings)
     assert site.keys() < controller.keys()
-    assert {section for section, _ in controller.keys() - site.keys()} == {"controller", "stream", "bootstrap"}
+    assert {section for section, _ in controller.keys() - site.keys()} == {"controller", "stream", "bootstrap", "zookeeper"}
 
 
 def test_the_effective_settings_are_a_file_that_means_the_same(tmp_path):
