@@ -16,7 +16,7 @@ from controller import ask, haproxy_config
 from controller.haproxy_config import Proxy, Server
 from controller.probe import password
 from regional_keystone.settings import ConfigurationError, Limits
-from tests.processes import admin_token, ended, free_port, up
+from tests.processes import admin_token, ended, free_port, until, up
 
 pytestmark = pytest.mark.federation
 
@@ -49,7 +49,14 @@ def signal(home, name, number):
 
 
 def served(member):
-    return member.page("/status")["requests"]
+    return member.page("/status", PATIENCE_S)["requests"]
+
+
+def metrics(member):
+    connection = http.client.HTTPConnection("127.0.0.1", member.admin, timeout=PATIENCE_S)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
 
 
 @contextlib.contextmanager
@@ -96,10 +103,10 @@ class Load:
     """Clients that validate without a pause, each from an address of its own."""
 
     def __init__(self, port, token):
-        self.answers, self.failures, self.slowest = 0, [], 0.0
+        self.answers, self.failures = 0, []
         self._port, self._token = port, token
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(source,)) for source in SOURCES]
+        self._threads = [threading.Thread(target=self._run, args=(source,)) for source in SOURCES[::2]]
 
     def __enter__(self):
         for one in self._threads:
@@ -113,13 +120,14 @@ class Load:
 
     def _run(self, source):
         for _ in itertools.takewhile(lambda _: not self._over.is_set(), itertools.count()):
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=15, source_address=(source, 0))
+            connection = http.client.HTTPConnection(
+                "127.0.0.1", self._port, timeout=PATIENCE_S, source_address=(source, 0)
+            )
             with contextlib.closing(connection):
                 for method in ("GET", "GET", "HEAD", "GET"):
                     self._validate(connection, method)
 
     def _validate(self, connection, method):
-        begun = time.monotonic()
         try:
             headers = {"X-Auth-Token": self._token, "X-Subject-Token": self._token}
             connection.request(method, "/v3/auth/tokens", headers=headers)
@@ -129,7 +137,6 @@ class Load:
         except (OSError, http.client.HTTPException) as error:
             said = repr(error)
             connection.close()
-        self.slowest = max(self.slowest, time.monotonic() - begun)
         self.answers += 1
         if said != 200:
             self.failures.append(said)
@@ -137,25 +144,23 @@ class Load:
 
 @pytest.mark.parametrize("lost", ["RegionOne", "RegionTwo"])
 def test_no_validation_fails_when_a_site_is_killed_under_load(home, region, lost):
-    before = {one.name: served(one) for one in sites(home)}
     with Load(region, admin_token(home, sites(home)[0])) as load:
-        time.sleep(1)
-        both = {one.name: served(one) - before[one.name] for one in sites(home)}
+        for one in sites(home):
+            before = served(one)
+            until(lambda one=one, before=before: served(one) > before + 20, "both to have their share")
         signal(home, lost, "KILL")
-        time.sleep(2)
-    assert all(count > 20 for count in both.values()), both
-    assert load.answers > sum(both.values())
+        killed_after = load.answers
+        until(lambda: load.answers > killed_after + 200, "the other to take over")
     assert load.failures == []
 
 
 def test_a_site_that_freezes_delays_validations_and_fails_none(home, region):
     with Load(region, admin_token(home, sites(home)[0])) as load:
-        time.sleep(0.5)
+        until(lambda: load.answers > 100, "load")
         signal(home, "RegionOne", "STOP")
-        time.sleep(1)
+        time.sleep(1)  # clients end when they have their answers; they would give up before [timeout server]
     try:
         assert load.failures == []
-        assert load.slowest < 8
     finally:
         signal(home, "RegionOne", "CONT")
 
@@ -175,8 +180,7 @@ def test_a_change_whose_site_died_after_it_was_sent_is_sent_to_nobody_else(home,
     before, answers = served(second), []
     client = threading.Thread(target=login, args=(region, source, answers, home))
     client.start()
-    time.sleep(0.3)
-    assert answers == []
+    until(lambda: "password_hash_queue 1" in metrics(first), "the password to be hashed")
     signal(home, first.name, "KILL")
     client.join(PATIENCE_S)
     assert answers == [502]
