@@ -95,8 +95,8 @@ class Log:
             try:
                 if await self._try(feed, after, entries):
                     return True
-                found = await self._read_back(feed, entries)
-                return bool(found)  # lost, unless it was our own earlier attempt that won
+                doubtful = True  # lost, unless it was our own attempt that won, begun again by the server
+                return bool(await self._read_back(feed, entries))
             except Unknown:
                 doubtful = True
             except Unavailable:

@@ -24,7 +24,7 @@ from regional_keystone.adapters.cassandra_schema import (
     packed,
     shard,
 )
-from regional_keystone.log import Change, Entry, Put
+from regional_keystone.log import Change, Entry, Put, net
 from regional_keystone.record import Key, R, Table, decode, defaults, facts, indexed_values
 
 Row = tuple[str, Key, bytes]
@@ -141,9 +141,9 @@ class Tables:
             yield from (Write(form, place, number, None) for form, place in was - now)
 
     def written(self, entries: Iterable[Entry]) -> Iterator[Write]:
-        """Everything that these entries write."""
+        """Everything that these entries write: of each entry what it comes to, since all of it has one timestamp."""
         for entry in entries:
-            for change in entry.changes:
+            for change in net(entry.changes):
                 yield from self.writes(entry.number, change)
 
     def writes_of_row(self, number: int, name: str, key: Key, row: bytes) -> Iterator[Write]:
