@@ -5,13 +5,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from controller import ask
-from regional_keystone import model  # noqa: F401  declares the tables
-from regional_keystone.backends import open_store
+from controller.settings import Settings
+from regional_keystone import settings
+from regional_keystone.backends import open_log, open_store, system_clock
 from regional_keystone.log import LOG, Entry, Put
 from regional_keystone.model import RevocationEvent
 from regional_keystone.ports import Writer
 from regional_keystone.record import TABLES, decode
 from tests.faults.checker import EQUAL_S
+from tests.faults.cluster import Cluster
 from tests.faults.history import Audit, Calm, Did, Logged, Saw
 from tests.faults.world import Client, World, names
 
@@ -79,9 +81,13 @@ def read_all(world: World, position: int) -> None:
         client.validate_system(place)
 
 
-async def audit(world: World, place: str, path: Path) -> None:
-    """Read a controller's log and tables from its file, and compare them."""
-    store = await open_store(path)
+async def audit(world: World, place: str, cluster: Cluster, scratch: Path) -> None:
+    """Read the log and the tables from a controller's store, and compare them."""
+    if cluster.engines:
+        told = settings.load(Settings, cluster.home.config(place), [f"site.state_dir={scratch}"], {})
+        store = await open_log(told, system_clock())
+    else:
+        store = await open_store(cluster.home.state(place) / "log.db", only_reads=True)
     try:
         head = await store.head(LOG)
         rows: dict[tuple[str, tuple], bytes] = {}

@@ -23,7 +23,7 @@ _SETTINGS = (
     "keys.acknowledge_deadline_s=4",
 )
 _ENSEMBLE = (2181, 2888, 3888)
-_START_S = 400.0
+_START_S = 600.0
 
 
 @dataclass(slots=True)
@@ -46,10 +46,14 @@ class Cluster:
         self.home = Home.at(directory)
         self.engines = engines
         self.relays: list[Relay] = []
+        self._is_ours = True
         self.can_cut = engines and can_cut() and not wan.why_not()
 
     def start(self, *words: str) -> None:
-        """Raises RuntimeError with what `rkctl` said."""
+        """What does not run yet. Raises RuntimeError with what `rkctl` said."""
+        if self.engines and self.home.holder() is not None:
+            self._is_ours = False
+            return
         told = list(_SETTINGS)
         if self.engines:
             words = ("--engines", *words)
@@ -57,15 +61,19 @@ class Cluster:
             self.relays = [Relay(self._stream_of(0)).start()]
             told.append("site.controllers=" + ",".join(f"https://{HOST}:{relay.port}" for relay in self.relays))
         sets = [word for one in told for word in ("--set", one)]
-        state = ["--state", str(self.home.directory), "--port", str(free_port())]
+        state = ["--state", str(self.home.directory)]
+        if not (self.home.directory / "ports.json").exists():
+            state += ["--port", str(free_port())]
         done = _rkctl("up", "--detach", *state, *sets, *words)
         if done.returncode:
             raise RuntimeError(f"rkctl up: {done.stdout[-500:]} {done.stderr[-2000:]}")
 
     def stop(self) -> None:
-        """Nothing is left afterwards."""
+        """Nothing is left afterwards but a federation that ran before."""
         if self.can_cut:
             mend()
+        if not self._is_ours:
+            return
         rkctl("down", "--state", str(self.home.directory))
         for pid in processes(self.home):
             with contextlib.suppress(ProcessLookupError):

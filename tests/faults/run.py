@@ -1,6 +1,7 @@
 """A run: load and faults in rounds, each of which ends healed and compared; then everything is read, and judged."""
 
 import asyncio
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -61,8 +62,8 @@ class Run:
         position = max(saw.position for saw in self.history.events if isinstance(saw, Calm))
         aftermath.read_all(self._world, position)
         controller = self._world.controllers[0].name
-        path = self._cluster.home.state(controller) / "log.db"
-        asyncio.run(aftermath.audit(self._world, controller, path))
+        with tempfile.TemporaryDirectory() as scratch:
+            asyncio.run(aftermath.audit(self._world, controller, self._cluster, Path(scratch)))
         self.history.close()
         return check(self.history.events)
 
