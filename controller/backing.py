@@ -129,6 +129,10 @@ class Backing:
         """Who runs, by process id."""
         return {name: one.process.pid for name, one in self._engines().items() if one.process and one.is_running}
 
+    def ended(self) -> list[str]:
+        """The engines that do not run."""
+        return [name for name, one in self._engines().items() if not one.is_running]
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Stop, let go on, kill or end one engine. `start` begins what has ended again."""
         engine = self._engines().get(name)

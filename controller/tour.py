@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import secrets
 import statistics
 import subprocess
 import sys
@@ -11,92 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
-from controller import ask, federation, probe
+from controller import ask, federation, probe, tour_engines
 from controller.display import Display, table
 from controller.federation import Home, Member
 from controller.probe import Broken, Client, Load, everywhere, ms, until
+from controller.stage import Finding, Stage, Step, digests, same
 from regional_keystone.record import Json
 
 REVOKED, CHANGES, ROTATIONS = 60, 500, 3
 GOAL_S = 0.25
 _COMMANDS = ("token issue", "catalog list", "user list")
 _CLIENT_S = 30.0
-
-
-@dataclass(slots=True)
-class Stage:
-    """What the steps share: the processes, the callers, and what was made on the way."""
-
-    home: Home
-    members: list[Member]
-    run: str = field(default_factory=lambda: secrets.token_hex(3))
-    secret: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    made: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def admin(self) -> Client:
-        """The administrator at the controller; a connection of its own each time."""
-        return Client(self.members[0], self.made.get("admin", ""))
-
-    @property
-    def controllers(self) -> list[Member]:
-        """One, or several over one log."""
-        return [member for member in self.members if member.is_controller]
-
-    @property
-    def regions(self) -> list[Member]:
-        """The sites' processes."""
-        return [member for member in self.members if not member.is_controller]
-
-    @property
-    def sites(self) -> list[Client]:
-        """The administrator at each site."""
-        return [self.admin.at(member) for member in self.regions]
-
-    def site(self, number: int) -> Client:
-        """The administrator at one site, counted from 1."""
-        return self.admin.at(self.regions[number - 1])
-
-    def auth(self) -> Json:
-        """The tour's user by password, in its project."""
-        return probe.password(f"ada-{self.run}", self.secret, self.made["domain"], self.made["project"])
-
-    def log_in(self) -> None:
-        """A token for the administrator, at the controller."""
-        auth = probe.password("admin", self.home.password(), "default")
-        auth["scope"] = {"project": {"name": "admin", "domain": {"id": "default"}}}
-        self.made["admin"] = Client(self.members[0]).login(auth)
-
-    def fresh(self, number: int, count: int) -> list[str]:
-        """Tokens of the tour's user, issued at one site."""
-        client = Client(self.regions[number - 1])
-        return [client.login(probe.again(self.made["token"], self.made["project"])) for _ in range(count)]
-
-    def signal(self, name: str, number: str) -> None:
-        """Have the supervisor send a signal."""
-        ask.control(self.home.control, command="signal", name=name, signal=number)
-
-
-class Finding(NamedTuple):
-    """What a step measured: a line for the summary, and lines that show it."""
-
-    measured: str
-    details: Sequence[str] = ()
-
-
-class Step(NamedTuple):
-    """One promise and how it is put to the proof."""
-
-    title: str
-    promise: str
-    prove: Callable[[Stage], Finding]
 
 
 def create(stage: Stage) -> Finding:
@@ -149,10 +79,10 @@ def validate(stage: Stage) -> Finding:
         with Client(member) as client:
             for _ in range(20):
                 begun = time.monotonic()
-                _same(200, client.validate(token), f"validation at {member.name}")
+                same(200, client.validate(token), f"validation at {member.name}")
                 times.append(time.monotonic() - begun)
     after = _requests(stage)
-    _same(before, after, "the controller's request counter")
+    same(before, after, "the controller's request counter")
     places = " and ".join(member.name for member in stage.regions[1:])
     details = [f"issued at {stage.regions[0].name}, valid at {places}"]
     return Finding(f"controller's requests {before} -> {after}; median {ms(statistics.median(times))}", details)
@@ -188,7 +118,7 @@ def _openstack(stage: Stage, command: str) -> str:
 def _shown(stage: Stage, command: str, found: Any) -> str:
     if command == "catalog list":
         regions = list(dict.fromkeys(endpoint["region"] for service in found for endpoint in service["Endpoints"]))
-        _same(sorted({member.region for member in stage.members}), sorted(regions), "the regions of the catalog")
+        same(sorted({member.region for member in stage.members}), sorted(regions), "the regions of the catalog")
         return ", ".join(regions)
     return ", ".join(one["Name"] for one in found) if command == "user list" else "a token"
 
@@ -202,7 +132,7 @@ def _session(stage: Stage) -> str:
     plugin = v3.Password(auth_url=member.url, user_id=made["user"], password=stage.secret, project_id=made["project"])
     opened = session.Session(auth=plugin)
     endpoint = opened.get_endpoint(service_type="identity", region_name=member.region)
-    _same(member.url, endpoint, f"the catalog's identity endpoint in {member.region}")
+    same(member.url, endpoint, f"the catalog's identity endpoint in {member.region}")
     return f"keystoneauth1 at {member.name}: endpoint of its region is {endpoint}"
 
 
@@ -219,7 +149,7 @@ def _service(stage: Stage) -> str:
         port = int(process.stdout.readline() or 0)
         answers = [_call_service(port, token) for token in (stage.made["token"], "gAAAAA-no-token")]
         process.stdin.close()
-    _same((200, 401), tuple(answers), f"the service in {member.name} for a good token and a bad one")
+    same((200, 401), tuple(answers), f"the service in {member.name} for a good token and a bad one")
     return f"keystonemiddleware in {member.name}: {stage.regions[0].name}'s token accepted, a bad one refused"
 
 
@@ -255,7 +185,7 @@ def revoke(stage: Stage) -> Finding:
     with stage.admin as admin, ThreadPoolExecutor(len(watchers)) as pool:
         for token in tokens:
             for client in watchers:
-                _same(200, client.validate(token), f"a fresh token at {client.member.name}")
+                same(200, client.validate(token), f"a fresh token at {client.member.name}")
             refusals = [pool.submit(_refused_at, client, token) for client in watchers]
             admin.expect(204, "DELETE", "/v3/auth/tokens", X_Subject_Token=token)
             answered = time.monotonic()
@@ -341,7 +271,7 @@ def isolate(stage: Stage) -> Finding:
     project, token = stage.made["project"], stage.made["token"]
     for client in stage.sites:
         name = client.member.name
-        _same(200, client.validate(token), f"validation at {name}")
+        same(200, client.validate(token), f"validation at {name}")
         Client(client.member).login(stage.auth())
         client.expect(200, "GET", f"/v3/projects/{project}")
     refusal = stage.site(1).ask("POST", "/v3/projects", {"project": {"name": f"never-{stage.run}"}})
@@ -351,7 +281,7 @@ def isolate(stage: Stage) -> Finding:
     time.sleep(max(0.0, 2.5 - (time.monotonic() - killed)))
     status = federation.status(stage.members)
     for controller in status["controllers"]:
-        _same("down", controller["state"], f"the state of {controller['name']} by `rkctl status`")
+        same("down", controller["state"], f"the state of {controller['name']} by `rkctl status`")
     ages = _ages(status, time.monotonic() - killed)
     why = refusal.body["error"]["message"]
     details = [f"a change: 503, Retry-After {refusal.headers['retry-after']}, {why!r}", f"`rkctl status`: age {ages}"]
@@ -364,7 +294,7 @@ def _revoke_own(stage: Stage) -> float:
     token, begun = stage.made["doomed"], time.monotonic()
     last = Client(stage.regions[-1], token)
     last.expect(204, "DELETE", "/v3/auth/tokens", X_Subject_Token=token)
-    _same(404, stage.site(len(stage.regions)).validate(token), "a token revoked there, at once")
+    same(404, stage.site(len(stage.regions)).validate(token), "a token revoked there, at once")
     return time.monotonic() - begun
 
 
@@ -372,7 +302,7 @@ def _ages(status: Json, gone_s: float) -> str:
     """What each site says of its age, which must not be less than the time without the controller."""
     told = []
     for site in status["sites"]:
-        _same("isolated", site["state"], f"the state of {site['name']} by `rkctl status`")
+        same("isolated", site["state"], f"the state of {site['name']} by `rkctl status`")
         if site["age_s"] is None or site["age_s"] < gone_s - 0.5:
             raise Broken(f"expected an age of at least {gone_s:.1f} s at {site['name']}, got {site['age_s']}")
         told.append(f"{site['name']} {site['age_s']:.1f} s")
@@ -390,7 +320,7 @@ def heal(stage: Stage) -> Finding:
     last = stage.members[-1]
     until("nothing left to take over", lambda: last.page("/status")["own_feed"]["pending"] == 0)
     before, after = stage.made["position"], stage.members[0].page("/status")["position"]
-    _same(before + 1, after, "the log's position: one entry for one revocation")
+    same(before + 1, after, "the log's position: one entry for one revocation")
     if took > 1:
         raise Broken(f"expected it to hold everywhere within a second, got {ms(took)}")
     return Finding(
@@ -414,7 +344,7 @@ def catch_up(stage: Stage) -> Finding:
     finally:
         stage.signal(slow.name, "CONT")
     until("every site at the new epoch", partial(_all_at, stage, turned["epoch"]))
-    digests = until("equal digests", partial(_digests, stage), 30)
+    equal = until("equal digests", partial(digests, stage), 30)
     caught = time.monotonic() - woken
     if not waited and slow.name not in turned["quarantined"]:
         raise Broken(f"expected the rotation to wait for {slow.name} or to quarantine it, got epoch {turned['epoch']}")
@@ -422,7 +352,7 @@ def catch_up(stage: Stage) -> Finding:
     details = [
         f"{CHANGES} changes in {ms(took)} while {slow.name} was stopped",
         f"the rotation in between {how}: epoch {before} -> {turned['epoch']}",
-        f"position {digests[0]}, digest {digests[1][:16]} at the controller and every site",
+        f"position {equal[0]}, digest {equal[1][:16]} at the controller and every site",
     ]
     return Finding(f"caught up {ms(caught)} after SIGCONT, digests equal", details)
 
@@ -449,18 +379,6 @@ def _change(stage: Stage) -> float:
     return time.monotonic() - begun
 
 
-def _digests(stage: Stage) -> tuple[int, str] | None:
-    """(position, digest) when all replicas have the same, else None."""
-    pages = [member.page("/digest", probe.PATIENCE_S) for member in stage.members]
-    found = {(page["position"], page["digest"]) for page in pages}
-    return found.pop() if len(found) == 1 else None
-
-
-def _same(expected: object, got: object, what: str) -> None:
-    if expected != got:
-        raise Broken(f"{what}: expected {expected}, got {got}")
-
-
 STEPS = (
     Step("One place to manage", "a change at the controller is at every site at once", create),
     Step("Local validation", "a token of one region is valid in the others without the controller", validate),
@@ -480,7 +398,8 @@ def show(home: Home, console: Console) -> int:
         console.print("the tour needs three sites")
         return 1
     with Display(console) as display:
-        for number, step in enumerate(STEPS, 1):
+        steps = (*STEPS, *tour_engines.STEPS) if home.engines.exists() else STEPS
+        for number, step in enumerate(steps, 1):
             display.tell("wait", f"{number}. {step.title}: {step.promise}")
             try:
                 finding = step.prove(stage)

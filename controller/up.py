@@ -88,6 +88,7 @@ class Supervisor:
         """Start again what has ended; tells who that was."""
         async with self._turn:
             missing = [one.name for one in self.members if not self._runs(one.name)]
+            missing += self.backing.ended() if self.backing else []
             if missing:
                 await self.start()
             return missing

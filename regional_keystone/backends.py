@@ -6,8 +6,9 @@ What is not configured is not imported.
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -18,7 +19,7 @@ from regional_keystone import model as _model  # noqa: F401  declares the tables
 from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
-from regional_keystone.errors import StoreDamaged, StoreRefused
+from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.ports import Cache, Clock, Lock, Wake, Writer
 from regional_keystone.record import TABLES
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("backends")
 
 _SCRATCH = "scratch-"
+_AGAIN_S = 1.0
 
 
 def system_clock() -> Clock:
@@ -99,12 +101,8 @@ async def open_log(settings: Settings, clock: Clock, *, repeat: bool = False) ->
         return await open_store(state / "log.db")
     from regional_keystone.adapters.cassandra import Cassandra as Store  # noqa: PLC0415
 
-    driver = await safe_cassandra_driver(settings.cassandra)
-    try:
-        return await Store.open(driver, clock=clock, scratch=_scratch(state), repeat=repeat)
-    except BaseException:
-        await driver.close()
-        raise
+    scratch = _scratch(state)
+    return await _opened(settings, clock, partial(Store.open, clock=clock, scratch=scratch, repeat=repeat))
 
 
 async def open_replica(settings: Settings, clock: Clock, site: str, *, only_reads: bool = False) -> Writer:
@@ -118,13 +116,25 @@ async def open_replica(settings: Settings, clock: Clock, site: str, *, only_read
     from regional_keystone.adapters.cassandra import CassandraReplica  # noqa: PLC0415
 
     scratch = _scratch(state, tidy=not only_reads)
-    driver = await safe_cassandra_driver(settings.cassandra)
-    try:
-        level = settings.cassandra.read_consistency
-        return await CassandraReplica.open(driver, site=site, level=level, clock=clock, scratch=scratch)
-    except BaseException:
-        await driver.close()
-        raise
+    level = settings.cassandra.read_consistency
+    return await _opened(
+        settings, clock, partial(CassandraReplica.open, site=site, level=level, clock=clock, scratch=scratch)
+    )
+
+
+async def _opened(settings: Settings, clock: Clock, open_: Callable[["CassandraDriver"], Awaitable[Writer]]) -> Writer:
+    """The store, as soon as the cluster answers: a process that is started before it, or while it is away, waits."""
+    while True:
+        try:
+            driver = await safe_cassandra_driver(settings.cassandra)
+            try:
+                return await open_(driver)
+            except BaseException:
+                await driver.close()
+                raise
+        except Unavailable as error:
+            log.warning("waiting_for_cassandra", why=error.message)
+        await clock.sleep(_AGAIN_S)
 
 
 def _scratch(state: Path, *, tidy: bool = True) -> Callable[[], Any]:
