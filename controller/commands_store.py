@@ -64,7 +64,7 @@ async def _copy(source: Path, target: Path, display: "Display") -> "tuple[Copied
             busy = True
         opened = []
         for settings in (here, there):
-            store = await backends.open_log(settings, backends.system_clock(), repeat=settings is there)
+            store = await backends.open_log(settings, backends.system_clock(), repeat=settings is there, waits=False)
             stack.push_async_callback(store.close)
             opened.append(store)
         return await copying.copy(opened[0], opened[1], lambda text: display.tell("wait", f"Copying: {text}")), busy

@@ -3,6 +3,7 @@
 `rich` honours NO_COLOR and knows what a terminal is; nothing else decides about either.
 """
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ Tell = Callable[[Tone, str], None]
 
 _MARKS = {"done": "[green]✓[/]", "warn": "[yellow]![/]", "fail": "[red]✗[/]"}
 _PLAIN_WIDTH = 120
+_EACH_S = 5.0
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -33,6 +35,7 @@ class Display:
     def __init__(self, target: Console) -> None:
         self.console = target
         self._status: Status | None = None
+        self._job, self._said_at = "", 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -50,12 +53,19 @@ class Display:
 
     def _wait(self, text: str) -> None:
         if not self.console.is_terminal:
-            self.console.print(f"  {text} ...", soft_wrap=True)
+            self._wait_plainly(text)
         elif self._status:
             self._status.update(text)
         else:
             self._status = self.console.status(text)
             self._status.start()
+
+    def _wait_plainly(self, text: str) -> None:
+        """A line for what is new; of one job's many steps a line now and then."""
+        job, now = text.partition(":")[0], time.monotonic()
+        if job != self._job or now - self._said_at > _EACH_S:
+            self._job, self._said_at = job, now
+            self.console.print(f"  {text} ...", soft_wrap=True)
 
     def _stop(self) -> None:
         if self._status:

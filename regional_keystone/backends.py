@@ -91,10 +91,11 @@ async def open_store(path: Path, *, rebuild: bool = False, only_reads: bool = Fa
         return await Sqlite.open(path)
 
 
-async def open_log(settings: Settings, clock: Clock, *, repeat: bool = False) -> Writer:
+async def open_log(settings: Settings, clock: Clock, *, repeat: bool = False, waits: bool = True) -> Writer:
     """A controller's store: in the cluster that is configured, else a file of its own.
 
-    With `repeat`, one whose restoring was broken off as well. Raises StoreRefused or Unavailable.
+    With `repeat`, one whose restoring was broken off as well; with `waits`, as soon as the cluster answers.
+    Raises StoreRefused or Unavailable.
     """
     state = settings.site.state_dir
     if not settings.cassandra.contact_points:
@@ -102,7 +103,7 @@ async def open_log(settings: Settings, clock: Clock, *, repeat: bool = False) ->
     from regional_keystone.adapters.cassandra import Cassandra as Store  # noqa: PLC0415
 
     scratch = _scratch(state)
-    return await _opened(settings, clock, partial(Store.open, clock=clock, scratch=scratch, repeat=repeat))
+    return await _opened(settings, clock, partial(Store.open, clock=clock, scratch=scratch, repeat=repeat), waits=waits)
 
 
 async def open_replica(settings: Settings, clock: Clock, site: str, *, only_reads: bool = False) -> Writer:
@@ -122,8 +123,14 @@ async def open_replica(settings: Settings, clock: Clock, site: str, *, only_read
     )
 
 
-async def _opened(settings: Settings, clock: Clock, open_: Callable[["CassandraDriver"], Awaitable[Writer]]) -> Writer:
-    """The store, as soon as the cluster answers: a process that is started before it, or while it is away, waits."""
+async def _opened(
+    settings: Settings,
+    clock: Clock,
+    open_: Callable[["CassandraDriver"], Awaitable[Writer]],
+    *,
+    waits: bool = True,
+) -> Writer:
+    """The store. With `waits`, of a process that may be started before the cluster, or while it is away."""
     while True:
         try:
             driver = await safe_cassandra_driver(settings.cassandra)
@@ -133,6 +140,8 @@ async def _opened(settings: Settings, clock: Clock, open_: Callable[["CassandraD
                 await driver.close()
                 raise
         except Unavailable as error:
+            if not waits:
+                raise
             log.warning("waiting_for_cassandra", why=error.message)
         await clock.sleep(_AGAIN_S)
 
