@@ -19,6 +19,7 @@ import msgspec
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # also when it is run as a file, from anywhere
 
+from docs import cassandra_tables  # noqa: E402
 from regional_keystone import api, model  # noqa: E402
 from regional_keystone.api.shapes import Shape  # noqa: E402
 from regional_keystone.api.verbs import routes  # noqa: E402
@@ -63,7 +64,7 @@ def data_model() -> str:
         lines += [f"Unique: {'; '.join(_codes(group) for group in table.unique)}."] if table.unique else []
         lines += [f"Found by: {'; '.join(_codes(group) for group in table.by)}."] if table.by else []
         lines += ["", *_table(("Field", "Type", "Default", "Marks", "Refers to"), _fields(table))]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n" + cassandra_tables.section(_tables())
 
 
 def routes_page() -> str:

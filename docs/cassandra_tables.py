@@ -1,0 +1,159 @@
+"""The part of docs/data-model.md that is about Cassandra: tables, partitions and their sizes, levels of consistency."""
+# ruff: noqa: INP001, E501  a folder of pages, no package; rows of tables are long
+
+from collections.abc import Iterable, Iterator
+from typing import Any, get_type_hints
+
+import msgspec
+
+from regional_keystone.adapters.cassandra_log import EVERYWHERE
+from regional_keystone.adapters.cassandra_schema import GRACE_S, RANGE, SHARDS, STONE_S, Copy, Form, Forms
+from regional_keystone.record import Record, Table, encode
+
+_OVERHEAD_BYTES = 40  # of a row on disk: timestamps, `at`, lengths
+_BUCKETS = 16**3  # ids are hexadecimal
+_USERS = 1_000_000
+_ROWS = {
+    "users": _USERS,
+    "projects": _USERS // 10,
+    "groups": _USERS // 100,
+    "memberships": 2 * _USERS,
+    "grants": 3 * _USERS,
+    "revocations": _USERS // 10,
+    "roles": 100,
+    "implications": 100,
+    "regions": 10,
+    "services": 50,
+    "endpoints": 1_500,
+    "sites": 10,
+    "rings": 2,
+    "taken": 20,
+    "outcomes": 10_000,
+}
+# rows with the same value of a field, of the value that has most
+_MOST = {
+    ("users", "domain_id"): _USERS // 2,
+    ("users", "default_project_id"): 50_000,
+    ("projects", "domain_id"): 50_000,
+    ("projects", "parent_id"): 20_000,
+    ("groups", "domain_id"): 5_000,
+    ("memberships", "group_id"): 20_000,
+    ("grants", "target_id"): 20_000,
+    ("grants", "role_id"): 2 * _USERS,
+    ("endpoints", "service_id"): 30,
+    ("endpoints", "region_id"): 150,
+    ("roles", "domain_id"): 50,
+    ("implications", "implied_role_id"): 20,
+    ("regions", "parent_region_id"): 10,
+}
+_INTRODUCTION = f"""
+## In Cassandra
+
+Derived from the same facts by `adapters/cassandra_schema.py`. There is no secondary index, no materialised view and no
+`ALLOW FILTERING`. Every table of rows is there once by its key and once more, whole, for every group: a `find` reads
+one partition, of a group marked *wide* {SHARDS}. Why: [16](adr/0016-stones-instead-of-deletes.md),
+[17](adr/0017-buckets-and-shards.md).
+
+All these tables have the columns `at`, the position of the entry that wrote the row, and `row`, its bytes as the log
+carried them. Nothing is deleted: a removal writes a *stone*, `row` null, which fades after {STONE_S // 86400} days.
+`gc_grace_seconds` is {GRACE_S // 86400} days. Every write names its timestamp: 2p + 1 for a row of position p, 2p for a stone.
+
+- `bucket`: the first three characters of the key, so that buckets in their order are the rows in theirs.
+- `g`: the values of a group as msgpack, None included; what is over a kilobyte is replaced by its SHA-256.
+- `shard`: CRC-32 of the key modulo {SHARDS}.
+
+### Tables and partitions
+
+Sizes at {_USERS:,} users, before compression: bytes of a row as computed from the record, rows of the largest partition
+under the counts that `docs/cassandra_tables.py` assumes (half of all users in one domain, one role in two grants of
+three, ids of hexadecimal digits).
+"""
+_LOG = f"""
+### The log
+
+| Table | Partition | Rows in it | What |
+| --- | --- | --- | --- |
+| `log` | `feed`, `range` | {RANGE:,} | entries by `number`; `head`, static, is the last number of the range's batches |
+| `own_<site>` | `feed`, `range` | {RANGE:,} | the same for one site's own feed, written by that site alone |
+| `marks` | `feed` | 1 | `applied`: in the tables up to here; `pruned`: forgotten up to here; `restoring` |
+| `ack_<site>` | `feed` | 1 | the same, of what a site has verified in its own data centre |
+| `acknowledgements` | `part` | one a site | what each site has said last |
+| `unknown_rows` | `table`, `shard` | what is unknown / {SHARDS} | rows of tables that this version does not know |
+| `schema_version` | `part` | 1 | which version made the schema |
+
+An append is one conditional batch in one partition: `head` moves from the old number to the new one, and the entries
+come with it. A batch lies wholly in the range of its first number, so entry n is in the range of n or in the one before.
+Batches of 100 entries of a kilobyte make partitions of 10 MB. Entries are forgotten by a range of rows; a `head` is
+never removed, since an empty partition would give its numbers out again.
+
+### Consistency of each statement
+
+| Statement | By | Level | Why |
+| --- | --- | --- | --- |
+| append | controller | {EVERYWHERE.serial}, commit {EVERYWHERE.write} | one order of all data centres; any one of them may be lost |
+| read back, `head` | controller | {EVERYWHERE.serial} | ends what was half done; a {EVERYWHERE.read} read would not see it |
+| rows, copies, stones | controller | {EVERYWHERE.write} | a majority has them before the mark says so |
+| `applied`, `pruned` | controller | {EVERYWHERE.write} | its timestamp is the position: the higher one stays |
+| `get`, `find`, `scan`, `tail` | controller | {EVERYWHERE.read} | sees every acknowledged write |
+| acknowledgements | controller | {EVERYWHERE.write} | any controller must see them |
+| `get`, `find`, `scan`, `tail` | site | `read_consistency` | LOCAL_QUORUM, or LOCAL_ONE with one replica: no other data centre is needed |
+| whether a row has arrived | site | `read_consistency` | nobody else can know what this data centre shows |
+| what has not arrived after half a second | site | QUORUM, once | read repair brings it here; cut off, the site stays at the position it has |
+| first start, and a snapshot | site | QUORUM, once | makes the data centre complete up to the mark |
+| append to the own feed | site | LOCAL_SERIAL, commit LOCAL_QUORUM | must work while it is cut off; nobody else writes there |
+| own feed, `ack_<site>` | site | LOCAL_QUORUM | likewise |
+"""
+
+
+def section(tables: Iterable[Table]) -> str:
+    """All of it, from the facts of these records."""
+    lines = [
+        "| Table | Partition | Rows | Bytes a row | Rows in the largest partition | Its size |",
+        "| --- | --- " * 3 + "|",
+    ]
+    for table in tables:
+        lines += ["| " + " | ".join(cells) + " |" for cells in _lines(Forms(table))]
+    return f"{_INTRODUCTION}\n" + "\n".join(lines) + f"\n{_LOG}".rstrip()
+
+
+def _lines(forms: Forms) -> Iterator[tuple[str, ...]]:
+    table, rows = forms.table, _ROWS[forms.table.name]
+    sample = _sample(table)
+    size = len(encode(sample)) + sum(len(str(one)) for one in table.key_of(sample)) + _OVERHEAD_BYTES
+    yield _line(forms.base, rows, size, max(1, rows // _BUCKETS), "")
+    for copy in forms.copies:
+        most = 1 if copy.group in table.unique else _MOST[table.name, copy.group[0]]
+        yield _line(copy.form, rows, size, -(-most // SHARDS) if copy.wide else most, _wide(copy))
+
+
+def _line(form: Form, rows: int, size: int, most: int, wide: str) -> tuple[str, ...]:
+    partition = ", ".join(f"`{name}`" for name, _ in form.partition)
+    return f"`{form.name}`", partition + wide, f"{rows:,}", str(size), f"{most:,}", _bytes(most * size)
+
+
+def _wide(copy: Copy) -> str:
+    return " (wide)" if copy.wide else ""
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1_000_000:.1f} MB" if size >= 100_000 else f"{max(1, size // 1000)} kB"
+
+
+def _sample(table: Table) -> Record:
+    """A record with something in every field."""
+    hints = get_type_hints(table.kind)
+    return table.kind(**{field.name: _value(str(hints[field.name])) for field in msgspec.structs.fields(table.kind)})
+
+
+def _value(hint: str) -> Any:
+    if "dict" in hint:
+        return {}
+    if "tuple" in hint:
+        return ()
+    if "bytes" in hint:
+        return b"x" * 300
+    if "bool" in hint:
+        return True
+    if "int" in hint:
+        return 1_700_000_000_000_000
+    return "x" * 32
