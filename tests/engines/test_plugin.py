@@ -59,7 +59,7 @@ def run(suite, *words, prefix=(), **environment):
         env={**kept, **environment},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=2 * PATIENCE_S,
         check=False,
     )
 
