@@ -87,13 +87,7 @@ class Database:
     async def sync(self) -> Synced:
         """Make what is missing. Raises StoreRefused for a newer schema, or for what only losing data could mend."""
         made: list[str] = []
-        state = self._schema.state
-        if state not in await self._live():
-            # one id wherever it is made: made in two places at once, it is still one table
-            identity = uuid.uuid5(uuid.NAMESPACE_OID, self.keyspace)
-            await self.driver.define(f"{self._schema.tables[state]} AND id = {identity}")
-            await self.driver.agreed()
-            made.append(f"{state} is missing")
+        await self._make_state(made)
         async with self._lease() as renew:
             found = await self.find()
             self._refuse(found)
@@ -135,6 +129,17 @@ class Database:
         for one in wanted:
             await self._grant(role, ("SELECT", "MODIFY"), f'"{self.keyspace}"."{one.name}"')
         return role
+
+    async def _make_state(self, made: list[str]) -> None:
+        """The table of the lease, which cannot be made under the lease."""
+        state = self._schema.state
+        if state not in await self._live():
+            made.append(f"{state} is missing")
+        # One id wherever it is made: made in two places at once it is still one table. And said in any case: it may be
+        # on its way to our node, which answers this only when it knows the table.
+        identity = uuid.uuid5(uuid.NAMESPACE_OID, self.keyspace)
+        await self.driver.define(f"{self._schema.tables[state]} AND id = {identity}")
+        await self.driver.agreed()
 
     async def _define(self, differences: Iterable[Difference], renew: Callable[[], Awaitable[None]]) -> list[str]:
         made, steps = [], list(differences)

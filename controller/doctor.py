@@ -93,10 +93,13 @@ async def _memcached(settings: Settings) -> Check:
         cache = backends.region_cache(settings)
         if cache is None:
             return Check("memcached", OK, "not configured")
-        await cache.set_many({_PROBE: b"1"}, 10.0)
-        kept = (await cache.get_many([_PROBE])).get(_PROBE) == b"1"
     except ConfigurationError as error:
         return Check("memcached", FAIL, str(error), cure)
+    try:
+        await cache.set_many({_PROBE: b"1"}, 10.0)
+        kept = (await cache.get_many([_PROBE])).get(_PROBE) == b"1"
+    finally:
+        await cache.close()
     return Check("memcached", OK, server) if kept else Check("memcached", WARN, f"{server} keeps nothing", cure)
 
 

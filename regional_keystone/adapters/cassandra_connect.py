@@ -49,7 +49,7 @@ except (ImportError, DependencyException) as missing:
 
 
 _RECONNECT_S = 0.5
-_HEARTBEAT_S = 2.0  # a silent node of several is given up after twice as long
+_HEARTBEAT_S = 2.0  # a silent node of several is given up soon after
 
 
 class Missed(Exception):
@@ -143,7 +143,7 @@ def _cluster(section: Cassandra, given: Mapping[str, Any]) -> Any:
         connect_timeout=section.connect_timeout_s,
         control_connection_timeout=section.request_timeout_s,
         idle_heartbeat_interval=_HEARTBEAT_S,
-        idle_heartbeat_timeout=_HEARTBEAT_S,
+        idle_heartbeat_timeout=max(_HEARTBEAT_S, section.request_timeout_s),
         schema_metadata_enabled=False,
         max_schema_agreement_wait=0,  # `agreed` waits once, for many
         monitor_reporting_enabled=False,
@@ -185,7 +185,7 @@ def _use(session: Any, section: Cassandra) -> None:
 def _refused_at_open(error: Any, section: Cassandra, hosts: Iterable[Any]) -> Exception:
     causes = list(error.errors.values()) if isinstance(getattr(error, "errors", None), dict) else []
     login = next((str(one) for one in (error, *causes) if isinstance(one, _LoginRefused)), "")
-    if "incorrect" in login:
+    if login and "Unable to perform" not in login:  # it cannot say so while its roles are out of reach
         given = f"username and the password in {section.password_file}"
         return StoreRefused(f"the cluster does not let {section.username} in: check [cassandra] {given}")
     if "requires authentication" in str(error) + str(causes):
@@ -196,11 +196,9 @@ def _refused_at_open(error: Any, section: Cassandra, hosts: Iterable[Any]) -> Ex
         return StoreRefused(
             f"[cassandra] local_data_centre = {section.local_data_centre}: the cluster has {there}; set one of them"
         )
-    tls = next((text for text in map(str, causes) if section.tls_ca and "Last error: " in text), "")
-    if "refused" in tls or "timed out" in tls:
-        tls = ""
+    cause = next((text.rpartition("Last error: ")[2] for text in map(str, causes)), "")
     _, why = explained(error, section.local_data_centre)
-    why = f"TLS: {tls.partition('Last error: ')[2]}." if tls else why
+    why = f"TLS: {cause}." if section.tls_ca and "SSL" in cause + str(causes) else f"{why} {cause}".strip()
     return Unavailable(f"{', '.join(section.contact_points)} port {section.port}: {why}")
 
 
@@ -223,7 +221,10 @@ def _login(section: Cassandra) -> Any:
         return None
     if section.password_file is None:
         raise StoreRefused("[cassandra] username is set: name the file with the password in password_file")
-    return PlainTextAuthProvider(section.username, _secret(section.password_file, "password").strip())
+    password = _secret(section.password_file, "password").strip()
+    if not password:
+        raise StoreRefused(f"{section.password_file} is empty; write the password into it")
+    return PlainTextAuthProvider(section.username, password)
 
 
 def _tls(section: Cassandra) -> ssl.SSLContext | None:

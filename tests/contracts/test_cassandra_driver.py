@@ -168,6 +168,10 @@ async def test_a_password_that_others_may_read_is_refused(section):
     section.password_file.chmod(0o640)
     with pytest.raises(StoreRefused, match="chmod 600"):
         await session(section).__aenter__()
+    section.password_file.chmod(0o600)
+    section.password_file.write_text("\n")
+    with pytest.raises(StoreRefused, match="is empty"):
+        await session(section).__aenter__()
     section.password_file.unlink()
     with pytest.raises(StoreRefused, match="No such file"):
         await session(section).__aenter__()
