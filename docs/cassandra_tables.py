@@ -58,7 +58,8 @@ All these tables have the columns `at`, the position of the entry that wrote the
 carried them. Nothing is deleted: a removal writes a *stone*, `row` null, which fades after {STONE_S // 86400} days.
 `gc_grace_seconds` is {GRACE_S // 86400} days. Every write names its timestamp: 2p + 1 for a row of position p, 2p for a stone.
 
-- `bucket`: the first three characters of the key, so that buckets in their order are the rows in theirs.
+- `bucket`: the first three characters of the key, so that buckets in their order are the rows in theirs; of a table
+  that stays small, such as services and endpoints, all rows lie in one.
 - `g`: the values of a group as msgpack, None included; what is over a kilobyte is replaced by its SHA-256.
 - `shard`: CRC-32 of the key modulo {SHARDS}.
 
@@ -120,7 +121,7 @@ def _lines(forms: Forms) -> Iterator[tuple[str, ...]]:
     table, rows = forms.table, _ROWS[forms.table.name]
     sample = _sample(table)
     size = len(encode(sample)) + sum(len(str(one)) for one in table.key_of(sample)) + _OVERHEAD_BYTES
-    yield _line(forms.base, rows, size, max(1, rows // _BUCKETS), "")
+    yield _line(forms.base, rows, size, rows if table.small else max(1, rows // _BUCKETS), "")
     for copy in forms.copies:
         most = 1 if copy.group in table.unique else _MOST[table.name, copy.group[0]]
         yield _line(copy.form, rows, size, -(-most // SHARDS) if copy.wide else most, _wide(copy))

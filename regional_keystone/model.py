@@ -17,7 +17,7 @@ Url = Annotated[str, Meta(max_length=225, pattern=r"^[a-zA-Z0-9+.-]+:.+")]
 RoleRefs = "users groups"
 
 
-@table("regions", by="parent_region_id")
+@table("regions", by="parent_region_id", small=True)
 class Region(Record, frozen=True, kw_only=True):
     """A place with endpoints of its own; regions nest."""
 
@@ -27,7 +27,7 @@ class Region(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("services")
+@table("services", small=True)
 class Service(Record, frozen=True, kw_only=True):
     """A kind of service that the catalog lists."""
 
@@ -38,7 +38,7 @@ class Service(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("endpoints", by="service_id region_id")
+@table("endpoints", by="service_id region_id", small=True)
 class Endpoint(Record, frozen=True, kw_only=True):
     """Where one interface of a service is reached in one region."""
 
@@ -103,7 +103,7 @@ class Membership(Record, frozen=True, kw_only=True):
     group_id: Annotated[Id, Ref("groups", "cascade")]
 
 
-@table("roles", unique=["domain_id name"], by="domain_id")
+@table("roles", unique=["domain_id name"], by="domain_id", small=True)
 class Role(Record, frozen=True, kw_only=True):
     """A word that policy knows; `domain_id` None is a global role."""
 
@@ -115,7 +115,7 @@ class Role(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("implications", key="prior_role_id implied_role_id", by="implied_role_id")
+@table("implications", key="prior_role_id implied_role_id", by="implied_role_id", small=True)
 class Implication(Record, frozen=True, kw_only=True):
     """Who has the prior role has the implied one as well."""
 
@@ -161,7 +161,7 @@ class RevocationEvent(Record, frozen=True, kw_only=True):
     expires_at: int | None = None
 
 
-@table("sites")
+@table("sites", small=True)
 class Site(Record, frozen=True, kw_only=True):
     """A region's site as the controllers know it. `id` is its region's name.
 
@@ -179,7 +179,7 @@ class Site(Record, frozen=True, kw_only=True):
     since: int = 0
 
 
-@table("rings")
+@table("rings", small=True)
 class Ring(Record, frozen=True, kw_only=True):
     """A key ring as it stands: who holds which bundle of it. No key is in it in clear.
 
@@ -197,7 +197,7 @@ class Ring(Record, frozen=True, kw_only=True):
     ceased: dict[int, int] = {}
 
 
-@table("taken", key="feed")
+@table("taken", key="feed", small=True)
 class Taken(Record, frozen=True, kw_only=True):
     """How far a site's own feed has been taken over into the log."""
 

@@ -61,7 +61,8 @@ class Field(NamedTuple):
 class Table(NamedTuple):
     """The facts of one record type: `key` finds one row; each of `unique` and `by` is a group of fields to find by.
 
-    `wide` names those of `by` of which one value may have more rows than one partition of a store should hold.
+    `wide` names those of `by` of which one value may have more rows than one partition of a store should hold; all rows
+    of a `small` table fit into one, where they are read at once.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Table(NamedTuple):
     by: tuple[tuple[str, ...], ...]
     fields: Mapping[str, Field]
     wide: frozenset[str] = frozenset()
+    small: bool = False
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -105,14 +107,16 @@ TABLES: dict[str, Table] = {}
 _BY_KIND: dict[type[Record], Table] = {}
 
 
-def table(name: str, *, key: str = "id", unique: Iterable[str] = (), by: str = "", wide: str = "") -> Any:
+def table(
+    name: str, *, key: str = "id", unique: Iterable[str] = (), by: str = "", wide: str = "", small: bool = False
+) -> Any:
     """Declare a record type storable; refuses a `Ref` that no index can follow, since nothing could then cascade."""
 
     def declare(kind: type[R]) -> type[R]:
         fields = {field: _field(field, hint) for field, hint in get_type_hints(kind, include_extras=True).items()}
         groups = tuple(tuple(group.split()) for group in unique)
         finders = tuple((one,) for one in by.split())
-        facts = Table(name, kind, tuple(key.split()), groups, finders, fields, frozenset(wide.split()))
+        facts = Table(name, kind, tuple(key.split()), groups, finders, fields, frozenset(wide.split()), small)
         if unknown := facts.wide.difference(by.split()):
             raise TypeError(f"{name} cannot be found by {', '.join(sorted(unknown))}, so that is not wide")
         for field in fields.values():

@@ -36,6 +36,7 @@ _LONGEST_NAME = 48
 _LONGEST_GROUP = 1024
 _HASHED = b"\xc1"  # no msgpack value begins so
 _BUCKET_CHARACTERS = 3
+_ONE_BUCKET = "all"
 
 Columns = tuple[tuple[str, str], ...]
 Place = tuple[Any, ...]
@@ -65,7 +66,6 @@ class Form:
         self.seen = f"SELECT at, row FROM {table} WHERE {whole}"
         self.find = f"SELECT row FROM {table} WHERE {inside}"
         self.find_first = f"{self.find} AND {quoted(key[0][0])} = ?"
-        self.part = f"SELECT {', '.join(quoted(one) for one, _ in key)}, at, row FROM {table} WHERE {inside}"
         self.parts = f"SELECT DISTINCT {', '.join(quoted(one) for one, _ in partition)} FROM {table}"
         self.all = f"SELECT {self.columns}, at, row FROM {table}"
 
@@ -105,9 +105,14 @@ class Forms:
         """The form by key first."""
         return (self.base, *(copy.form for copy in self.copies))
 
+    @property
+    def buckets(self) -> list[Place] | None:
+        """The partitions of the form by key; None where they must be asked for."""
+        return [(_ONE_BUCKET,)] if self.table.small else None
+
     def by_key(self, key: Key) -> Place:
         """Where the row with this key is."""
-        return (bucket(key[0]), *key)
+        return (_ONE_BUCKET if self.table.small else bucket(key[0]), *key)
 
     def found_by(self, key: Key, values: Mapping[str, Any]) -> Iterator[tuple[Form, Place]]:
         """Where the copies of a row with these values are."""

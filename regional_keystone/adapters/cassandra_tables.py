@@ -101,25 +101,10 @@ class Tables:
 
     async def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type in the order of their keys, read page by page."""
-        base = self.forms[facts(kind).name].base
-        async for page in self.parts(base):
-            for *_, row in page:
+        async for page in self._parts(self.forms[facts(kind).name]):
+            for (row,) in page:
                 if row is not None:
                     yield decode(kind, row)
-
-    async def parts(self, form: Form) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """(key..., at, row) of every row of a form, partitions in their order; the next ones are asked for ahead."""
-        pages = self._driver.pages(form.parts, consistency=self.level, page_rows=5000)
-        parts = sorted([part async for page in pages for part in page])
-        for start in range(0, len(parts), _PARTS_AHEAD):
-            readers = [
-                self._driver.pages(form.part, part, consistency=self.level, page_rows=_PAGE)
-                for part in parts[start : start + _PARTS_AHEAD]
-            ]
-            for reader, first in zip(readers, await asyncio.gather(*(anext(one, []) for one in readers)), strict=True):
-                yield first
-                async for page in reader:
-                    yield page
 
     async def lying(self, form: Form, level: str = "") -> AsyncIterator[list[Seen]]:
         """Every row of a form as it lies in the database, stones too, in no order."""
@@ -157,6 +142,22 @@ class Tables:
         if name == UNKNOWN_FORM.name:
             return seen.place[0], tuple(msgspec.msgpack.decode(seen.place[2]))
         return name, seen.place[1:]
+
+    async def _parts(self, forms: Forms) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """The rows by key, buckets in their order; the next ones are asked for ahead."""
+        parts = forms.buckets
+        if parts is None:
+            pages = self._driver.pages(forms.base.parts, consistency=self.level, page_rows=5000)
+            parts = sorted([part async for page in pages for part in page])
+        for start in range(0, len(parts), _PARTS_AHEAD):
+            readers = [
+                self._driver.pages(forms.base.find, part, consistency=self.level, page_rows=_PAGE)
+                for part in parts[start : start + _PARTS_AHEAD]
+            ]
+            for reader, first in zip(readers, await asyncio.gather(*(anext(one, []) for one in readers)), strict=True):
+                yield first
+                async for page in reader:
+                    yield page
 
     async def _begins(self, kind: type[R], forms: Forms, first: Any) -> list[R]:
         if not forms.base.askable(("", first)):
