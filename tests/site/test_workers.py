@@ -419,16 +419,16 @@ async def test_what_is_held_is_what_the_last_worker_holds_and_grows_when_it_is_g
 
 
 async def test_entries_wait_for_workers_before_they_are_in_the_replica_but_not_for_long(three, monkeypatch):
-    monkeypatch.setattr(workers, "_LEVEL_S", 0.5)
+    monkeypatch.setattr(workers, "_LEVEL_S", 3.0)
     follower = three.site.part.follower
     await eventually(lambda: follower.projected == follower.position)
     three.gate(2).clear()
     await three.write(project(1))
     await asyncio.sleep(0.2)
     assert await three.site.part.store.applied(LOG) == follower.position - 1
-    await eventually(lambda: follower.projected == follower.position, 2)
+    await eventually(lambda: follower.projected == follower.position, 8)
     await three.write(project(2))
-    await eventually(lambda: follower.projected == follower.position, 0.4)  # once only
+    await eventually(lambda: follower.projected == follower.position, 2.5)  # once only
     three.gate(2).set()
     await eventually(lambda: three.worker(2).part.follower.projected == follower.position)
 
