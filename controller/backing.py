@@ -27,6 +27,7 @@ from regional_keystone.record import Json
 
 DATA_CENTRES = ("dc1", "dc2", "dc3")
 _READY_S = 60.0
+_CONNECTIONS = 200  # to one process: all proxies of one machine share what it may have open
 
 
 class Backing:
@@ -117,7 +118,7 @@ class Backing:
             )
             for one in {one.front: one for one in members}.values()
         ]
-        text, listens = render(proxies), [(HOST, one.port) for one in proxies]
+        text, listens = render(proxies, _CONNECTIONS), [(HOST, one.port) for one in proxies]
         if self._proxy is None or not self._proxy.is_running:
             self._proxy = HAProxy(self._keeper, self._programs.haproxy, text, listens)
             self._proxy.start()

@@ -102,10 +102,10 @@ class Proxy:
     certificate: Path | None = None
 
 
-def render(proxies: Sequence[Proxy]) -> str:
-    """A whole configuration. Raises ConfigurationError where passwords would cross a network in clear."""
-    whole = 2 * max(len(one.servers) for one in proxies) * CONNECTIONS
-    return _HEAD.format(maxconn=whole * len(proxies), connections=CONNECTIONS) + "".join(
+def render(proxies: Sequence[Proxy], connections: int = CONNECTIONS) -> str:
+    """A whole configuration; `connections` are those to one server. Raises ConfigurationError where passwords would cross a network in clear."""
+    whole = 2 * max(len(one.servers) for one in proxies) * connections
+    return _HEAD.format(maxconn=whole * len(proxies), connections=connections) + "".join(
         _proxy(one, whole) for one in proxies
     )
 
