@@ -175,9 +175,9 @@ class Link:
         async with asyncio.timeout(SILENCE_S):
             message = at_site(await connection.socket.receive_bytes())
         if isinstance(message, Refused):
-            self.refused = message.reason
             log.error("stream_refused", why=message.reason, final=message.final)
             if message.final:
+                self.refused = message.reason
                 await self._clock.sleep(5 * PROBE_S)
             raise Unavailable(message.reason)
         if not isinstance(message, Welcome) or message.cluster != member.cluster:

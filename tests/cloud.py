@@ -92,7 +92,7 @@ class ControllerNode(Node):
         super().__init__(directory)
         self.port = free_port()
         self.deadline_s, self.keep_s = deadline_s, keep_s
-        self.counter = 0
+        self.counter, self.poll_s = 0, 0.05
         self.log_path = beside.log_path if beside else directory / "log.db"
         self.authority_dir = beside.authority_dir if beside else directory / "authority"
         self.shared = beside is not None
@@ -138,7 +138,7 @@ class ControllerNode(Node):
         await self.sequencer.start()
         self.background(self.follower.run(), self.sequencer.run(), self.acknowledgements.run())
         if self.shared:
-            self.background(self.sequencer.follow(0.05), self._review())
+            self.background(self.sequencer.follow(self.poll_s), self._review())
         await self.rotator.setup()
         await self._open_stream()
 

@@ -13,7 +13,7 @@ import pytest
 from regional_keystone.adapters.local import LocalLock, SystemClock
 from regional_keystone.adapters.zookeeper import ZooKeeper
 from regional_keystone.errors import Conflict, Unavailable
-from regional_keystone.model import Ring
+from regional_keystone.model import Project, Ring
 from tests.cloud import ControllerNode, SiteNode, eventually
 
 SESSION_S = 2.0
@@ -135,8 +135,6 @@ async def test_a_holder_that_was_frozen_past_its_session_turns_nothing_when_it_w
 
 
 async def test_without_zookeeper_only_turning_waits_and_says_so(controller, zookeeper, tmp_path):
-    from tests.cloud import project
-
     site = SiteNode("RegionOne", tmp_path / "RegionOne")
     await site.join(await controller.sites.invite("RegionOne"))
     await site.start()
@@ -147,7 +145,7 @@ async def test_without_zookeeper_only_turning_waits_and_says_so(controller, zook
         await eventually(lambda: not controller.lock._up)
         with pytest.raises(Unavailable, match="keys cannot be turned now; all else goes on"):
             await controller.rotator.turn()
-        position = await controller.write(project("p"))
+        position = await controller.write(Project(id="p", name="p", domain_id="default"))
         await site.settled(position)
         assert site.holder.ring.seal(b"token", 0)
         await site.revoke("gone")
@@ -176,3 +174,29 @@ async def test_two_that_believe_to_hold_turn_once(controller, tmp_path):
         assert (await controller.overlay.get(Ring, "token")).epoch == before + 1
     finally:
         await other.stop()
+
+
+async def test_what_one_appends_wakes_the_other_long_before_it_would_look(tmp_path, zookeeper):
+    path, clock = f"/wake-{uuid4().hex}", SystemClock()
+    one = ControllerNode(tmp_path / "one")
+    two = ControllerNode(tmp_path / "two", beside=one)
+    one.shared = True
+    for node in (one, two):
+        node.poll_s = 60.0
+        node.wake = await ZooKeeper.open(zookeeper.hosts, path=path, name="x", clock=clock, session_timeout_s=SESSION_S)
+        await node.start()
+    try:
+        await asyncio.sleep(0.5)
+        seconds = []
+        for number in range(20):
+            writer, reader = (one, two) if number % 2 else (two, one)
+            position = await writer.write(Project(id=f"p{number}", name=f"p{number}", domain_id="default"))
+            began = clock.ticks()
+            assert await reader.follower.reached(position, 5)
+            seconds.append(clock.ticks() - began)
+        print(f"known to the other after p50 {sorted(seconds)[10] * 1000:.0f} ms, worst {max(seconds) * 1000:.0f} ms")
+        assert sorted(seconds)[10] < 2.0, "it looks by itself once a minute"
+    finally:
+        for node in (two, one):
+            await node.stop()
+            await node.wake.close()

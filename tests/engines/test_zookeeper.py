@@ -1,18 +1,22 @@
 """Lock and wake on real servers: stopped, killed, out of quorum, and back."""
 
 import asyncio
+import gc
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError
 
+from controller.engines.zookeeper import ZooKeeperServer
 from regional_keystone.adapters.local import SystemClock
 from regional_keystone.adapters.zookeeper import ZooKeeper
 from regional_keystone.errors import Unavailable
 from tests.cloud import eventually
+from tests.engines import certificates
 
 SESSION_S = 2.0
 
@@ -225,3 +229,71 @@ async def test_telling_without_servers_neither_waits_nor_fails_and_what_was_miss
     heard.clear()
     one.tell(1001)
     await asyncio.wait_for(heard.wait(), 2)
+
+
+class Encrypted(ZooKeeperServer):
+    """One server alone that speaks TLS beside plain text."""
+
+    SECURE = 2281
+
+    def __init__(self, keeper, programs, pem):
+        addresses = [keeper.address(number) for number in range(1, 10)]
+        super().__init__(keeper, 8, addresses, programs.java, programs.zookeeper)
+        self.pem = pem
+
+    def command(self):
+        words = super().command()
+        place = words.index("-cp") + 1
+        words[place] += ":" + ":".join(sorted(str(one) for one in Path("/usr/share/java").glob("netty-*.jar")))
+        return words
+
+    def _configuration(self):
+        lines = [
+            "tickTime=500",
+            f"dataDir={self.folder}/data",
+            f"clientPort={self.port}",
+            f"clientPortAddress={self.address}",
+            f"secureClientPort={self.SECURE}",
+            f"secureClientPortAddress={self.address}",
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
+            f"ssl.keyStore.location={self.pem}",
+            "ssl.keyStore.type=PEM",
+            f"ssl.trustStore.location={self.pem}",
+            "ssl.trustStore.type=PEM",
+            "ssl.clientAuth=none",
+            "admin.enableServer=false",
+            "4lw.commands.whitelist=srvr",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+# kazoo leaves the socket of a refused handshake to the garbage collector
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
+async def test_tls_with_host_check(engine_keeper, engine_programs, tmp_path):
+    made = certificates.make(tmp_path, [engine_keeper.address(number) for number in range(1, 10)])
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(made.chain_and_key.read_bytes())
+    server = Encrypted(engine_keeper, engine_programs, pem)
+    server.start()
+    try:
+        await asyncio.to_thread(server.await_ready)
+        options = {"path": "/tls", "name": "one", "clock": SystemClock(), "session_timeout_s": SESSION_S}
+        hosts = [f"{server.address}:{server.SECURE}"]
+        one = await ZooKeeper.open(hosts, tls_ca=made.ca, **options)
+        (tmp_path / "other").mkdir()
+        other_ca = certificates.make(tmp_path / "other", [server.address]).ca
+        stranger = await ZooKeeper.open(hosts, tls_ca=other_ca, **options)
+        try:
+            await asyncio.wait_for(one._connected.wait(), 10)
+            async with one.hold("rotate") as mine:
+                assert mine
+            with pytest.raises(Unavailable):
+                async with stranger.hold("rotate"):
+                    pass
+        finally:
+            await one.close()
+            await stranger.close()
+            del stranger
+            gc.collect()
+    finally:
+        server.kill()
