@@ -125,10 +125,18 @@ class Database:
             async with self._lease() as renew:
                 await self._define(missing, renew)
         await self._role(role, password)
-        await self.driver.define(f'GRANT "{SITES}" TO "{role}"')
+        await self._join(role)
         for one in wanted:
             await self._grant(role, ("SELECT", "MODIFY"), f'"{self.keyspace}"."{one.name}"')
         return role
+
+    async def _join(self, role: str) -> None:
+        """Let a site's role read what all sites may read; there is no IF NOT EXISTS for this."""
+        try:
+            await self.driver.define(f'GRANT "{SITES}" TO "{role}"')
+        except (StoreRefused, Unavailable) as error:
+            if "is a member of" not in str(error):
+                raise
 
     async def _make_state(self, made: list[str]) -> None:
         """The table of the lease, which cannot be made under the lease."""

@@ -103,7 +103,10 @@ class Proxy:
 
 
 def render(proxies: Sequence[Proxy], connections: int = CONNECTIONS) -> str:
-    """A whole configuration; `connections` are those to one server. Raises ConfigurationError where passwords would cross a network in clear."""
+    """A whole configuration; `connections` are those to one server.
+
+    Raises ConfigurationError where passwords would cross a network in clear.
+    """
     whole = 2 * max(len(one.servers) for one in proxies) * connections
     return _HEAD.format(maxconn=whole * len(proxies), connections=connections) + "".join(
         _proxy(one, whole) for one in proxies
