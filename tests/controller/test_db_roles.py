@@ -1,0 +1,167 @@
+"""What each role may do in the cluster, refused by the cluster itself: every statement over every table."""
+
+import asyncio
+
+import pytest
+
+from controller import db, schema
+from regional_keystone import backends
+from regional_keystone.errors import StoreRefused
+from tests.clusters import section_of, session
+
+KEYSPACE = "role_tests"
+SITE, OTHER = "RegionOne", "region-two"
+LITERALS = {"text": "'x'", "bigint": "1", "int": "1", "boolean": "true", "blob": "0x00"}
+SHARED = backends.cassandra_schema().tables
+TABLES = {
+    name: schema.table(cql)
+    for definitions in (SHARED, backends.cassandra_schema().site_tables(OTHER))
+    for name, cql in definitions.items()
+}
+OWN = {name: schema.table(cql) for name, cql in backends.cassandra_schema().site_tables(SITE).items()}
+PASSWORDS = {"controller": "controller-secret", "migration": "migration-secret", "site": "site-secret"}
+
+
+def changes(table):
+    """Statement by name, each valid for this table."""
+    key = [name for name, column in table.columns.items() if column.place >= 0]
+    value = next(name for name, column in table.columns.items() if column.kind == "regular")
+
+    def literal(name):
+        return LITERALS[table.columns[name].type]
+
+    where = " AND ".join(f'"{name}" = {literal(name)}' for name in key)
+    columns = ", ".join(f'"{name}"' for name in [*key, value])
+    values = ", ".join(literal(name) for name in [*key, value])
+    return {
+        "INSERT": f'INSERT INTO "{table.name}" ({columns}) VALUES ({values})',
+        "UPDATE": f'UPDATE "{table.name}" SET "{value}" = {literal(value)} WHERE {where}',
+        "LWT": f'UPDATE "{table.name}" SET "{value}" = {literal(value)} WHERE {where} IF "{value}" = NULL',
+        "DELETE": f'DELETE FROM "{table.name}" WHERE {where}',
+        "TRUNCATE": f'TRUNCATE "{table.name}"',
+        "ALTER": f'ALTER TABLE "{table.name}" ADD of_an_intruder text',
+        "DROP": f'DROP TABLE "{table.name}"',
+        "INDEX": f'CREATE INDEX ON "{table.name}" ("{value}")',
+        "GRANT": f'GRANT MODIFY ON "{table.name}" TO "{db.site_role(SITE)}"',
+    }
+
+
+ALL = {
+    "CREATE TABLE": "CREATE TABLE of_an_intruder (a text PRIMARY KEY)",
+    "CREATE KEYSPACE": "CREATE KEYSPACE of_an_intruder WITH replication = {'class': 'SimpleStrategy'}",
+    "ALTER KEYSPACE": f"ALTER KEYSPACE {KEYSPACE} WITH replication = {{'class': 'SimpleStrategy'}}",
+    "DROP KEYSPACE": f"DROP KEYSPACE {KEYSPACE}",
+    "CREATE ROLE": "CREATE ROLE of_an_intruder",
+    "ALTER ROLE": f"ALTER ROLE \"{db.CONTROLLER}\" WITH PASSWORD = 'x'",
+    "DROP ROLE": f'DROP ROLE "{db.CONTROLLER}"',
+    "GRANT ALL": f'GRANT ALL ON KEYSPACE {KEYSPACE} TO "{db.site_role(SITE)}"',
+    "GRANT ROLE": f'GRANT "{db.CONTROLLER}" TO "{db.site_role(SITE)}"',
+    "BECOME SUPERUSER": f'ALTER ROLE "{db.site_role(SITE)}" WITH SUPERUSER = true',
+    "READ PASSWORDS": "SELECT * FROM system_auth.roles",
+}
+REFUSED = "(has no|do(es)? not have|not have sufficient|Only superusers|not authorized|is not allowed|aren't allowed)"
+
+
+@pytest.fixture(scope="module")
+def cluster(cassandra_cluster, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("roles")
+
+    async def make():
+        section = section_of(cassandra_cluster, folder, keyspace=KEYSPACE)
+        async with db.database(section, backends.system_clock(), lambda _: None, make=True) as opened:
+            await opened.sync()
+            await opened.add_controller(PASSWORDS["controller"])
+            await opened.add_migration(PASSWORDS["migration"])
+            await opened.add_site(SITE, PASSWORDS["site"])
+            await opened.add_site(OTHER, "other-secret")
+
+    asyncio.run(make())
+    return cassandra_cluster
+
+
+@pytest.fixture
+def as_role(cluster, tmp_path):
+    roles = {"controller": db.CONTROLLER, "migration": db.MIGRATION, "site": db.site_role(SITE)}
+    return lambda who: session(section_of(cluster, tmp_path, login=(roles[who], PASSWORDS[who]), keyspace=KEYSPACE))
+
+
+async def refused(driver, cql):
+    with pytest.raises(StoreRefused, match=REFUSED):
+        await driver.define(cql)
+
+
+@pytest.mark.parametrize("name", TABLES)
+async def test_a_site_changes_no_table_but_its_own(as_role, name):
+    async with as_role("site") as driver:
+        for cql in changes(TABLES[name]).values():
+            await refused(driver, cql)
+
+
+@pytest.mark.parametrize("name", SHARED)
+async def test_a_site_reads_what_is_shared(as_role, name):
+    async with as_role("site") as driver:
+        await driver.run(f'SELECT * FROM "{name}" LIMIT 1')
+
+
+@pytest.mark.parametrize("name", sorted(TABLES.keys() - SHARED.keys()))
+async def test_a_site_does_not_even_read_anothers_feed(as_role, name):
+    async with as_role("site") as driver:
+        await refused(driver, f'SELECT * FROM "{name}"')
+
+
+@pytest.mark.parametrize("name", OWN)
+async def test_a_site_writes_its_own_tables_and_cannot_change_what_they_are(as_role, name):
+    statements = changes(OWN[name])
+    async with as_role("site") as driver:
+        for kind in ("INSERT", "UPDATE", "LWT", "DELETE"):
+            await driver.define(statements[kind])
+        for kind in ("ALTER", "DROP", "INDEX", "GRANT"):
+            await refused(driver, statements[kind])
+
+
+@pytest.mark.parametrize("what", ALL)
+async def test_a_site_rules_nothing(as_role, what):
+    async with as_role("site") as driver:
+        await refused(driver, ALL[what])
+
+
+@pytest.mark.parametrize("name", TABLES)
+async def test_a_controller_writes_every_table_and_defines_none(as_role, name):
+    statements = changes(TABLES[name])
+    async with as_role("controller") as driver:
+        for kind in ("INSERT", "UPDATE", "LWT", "DELETE"):
+            await driver.define(statements[kind])
+        for kind in ("ALTER", "DROP", "INDEX", "GRANT"):
+            await refused(driver, statements[kind])
+
+
+@pytest.mark.parametrize("what", [one for one in ALL if one != "ALTER ROLE"])
+async def test_a_controller_rules_nothing(as_role, what):
+    async with as_role("controller") as driver:
+        await refused(driver, ALL[what])
+
+
+@pytest.mark.parametrize("what", ["DROP KEYSPACE", "READ PASSWORDS", "BECOME SUPERUSER"])
+async def test_the_migration_role_takes_nothing_away(as_role, what):
+    async with as_role("migration") as driver:
+        await refused(driver, ALL[what])
+        await refused(driver, 'DROP TABLE "log"')
+
+
+async def test_the_migration_role_extends_the_schema_and_enrols_sites(cluster, tmp_path):
+    login = (db.MIGRATION, PASSWORDS["migration"])
+    section = section_of(cluster, tmp_path, login=login, keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None, make=True) as opened:
+        assert (await opened.sync()).made == []
+        role = await opened.add_site("RegionThree", "three-secret")
+    third = section_of(cluster, tmp_path, login=(role, "three-secret"), keyspace=KEYSPACE)
+    async with session(third) as driver:
+        (own, _) = backends.cassandra_schema().site_tables("RegionThree")
+        await driver.run(f'SELECT * FROM "{own}" LIMIT 1')
+
+
+@pytest.mark.parametrize("who", ["controller", "site"])
+async def test_roles_can_look_whether_the_cluster_is_safe(cluster, tmp_path, who, as_role):
+    async with as_role(who) as driver:
+        section = section_of(cluster, tmp_path, keyspace=KEYSPACE)
+        assert {one.state for one in await backends.cassandra_findings(driver, section)} == {"OK"}
