@@ -29,7 +29,7 @@ from regional_keystone.record import Json
 if TYPE_CHECKING:
     from controller.backing import Backing
 
-READY_S = 60.0
+READY_S = 120.0  # of a machine that starts a dozen servers at once
 _END_S = 10.0
 _SIGNALS = {"KILL": signal.SIGKILL, "STOP": signal.SIGSTOP, "CONT": signal.SIGCONT, "TERM": signal.SIGTERM}
 
