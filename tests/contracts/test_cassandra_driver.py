@@ -56,6 +56,12 @@ async def driver(section):
 
 
 @pytest.fixture
+async def patient(section):
+    async with session(dataclasses.replace(section, request_timeout_s=9.0)) as opened:
+        yield opened
+
+
+@pytest.fixture
 def part(request):
     """A partition of the test's own."""
     return f"{request.node.name}-{time.monotonic_ns()}"
@@ -82,7 +88,8 @@ async def answers_after(driver, ask, most_s=20.0):
             return time.monotonic() - began
 
 
-async def test_many_rows_come_back_whole_and_in_pages(driver, part):
+async def test_many_rows_come_back_whole_and_in_pages(patient, part):
+    driver = patient
     count, driver._session.default_fetch_size = 1200, 500
     await driver.change([(WRITE, (part, c, b"v")) for c in range(count)])
     assert await driver.run(READ, (part,)) == [(c, b"v") for c in range(count)]
@@ -111,8 +118,8 @@ async def test_what_many_ask_first_at_once_is_prepared_once(driver, part):
     assert prepared == [cql]
 
 
-async def test_a_change_keeps_few_writes_under_way(driver, part):
-    most = 0
+async def test_a_change_keeps_few_writes_under_way(patient, part):
+    driver, most = patient, 0
     send = driver._send_now
 
     def watched(*given):
