@@ -104,8 +104,9 @@ class _Store:
                 async for page in self._tables.lying(form):
                     for seen in page:
                         newest_seen = max(newest_seen, seen.at or 0)
-                        if seen.row is not None:
-                            yield *self._tables.key_of(form.name, seen), seen.row
+                        name, key = self._tables.key_of(form.name, seen)
+                        if seen.row is not None and (form is not UNKNOWN_FORM or name not in self._tables.forms):
+                            yield name, key, seen.row
 
         await scratch.restore(position, rows())
         while position < newest_seen:
@@ -245,14 +246,22 @@ class Cassandra(_Store):
         """
         self._check()
         count = 0
-        for form in (*(forms.base for forms in self._tables.forms.values()), UNKNOWN_FORM):
-            async for page in self._tables.lying(form):
+        for forms in self._tables.forms.values():
+            async for page in self._tables.lying(forms.base):
                 writes: list[Write] = []
                 for seen in page:
                     if seen.row is not None and seen.at is not None:
-                        writes += self._tables.writes_of_row(seen.at, *self._tables.key_of(form.name, seen), seen.row)
+                        name, key = self._tables.key_of(forms.base.name, seen)
+                        writes += self._tables.writes_of_row(seen.at, name, key, seen.row)
                 count += len(page)
                 await self._write(writes)
+        async for page in self._tables.lying(UNKNOWN_FORM):
+            for seen in page:
+                if seen.at is not None and seen.place[0] in self._tables.forms:
+                    await self._write(await self._tables.taken_in(seen))
+                    gone = [(UNKNOWN_FORM.move_away, (2 * seen.at + 1, *seen.place))]
+                    await self._driver.change(gone, consistency=EVERYWHERE.write)
+                    count += 1
         return count
 
     async def _replace(self, position: int, snapshot: Snapshot) -> None:

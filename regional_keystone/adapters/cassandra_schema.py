@@ -68,6 +68,7 @@ class Form:
         self.find_first = f"{self.find} AND {quoted(key[0][0])} = ?"
         self.parts = f"SELECT DISTINCT {', '.join(quoted(one) for one, _ in partition)} FROM {table}"
         self.all = f"SELECT {self.columns}, at, row FROM {table}"
+        self.move_away = f"DELETE FROM {table} USING TIMESTAMP ? WHERE {whole}"
 
     def writes(self, count: int) -> str:
         """So many writes of one partition, which are seen all or none."""

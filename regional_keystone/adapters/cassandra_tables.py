@@ -24,7 +24,7 @@ from regional_keystone.adapters.cassandra_schema import (
     packed,
     shard,
 )
-from regional_keystone.log import Change, Entry, Put, net
+from regional_keystone.log import Change, Entry, Put, Remove, net
 from regional_keystone.record import Key, R, Table, decode, defaults, facts, indexed_values
 
 Row = tuple[str, Key, bytes]
@@ -136,6 +136,18 @@ class Tables:
         forms = self.forms.get(name)
         now = {} if forms is None else indexed_values(decode(forms.table.kind, row))
         return self.writes(number, Put(name, key, row, now))
+
+    async def taken_in(self, seen: Seen) -> list[Write]:
+        """Everything by which an unknown row, or its stone, is there in the table that this version knows it by."""
+        name, key = self.key_of(UNKNOWN_FORM.name, seen)
+        forms = self.forms[name]
+        below = await self._driver.run(forms.base.get, forms.by_key(key), consistency=self.level)
+        old = decode(forms.table.kind, below[0][0]) if below and below[0][0] is not None else None
+        was = None if old is None else indexed_values(old)
+        if seen.row is None:
+            return list(self.writes(seen.at or 0, Remove(name, key, was or {}))) if was else []
+        now = indexed_values(decode(forms.table.kind, seen.row))
+        return list(self.writes(seen.at or 0, Put(name, key, seen.row, now, was)))
 
     def key_of(self, name: str, seen: Seen) -> tuple[str, Key]:
         """The record table and key of a row by key, or of an unknown one."""

@@ -99,10 +99,10 @@ class Keyspace:
         self.changed.clear()
 
     @asynccontextmanager
-    async def store(self, data_centre="dc1", wrap=lambda driver: driver, **more):
+    async def store(self, data_centre="dc1", wrap=lambda driver: driver, section=None, clock=None, **more):
         """A controller's store, with a session of its own in this data centre."""
-        driver = Noting(await Driver.open(self.section(data_centre)), self.changed)
-        store = await Cassandra.open(wrap(driver), clock=SystemClock(), scratch=scratch, **more)
+        driver = Noting(await Driver.open(section or self.section(data_centre)), self.changed)
+        store = await Cassandra.open(wrap(driver), clock=clock or SystemClock(), scratch=scratch, **more)
         try:
             yield store
         finally:
