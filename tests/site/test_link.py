@@ -293,7 +293,7 @@ async def test_without_a_stream_a_change_is_refused_at_once(cloud, site):
 
 async def test_a_region_that_was_removed_says_so_and_not_that_the_controller_is_away(cloud, site):
     async def script(number, hello, socket, say):
-        await say(Refused("this site was removed"))
+        await say(Refused("this site was removed", final=True))
 
     async with instead(cloud, script):
         await eventually(lambda: site.link.refused)
