@@ -19,7 +19,7 @@ FAST := tests/language tests/site tests/architecture --ignore tests/architecture
 RUN := $(BIN)/rkctl tour --state $(STATE)
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(SERVERS) ## a controller and three regions, with the guided tour; ONCE=1 ends after it, ENGINES=1 on real engines
 	@$(RUN) $(if $(ONCE),--once) $(if $(PORT),--port $(PORT)) $(if $(ENGINES),--engines)
@@ -45,6 +45,9 @@ faults: $(ALL) ## break a federation for 30 minutes and judge what its clients s
 
 bench: $(ALL) ## CPU per validation beside a static answer of the same size
 	$(BIN)/python -m tests.bench.bench_validate $(if $(SHORT),--smoke)
+
+bench-engines: $(ALL) ## appends, changes and validations on real engines, alive and dead; WRITE=1 keeps the page
+	$(BIN)/python -m tests.bench.bench_engines $(if $(SHORT),--smoke) $(if $(WRITE),--write docs/performance.md)
 
 golden: $(ALL) ## write everything derived again; read the diff
 	$(BIN)/python -m tests.golden
