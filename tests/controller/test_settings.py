@@ -104,7 +104,12 @@ def test_half_a_certificate_is_refused():
 def test_a_controller_has_what_a_site_has_and_sections_of_its_own():
     site, controller = settings.options(Settings), settings.options(ControllerSettings)
     assert site.keys() < controller.keys()
-    assert {section for section, _ in controller.keys() - site.keys()} == {"controller", "stream", "bootstrap", "zookeeper"}
+    assert {section for section, _ in controller.keys() - site.keys()} == {
+        "controller",
+        "stream",
+        "bootstrap",
+        "zookeeper",
+    }
 
 
 def test_the_effective_settings_are_a_file_that_means_the_same(tmp_path):
