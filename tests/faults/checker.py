@@ -154,6 +154,8 @@ def _revoked(known: Known) -> Iterator[Violation]:
             yield Violation("exactly once", f"{times[audit_id]} revocations of {audit_id}, asked {len(asks)}", numbers)
 
 
+TIMELY = frozenset(("the rest goes on", "available when whole", "revoked everywhere"))
+"""Rules that a machine which is too busy breaks as well."""
 RULES: tuple[Callable[[Known], Iterable[Violation]], ...] = (
     check_answers,
     check_positions,

@@ -16,6 +16,7 @@ from tests.faults.history import Fault, History
 from tests.faults.poison import spoil
 
 _MEMCACHED = 11211
+_ATTEMPTS = 3
 
 
 class Step(NamedTuple):
@@ -52,7 +53,19 @@ class Nemesis:
             self._signal(name, "CONT")
         for name in (*topology.memcached, *topology.proxies):
             self._signal(name, "CONT")
-        self._cluster.revive()
+        for _ in range(_ATTEMPTS):
+            why = self._revive()
+            if not why:
+                return
+        raise RuntimeError(f"it cannot be healed: {why}")
+
+    def _revive(self) -> str:
+        """Start what has ended; why it could not be, if it could not: `heal` tries again."""
+        try:
+            self._cluster.revive()
+        except (ask.Refusal, ask.Unanswered) as error:
+            return str(error)
+        return ""
 
     @contextmanager
     def _broken(self, what: str, places: Sequence[str], killed: Sequence[str] = ()) -> Iterator[Callable[[], None]]:
@@ -88,7 +101,7 @@ class Nemesis:
                 list(pool.map(lambda name: self._signal(name, "KILL"), step.targets))
             self._wait(step.seconds)
             mending()
-            self._cluster.revive()
+            self._revive()
 
     def kill_often(self, step: Step) -> None:
         """Again and again, hardly back."""
@@ -177,7 +190,7 @@ class Nemesis:
             self._wait(step.seconds / 4)
             self._signal(node, "KILL")
             with ThreadPoolExecutor(1) as pool:
-                revived = pool.submit(self._cluster.revive)  # waits for all to see each other
+                revived = pool.submit(self._revive)  # waits for all to see each other
                 self._wait(step.seconds)
                 self._cluster.rejoin()
                 revived.result()
@@ -210,7 +223,7 @@ class Nemesis:
                 self._cluster.rejoin()
                 self._wait(step.seconds)
                 mending()
-                self._cluster.revive()
+                self._revive()
 
     def _sever(self, region: Sequence[str]) -> None:
         cluster = self._cluster

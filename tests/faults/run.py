@@ -49,10 +49,12 @@ class Run:
         self._begin_calm()
         load.start()
         end = history.now() + seconds
-        while history.now() < end and not load.errors:
-            self._round(nemesis, load, steps, end)
-        load.pause()
-        load.stop()
+        try:
+            while history.now() < end and not load.errors:
+                self._round(nemesis, load, steps, end)
+            load.pause()
+        finally:
+            load.stop()
         if load.errors:
             raise load.errors[0]
         return self.judge()

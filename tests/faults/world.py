@@ -1,9 +1,11 @@
 """What the clients share: who and what exists as far as anybody was told, and one way to do and record an operation."""
 
 import hashlib
+import itertools
 import random
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -285,12 +287,14 @@ def set_up(world: World, admin_password: str) -> None:
     scopes = {"admin": {"project": {"name": "admin", "domain": {"id": "default"}}}, "system": {"system": {"all": True}}}
     world.system_auth = auth | {"scope": scopes["system"]}
     for name, scope in scopes.items():
-        answer = client.caller.ask(place, "POST", "/v3/auth/tokens", {"auth": auth | {"scope": scope}})
+        answer = insist(
+            lambda body=auth | {"scope": scope}: client.caller.ask(place, "POST", "/v3/auth/tokens", {"auth": body})
+        )
         setattr(world, name, answer.headers["x-subject-token"])
     make = Making(client, place)
     world.domain = make("domain", "/v3/domains", name=f"faults-{world.run}")
     world.project = make("project", "/v3/projects", name="base", domain_id=world.domain)
-    found = client.caller.ask(place, "GET", "/v3/roles?name=member", X_Auth_Token=world.admin)
+    found = insist(lambda: client.caller.ask(place, "GET", "/v3/roles?name=member", X_Auth_Token=world.admin))
     world.role = found.body["roles"][0]["id"]
     for number in range(STABLE + GRANTED):
         stamp = world.history.number()
@@ -300,7 +304,7 @@ def set_up(world: World, admin_password: str) -> None:
         (world.stable if number < STABLE else world.granted).append(user)
         if number < STABLE:
             path = f"/v3/projects/{world.project}/users/{user}/roles/{world.role}"
-            client.caller.ask(place, "PUT", path, X_Auth_Token=world.admin)
+            insist(lambda path=path: client.caller.ask(place, "PUT", path, X_Auth_Token=world.admin))
 
 
 class Making:
@@ -311,9 +315,25 @@ class Making:
 
     def __call__(self, kind: str, path: str, **sent: Any) -> str:
         world = self._client.world
-        answer = self._client.caller.ask(self._place, "POST", path, {kind: sent}, X_Auth_Token=world.admin)
+        attempts = itertools.count()
+
+        def attempt() -> Answer:
+            body = {kind: sent | {"name": f"{sent['name']}-{next(attempts)}"}}  # the one before may have been made
+            return self._client.caller.ask(self._place, "POST", path, body, X_Auth_Token=world.admin)
+
+        answer = insist(attempt)
         world.position = max(world.position, answer.position)
         return str(answer.body[kind]["id"])
+
+
+def insist(attempt: Callable[[], Answer]) -> Answer:
+    """The first answer that is a success: a federation that has just begun may need a moment."""
+    end = time.monotonic() + 60
+    while (answer := attempt()).outcome != OK:
+        if time.monotonic() > end:
+            raise RuntimeError(f"the federation does not serve: {answer.status} {answer.said}")
+        time.sleep(0.5)
+    return answer
 
 
 def names(table: str) -> Sequence[str]:
