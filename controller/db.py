@@ -33,6 +33,7 @@ CONTROLLER, MIGRATION, SITES = "rk_controller", "rk_migration", "rk_sites"
 
 _OF_SITES = ("own_", "ack_")  # tables that one site alone writes
 _LEASE_S, _LEASE_WAIT_S = 60, 120.0
+_SAY_S = 15.0  # how long a definition that fails is repeated; far below the lease
 _HASH_ROUNDS = 10  # as the cluster's own
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _COLUMNS = "SELECT table_name, column_name, type, kind, position FROM system_schema.columns WHERE keyspace_name = ?"
@@ -133,7 +134,7 @@ class Database:
     async def _join(self, role: str) -> None:
         """Let a site's role read what all sites may read; there is no IF NOT EXISTS for this."""
         try:
-            await self.driver.define(f'GRANT "{SITES}" TO "{role}"')
+            await self._say(f'GRANT "{SITES}" TO "{role}"')
         except (StoreRefused, Unavailable) as error:
             if "is a member of" not in str(error):
                 raise
@@ -146,7 +147,7 @@ class Database:
         # One id wherever it is made: made in two places at once it is still one table. And said in any case: it may be
         # on its way to our node, which answers this only when it knows the table.
         identity = uuid.uuid5(uuid.NAMESPACE_OID, self.keyspace)
-        await self.driver.define(f"{self._schema.tables[state]} AND id = {identity}")
+        await self._say(f"{self._schema.tables[state]} AND id = {identity}")
         await self.driver.agreed()
 
     async def _define(self, differences: Iterable[Difference], renew: Callable[[], Awaitable[None]]) -> list[str]:
@@ -154,12 +155,24 @@ class Database:
         for place, one in enumerate(steps, 1):
             self._tell(f"{place} of {len(steps)}: {one.table} {one.what}")
             await renew()
-            await self.driver.define(one.cql)
+            await self._say(one.cql)
             made.append(f"{one.table} {one.what}")
         if made:
             self._tell("waiting until all nodes have the schema")
             await self.driver.agreed()
         return made
+
+    async def _say(self, cql: str) -> None:
+        """A definition, which is safe to repeat: roles need a quorum in each data centre, and a busy one misses it."""
+        until = self._clock.ticks() + _SAY_S
+        while True:
+            try:
+                return await self.driver.define(cql)
+            except Unavailable as error:
+                if self._clock.ticks() > until:
+                    raise
+                self._tell(f"once more: {error.message}")
+            await self._clock.sleep(0.5)
 
     async def _grant_tables(self, tables: Iterable[str]) -> None:
         shared = set(self._schema.tables)
@@ -169,7 +182,7 @@ class Database:
 
     async def _grant(self, role: str, rights: Iterable[str], resource: str) -> None:
         for right in rights:
-            await self.driver.define(f'GRANT {right} ON {resource} TO "{role}"')
+            await self._say(f'GRANT {right} ON {resource} TO "{role}"')
 
     async def _role(self, role: str, password: str | None) -> None:
         """A role that may log in with this password, which the cluster is only given a hash of."""
@@ -179,9 +192,9 @@ class Database:
             salt = bcrypt.gensalt(_HASH_ROUNDS, b"2a")
             login = f" WITH HASHED PASSWORD = '{bcrypt.hashpw(password.encode(), salt).decode()}' AND LOGIN = true"
         self._tell(f"role {role}")
-        await self.driver.define(f'CREATE ROLE IF NOT EXISTS "{role}"{login}')
+        await self._say(f'CREATE ROLE IF NOT EXISTS "{role}"{login}')
         if login:
-            await self.driver.define(f'ALTER ROLE "{role}"{login}')  # one that was there has this password from now on
+            await self._say(f'ALTER ROLE "{role}"{login}')  # one that was there has this password from now on
 
     async def _live(self) -> dict[str, dict[str, Column]]:
         tables: dict[str, dict[str, Column]] = {}
