@@ -14,7 +14,15 @@ from controller.federation import Home, Member, _facts
 from regional_keystone import durable
 
 RKCTL = Path(sys.executable).with_name("rkctl")
-GROUPS = {"": cli.app, "region": cli.region, "keys": cli.keys, "config": cli.config}
+GROUPS = {
+    "": cli.app,
+    "region": cli.region,
+    "keys": cli.keys,
+    "config": cli.config,
+    "engines": cli.engines,
+    "store": cli.store,
+    "db": cli.db,
+}
 COMMANDS = sorted(
     f"{group} {name}".strip()
     for group, app in GROUPS.items()
@@ -48,7 +56,9 @@ def test_help_reads_the_command_line_only():
 
 def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
-    assert {*told.split(", "), "keys rotate", "config check", "config sample"} == set(COMMANDS)
+    told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
+    told += ", db sync, db version, db status, db check, db site, db roles"
+    assert {*told.split(", ")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
