@@ -310,8 +310,7 @@ def page(report):
     lines = [
         "# Performance",
         "",
-        "What the engines cost, measured in one run by `make bench-engines`. The machine had "
-         f"{os.cpu_count()} cores,",
+        f"What the engines cost, measured in one run by `make bench-engines`. The machine had {os.cpu_count()} cores,",
         "which ran all nodes and the clients; ratios within the run carry over. What a validation costs beside a static",
         "file of nginx is measured by `make bench`.",
         "",
