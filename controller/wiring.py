@@ -173,7 +173,7 @@ class Controller:
         ]
         if self.settings.keys.rotation_interval:
             running.append(self.rotator.run())
-        if self._shared is not None:
+        if self._is_shared:
             running.append(self.sequencer.follow(self.settings.controller.poll_s))
         return running
 
