@@ -398,17 +398,19 @@ class CassandraReplica(_Store):
         old = self._clock.now() - STONE_S * 500_000  # half of a stone's life
         faded = {entry.number for entry in entries if entry.at < old}
         missing = list(newest(self._tables.written(entries)).values())
-        began, pause_s, asked = self._clock.ticks(), _PAUSE_S, False
-        while missing := await self._missing(missing, faded, self._tables.level):
+        missing = await self._missing(missing, faded, self._tables.level)
+        began, pause_s, asked = self._clock.ticks(), _PAUSE_S, False  # looking at many rows takes its time
+        while missing:
             waited_s = self._clock.ticks() - began
             if waited_s > _WAIT_S:
                 raise Unavailable(f"This data centre does not show entry {missing[0].number} of the log yet.")
             if waited_s > _ASK_S and not asked:
                 asked = True
                 await self._missing(missing, faded, "QUORUM")  # and by being read, what is there comes here
-                continue
-            await self._clock.sleep(pause_s)
-            pause_s = min(2 * pause_s, _ASK_S)
+            else:
+                await self._clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, _ASK_S)
+            missing = await self._missing(missing, faded, self._tables.level)
 
     async def _missing(self, writes: Sequence[Write], faded: set[int], level: str) -> list[Write]:
         found: list[Write] = []
