@@ -185,9 +185,8 @@ def _use(session: Any, section: Cassandra) -> None:
 def _refused_at_open(error: Any, section: Cassandra, hosts: Iterable[Any]) -> Exception:
     causes = list(error.errors.values()) if isinstance(getattr(error, "errors", None), dict) else []
     login = next((str(one) for one in (error, *causes) if isinstance(one, _LoginRefused)), "")
-    if (
-        login and section.username and "Unable to perform" not in login
-    ):  # it cannot say so while its roles are out of reach
+    looked_up = "Unable to perform" not in login  # its roles may be out of reach
+    if login and section.username and looked_up:
         given = f"username and the password in {section.password_file}"
         return StoreRefused(f"the cluster does not let {section.username} in: check [cassandra] {given}")
     if "requires authentication" in str(error) + str(causes):
