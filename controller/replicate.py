@@ -225,7 +225,7 @@ class Replicator:
             case Probe(ticks=ticks):
                 await self._echo(session, ticks)
             case Acknowledge():
-                self._note(session, message)
+                await self._note(session, message)
             case Own(feed=feed, entries=entries):
                 await self._take_over(session, feed, entries)
             case Forward(request=request) if len(session.forwards) < FORWARDS:
@@ -238,7 +238,10 @@ class Replicator:
             case _:
                 return
 
-    def _note(self, session: Session, message: Acknowledge) -> None:
+    async def _note(self, session: Session, message: Acknowledge) -> None:
+        if message.position > self._sequencer.head:  # a site that reads the log in its data centre may be ahead of us
+            with suppress(Unavailable):
+                await self._sequencer.catch_up()
         if not 0 <= message.position <= self._sequencer.head:
             log.error("impossible_acknowledgement", site=session.site, position=message.position)
             return
