@@ -24,7 +24,7 @@ PLANTED = {  # contract -> a module, and what it must not import
     ),
     "Adapters know the seam, not the data": ("regional_keystone/adapters/sqlite.py", "regional_keystone.model"),
     "Adapters are independent": ("regional_keystone/adapters/sqlite.py", "regional_keystone.adapters.local"),
-    "Only wiring names adapters": ("regional_keystone/front.py", "regional_keystone.adapters.local"),
+    "Only backends names adapters": ("regional_keystone/front.py", "regional_keystone.adapters.local"),
     "Drivers stay in their adapter": ("regional_keystone/wiring.py", "sqlite3"),
 }
 
