@@ -79,6 +79,7 @@ def read_all(world: World, position: int) -> None:
         for held in world.tokens[-300:]:
             client.validate(held, place, position)
         client.validate_system(place)
+    client.caller.close()
 
 
 async def audit(world: World, place: str, cluster: Cluster, scratch: Path) -> None:

@@ -286,3 +286,5 @@ class Load:
             self.errors.append(error)
             self._idle.release()
             raise
+        finally:
+            client.caller.close()

@@ -305,6 +305,7 @@ def set_up(world: World, admin_password: str) -> None:
         if number < STABLE:
             path = f"/v3/projects/{world.project}/users/{user}/roles/{world.role}"
             insist(lambda path=path: client.caller.ask(place, "PUT", path, X_Auth_Token=world.admin))
+    client.caller.close()
 
 
 class Making:
