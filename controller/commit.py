@@ -28,6 +28,7 @@ BATCH_BYTES = 1024 * 1024
 REMEMBERED = 4096  # entries whose touches are kept to judge transactions that began before them
 DEADLINE_S = 5.0  # for one transaction, from when it waits to when it is in the log
 CURRENT_S = 1.0  # how long is waited for the log's present head to be known here
+_CONFIRM_S = 0.8  # how old what is known may be before the end of the log is asked for unasked
 _VISIBLE_S = 0.7  # an entry that the log has counted can be read everywhere by then
 _NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 _PAUSE_S = 0.005
@@ -59,6 +60,8 @@ class Sequencer:
         self._appending: dict[str, _Waiting] = {}
         self._reading: asyncio.Task[None] | None = None
         self._reads_next: asyncio.Task[None] | None = None
+        self._asked = self._confirmed = float("-inf")  # ticks: the last wish to know the end of the log; what is known
+        self._at_log = asyncio.Lock()
         self._restarting = asyncio.Lock()
         self._woken = asyncio.Event()
         wake.listen(self._woken.set)
@@ -129,7 +132,7 @@ class Sequencer:
                     await self._woken.wait()
             self._woken.clear()
             try:
-                await self.catch_up()
+                await (self.catch_up() if self._clock.ticks() - self._confirmed > _CONFIRM_S else self._look())
                 readable = True
             except Unavailable as error:
                 if readable:
@@ -141,6 +144,7 @@ class Sequencer:
 
         One read of the head serves everybody who began to wait before it.
         """
+        self._asked = self._clock.ticks()
         if self._reads_next is None:
             self._reads_next = asyncio.create_task(self._read_after(self._reading))
             self._reads_next.add_done_callback(_looked_at)
@@ -154,13 +158,26 @@ class Sequencer:
         if before is not None:
             await asyncio.wait({before})
         self._reading, self._reads_next = self._reads_next, None
-        await self._read_head()
+        asked = self._asked
+        async with self._at_log:  # a read of the head and an append would get in each other's way
+            if self._confirmed < asked:  # else an append that began later has shown where the log ends
+                await self._read_head()
 
     async def _read_head(self) -> None:
         ticks = self._clock.ticks()
         head = await self._store.head(LOG)
         await self._take_in(head)
+        self._confirm(ticks, head)
+
+    def _confirm(self, ticks: float, head: int) -> None:
+        """All that the log held at `ticks` is known here."""
+        self._confirmed = max(self._confirmed, ticks)
         self._follower.heard(ticks, head)
+
+    async def _look(self) -> None:
+        """Take in what can be seen already: cheaper than to ask where the log ends, and in nobody's way."""
+        while entries := await self._store.tail(LOG, self.head):
+            self._note(entries)
 
     async def _take_in(self, upto: int) -> None:
         """Know every entry up to this number, which the log has counted. Raises Unavailable if they cannot be read."""
@@ -249,9 +266,11 @@ class Sequencer:
         return True
 
     async def _appended(self, entries: list[Entry]) -> bool:
-        after, ticks = entries[0].number - 1, self._clock.ticks()
+        after = entries[0].number - 1
         try:
-            mine = await self._store.append(LOG, after, entries)
+            async with self._at_log:
+                ticks = self._clock.ticks()
+                mine = await self._store.append(LOG, after, entries)
         except Unknown:
             if not await self._has_grown(after):
                 raise
@@ -263,7 +282,7 @@ class Sequencer:
                 raise Unknown from None  # a store that tried twice may have met its own first attempt
             return False
         self._note(entries)
-        self._follower.heard(ticks, after + len(entries))
+        self._confirm(ticks, after + len(entries))
         self.batches += 1
         return True
 

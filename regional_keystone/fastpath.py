@@ -37,6 +37,10 @@ class Knowledge(Protocol):
         """For how long at most something may have been true elsewhere without being known here."""
         ...
 
+    def may_lack_key(self, sealed_at: int) -> bool:
+        """Whether a key that is not known here may have sealed something by then, in microseconds since 1970 UTC."""
+        ...
+
     def note_issue(self, user_id: str, at: int) -> None:
         """A token was issued for this user: a revocation that comes late must reach it."""
         ...

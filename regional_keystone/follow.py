@@ -29,6 +29,7 @@ LATE = "late/"  # ids of revocations by which a site answers one that reached ba
 _ISSUED_LIMIT = 100_000
 _ECHOES = 1024
 _RETRY_S = 1.0
+APART_S = 5.0  # a site that has not heard for longer may have been left behind by a turn of the keys
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
 
 Watcher = Callable[[int, set[Touch]], None]  # is told a position and what its entry disturbed
@@ -109,6 +110,7 @@ class Follower:
         self._noted, self._stored = Marks(), Marks()
         self._issued: dict[str, int] = {}
         self._issued_limit = _ISSUED_LIMIT
+        self._epoch = 0  # of the newest ring that the log tells of
         self._owed: Ring | None = None  # a ring of the log that could not be installed yet
         self._retry_keys_s = _RETRY_S
         self._head = 0
@@ -218,6 +220,16 @@ class Follower:
         self._echoes.append((ticks, head))
         self._refresh()
 
+    def may_lack_key(self, sealed_at: int) -> bool:
+        """Whether a key that is not known here may have sealed something by then, in microseconds since 1970 UTC.
+
+        A ring of the log that is still to be installed has such keys; so may one that was turned while we were away.
+        """
+        if self._epoch > self.holder.seen.epoch:
+            return True
+        fresh_at = self.fresh_at()
+        return fresh_at is None or (self.age_s() > APART_S and sealed_at > fresh_at)
+
     def note_issue(self, user_id: str, at: int) -> None:
         """Remember that a token was issued here, in case a revocation that is on its way reaches back behind it."""
         if len(self._issued) >= self._issued_limit:
@@ -240,6 +252,8 @@ class Follower:
             for change in entry.changes
             if change.table == "revocations" and isinstance(change, Put)
         ]
+        for ring in _rings((entry,)):
+            self._epoch = max(self._epoch, ring.epoch)
         self.overlay.note((entry,))
         self._queue.append(entry)
         late = [answer for event in events for answer in self._void(event)]

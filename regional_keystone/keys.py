@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from regional_keystone.payload import LAST_SECOND, NotAToken
+from regional_keystone.payload import LAST_SECOND, NoKeyFits, NotAToken
 
 MAX_TEXT_BYTES = 4096
 """The longest text that is looked at."""
@@ -166,7 +166,10 @@ class KeyRing:
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
 
     def open(self, text: str) -> tuple[bytes, int, int]:
-        """The payload, its `issued_at` (whole seconds), and the number of the key that fits. Raises NotAToken."""
+        """The payload, its `issued_at` (whole seconds), and the number of the key that fits.
+
+        Raises NotAToken, NoKeyFits among them.
+        """
         canonical = spelling(text)
         sealed = base64.urlsafe_b64decode(canonical + "=" * (-len(canonical) % 4))
         content_bytes = len(sealed) - _HEAD_BYTES - _MAC_BYTES
@@ -174,8 +177,10 @@ class KeyRing:
             raise NotAToken("not sealed as Fernet does it")
         seconds = int.from_bytes(sealed[1:9], "big")
         lock = next((lock for lock in self._locks if lock.fits(sealed)), None)
-        if lock is None or seconds > LAST_SECOND:
-            raise NotAToken("no key fits")
+        if seconds > LAST_SECOND:
+            raise NotAToken("it is of another age")
+        if lock is None:
+            raise NoKeyFits(seconds * 1_000_000)
         return lock.open(sealed), seconds * 1_000_000, lock.number
 
     def rotated(self, fresh: bytes, retire: Collection[int] = ()) -> "KeyRing":

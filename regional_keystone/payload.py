@@ -20,6 +20,14 @@ class NotAToken(ValueError):
     """The text or payload is no token: says what is wrong with it, never what it holds."""
 
 
+class NoKeyFits(NotAToken):
+    """It may be a token of a ring that is not known here; it says of itself when it was sealed, in microseconds."""
+
+    def __init__(self, sealed_at: int) -> None:
+        super().__init__("no key fits")
+        self.sealed_at = sealed_at
+
+
 def new_audit_id(random: bytes) -> str:
     """Names a token: 22 URL-safe characters for 16 random bytes. Raises ValueError for any other length."""
     if len(random) != 16:

@@ -10,7 +10,7 @@ from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unava
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
 from regional_keystone.keys import digest, spelling
 from regional_keystone.overlay import Positioned, Recording
-from regional_keystone.payload import NotAToken
+from regional_keystone.payload import NoKeyFits, NotAToken
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Clock
 from regional_keystone.record import Touch
@@ -134,6 +134,10 @@ class Validator:
         try:
             payload, issued_at, number = ring.open(text)
             return unpack(payload, issued_at, self._settings.auth.methods), ring.numbers[number]
+        except NoKeyFits as unknown:
+            if self._knowledge.may_lack_key(unknown.sealed_at):
+                raise Unavailable("The key of this token may not have reached this region yet; try again.") from None
+            raise NotFound(_UNRECOGNIZED) from None
         except NotAToken:
             raise NotFound(_UNRECOGNIZED) from None
 

@@ -27,6 +27,9 @@ class Known:
     def age_s(self) -> float:
         return 0.0
 
+    def may_lack_key(self, sealed_at: int) -> bool:
+        return False
+
     def note_issue(self, user_id: str, at: int) -> None:
         pass
 

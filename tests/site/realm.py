@@ -57,10 +57,14 @@ class Known:
         self.index = RevocationIndex()
         self.position = 0
         self.age = 0.0
+        self.lacks_key = False
         self.issued = []
 
     def age_s(self) -> float:
         return self.age
+
+    def may_lack_key(self, sealed_at: int) -> bool:
+        return self.lacks_key
 
     def note_issue(self, user_id: str, at: int) -> None:
         self.issued.append((user_id, at))

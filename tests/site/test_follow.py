@@ -142,6 +142,33 @@ async def test_a_ring_that_could_not_be_written_is_installed_as_soon_as_it_can_b
     await asyncio.wait_for(told.wait(), 5)  # so that it is acknowledged
 
 
+async def test_until_the_ring_of_the_log_is_installed_a_key_may_be_lacking(part, monkeypatch):
+    part.clock._now = record(FIRST).turned_at
+    part.follower.heard(part.clock.ticks(), 0)
+    assert not part.follower.may_lack_key(part.clock.now())
+    part.holder.directory.parent.mkdir(exist_ok=True)
+    part.holder.directory.write_text("in the way")
+    part.follower.note([entry(1, put(record(FIRST)))])
+    assert part.follower.may_lack_key(0)
+    assert await part.follower.settled(1, 5.0)
+    assert part.follower.may_lack_key(0)
+    part.holder.directory.unlink()
+    await part.clock.advance(2)
+    await eventually(lambda: part.holder.seen.epoch == 1)
+    assert not part.follower.may_lack_key(0)
+
+
+async def test_what_was_sealed_after_all_that_is_known_may_be_sealed_by_an_unknown_key(part):
+    assert part.follower.may_lack_key(0)  # nothing was ever heard
+    part.follower.heard(part.clock.ticks(), 0)
+    known_at = part.clock.now()
+    await part.clock.advance(4)
+    assert not part.follower.may_lack_key(part.clock.now())
+    await part.clock.advance(4)
+    assert part.follower.may_lack_key(part.clock.now())
+    assert not part.follower.may_lack_key(known_at)
+
+
 async def test_of_many_turns_only_the_last_one_is_installed(part):
     part.clock._now = record(FIRST).turned_at
     part.follower.note([entry(1, put(record(FIRST))), entry(2, put(record(SECOND, FIRST.fingerprint)))])

@@ -4,6 +4,7 @@ import os
 
 import msgspec
 import pytest
+from cryptography.fernet import Fernet
 
 from regional_keystone.errors import NotFound, Unauthenticated, Unavailable
 from regional_keystone.keys import KeyRing
@@ -53,6 +54,17 @@ async def roles(place, text):
     """The names of the roles that this token proves now."""
     principal, _ = await place.validator.proven(text)
     return {role.name for role in principal.roles}
+
+
+async def test_a_token_whose_key_may_be_on_its_way_is_not_called_bad(place):
+    text = KeyRing({0: Fernet.generate_key(), 1: Fernet.generate_key()}).seal(b"x" * 40, place.clock.now())
+    assert await refusal(place, text) == "Could not recognize Fernet token"
+    place.known.lacks_key = True
+    with pytest.raises(Unavailable):
+        await place.validator.check(text)
+    with pytest.raises(Unavailable):
+        await place.validator.proven(text)
+    assert await refusal(place, "no token at all") == "Could not recognize Fernet token"
 
 
 async def test_a_caller_is_proven_with_user_scope_and_roles(place):
