@@ -36,6 +36,7 @@ log = structlog.get_logger("backends")
 
 _SCRATCH = "scratch-"
 _AGAIN_S = 1.0
+_LEAVE_S = 2.0  # how long a controller leaves it to another to project what that one has appended
 
 
 def system_clock() -> Clock:

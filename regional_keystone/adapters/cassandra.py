@@ -134,6 +134,8 @@ class Cassandra(_Store):
 
     _applied = 0
     _said = 0
+    _appended = 0
+    _leave_s = 0.0
 
     @classmethod
     async def open(
@@ -145,10 +147,12 @@ class Cassandra(_Store):
         tables: Mapping[str, Table] = TABLES,
         range_size: int = RANGE,
         repeat: bool = False,
+        leave_s: float = 0.0,
     ) -> Self:
         """The store in this session's keyspace, which it closes. Raises StoreRefused for one half restored.
 
-        With `repeat`, that restoring is to be done again.
+        With `repeat`, that restoring is to be done again. For `leave_s` what another controller has appended is left
+        for that one to project: all of them would write the same.
         """
         log = Log(driver, Feeds(LOG_TABLE), Marks(MARKS), EVERYWHERE, clock, size=range_size)
         restoring = (await log.mark(LOG)).restoring
@@ -157,7 +161,9 @@ class Cassandra(_Store):
                 f"The tables of keyspace {driver.keyspace} were being replaced by a snapshot at position {restoring}"
                 " when that was broken off. Run `rkctl store copy` again, from the same source."
             )
-        return cls(driver, Tables(driver, tables, EVERYWHERE.read), log, clock, scratch)
+        store = cls(driver, Tables(driver, tables, EVERYWHERE.read), log, clock, scratch)
+        store._leave_s = leave_s
+        return store
 
     async def head(self, feed: str) -> int:
         """The number of the feed's last entry, 0 for an empty one; counts entries that were pruned."""
@@ -175,7 +181,10 @@ class Cassandra(_Store):
         Raises Unavailable when nothing was done, and Unknown when that could not be found out.
         """
         self._check()
-        return await self._log.append(feed, after, entries)
+        done = await self._log.append(feed, after, entries)
+        if done and feed == LOG:
+            self._appended = max(self._appended, after + len(entries))
+        return done
 
     async def apply(self, entries: Sequence[Entry]) -> None:
         """Project entries of the log into the tables; what is at or below `applied` is skipped.
@@ -186,10 +195,21 @@ class Cassandra(_Store):
         if entries and entries[0].number != self._applied + 1:
             self._applied = max(self._applied, await self.applied(LOG))
         later = _following(entries, self._applied)
+        if later and self._leave_s and later[-1].number > self._appended:
+            later = await self._left(later)
         if later:
             await self.project(later)
             await self._log.set_applied(LOG, later[-1].number)
             self._applied = max(self._applied, later[-1].number)
+
+    async def _left(self, entries: Sequence[Entry]) -> list[Entry]:
+        """What of these their author has not projected in time; it may have died, or be cut off."""
+        until, pause_s = self._clock.ticks() + self._leave_s, _PAUSE_S
+        while self._applied < entries[-1].number and self._clock.ticks() < until:
+            await self._clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, _ASK_S)
+            self._applied = max(self._applied, await self.applied(LOG))
+        return _following(entries, self._applied)
 
     async def project(self, entries: Iterable[Entry]) -> None:
         """Write what these entries say into the tables: again, late, and in any order, it comes to the same."""

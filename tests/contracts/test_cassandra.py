@@ -56,6 +56,48 @@ async def lying(store):
 # --- several controllers
 
 
+class Writing:
+    """A driver that counts what is written into tables."""
+
+    def __init__(self, driver):
+        self._driver = driver
+        self.written = 0
+
+    def __getattr__(self, name):
+        return getattr(self._driver, name)
+
+    async def change(self, statements, **named):
+        statements = list(statements)
+        self.written += len(statements)
+        return await self._driver.change(statements, **named)
+
+
+async def test_what_another_controller_projects_is_left_to_it_unless_it_does_not(keyspace):
+    await keyspace.empty()
+    counting = []
+
+    def wrap(driver):
+        counting.append(Writing(driver))
+        return counting[-1]
+
+    async with keyspace.store("dc1") as author, keyspace.store("dc2", wrap=wrap, leave_s=20.0) as other:
+        assert await author.append(LOG, 0, entries(1, 2))
+        waiting = asyncio.create_task(other.apply(entries(1, 2)))
+        await author.apply(entries(1, 2))
+        await asyncio.wait_for(waiting, 15)
+        assert counting[0].written == 0
+        assert await other.applied(LOG) == 2
+        assert await other.append(LOG, 2, entries(3))
+        await other.apply(entries(3))
+        assert counting[0].written
+    async with keyspace.store("dc2", leave_s=0.3) as other:
+        async with keyspace.store("dc1") as author:
+            assert await author.append(LOG, 3, entries(4))
+        await other.apply(entries(4))  # its author has died
+        assert await other.get(Region, "t4") is not None
+        assert await other.applied(LOG) == 4
+
+
 @asynccontextmanager
 async def controller(keyspace, data_centre, folder):
     async with keyspace.store(data_centre) as store:
