@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Self
 
+from controller import ask
 from controller.engines import wan_router
 from controller.engines.process import EngineError, Keeper, Process, until
 
@@ -115,9 +116,9 @@ class Wan:
 
     def _tell(self) -> None:
         told = {"delay_s": self.delay_s, "loss": self.loss, "cut": sorted(self.cuts)}
-        with socket.socket(socket.AF_UNIX) as asked:
+        with socket.socket(socket.AF_UNIX) as asked, ask.short(self.folder / "router") as router:
             asked.settimeout(_ANSWER_S)
-            asked.connect(str(self.folder / "router"))
+            asked.connect(router)
             asked.sendall(json.dumps(told).encode() + b"\n")
             if asked.recv(10) != b"ok\n":
                 raise EngineError("the router between the places does not obey")

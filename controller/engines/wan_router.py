@@ -37,9 +37,10 @@ class Router:
             self.devices[number] = tun(network, number, holder)
         self.by_descriptor = {one: number for number, one in self.devices.items()}
         self.control = socket.socket(socket.AF_UNIX)
-        self.control.bind(f"{control}.new")
+        os.chdir(control.parent)  # a socket's whole path may be too long for the kernel
+        self.control.bind(f"{control.name}.new")
         self.control.listen()
-        Path(f"{control}.new").rename(control)
+        Path(f"{control.name}.new").rename(control.name)
 
     def run(self) -> None:
         """For ever."""

@@ -48,7 +48,7 @@ except (ImportError, DependencyException) as missing:
     NoHostAvailable = ErrorMessage = ConnectionException
 
 
-_RECONNECT_S = 0.5
+RECONNECT_S = 0.5
 _HEARTBEAT_S = 2.0  # a silent node of several is given up soon after
 
 
@@ -139,7 +139,7 @@ def _cluster(section: Cassandra, given: Mapping[str, Any]) -> Any:
         protocol_version=4,  # unknown outcomes are WriteTimeout in it
         connection_class=_Connection,
         execution_profiles=_profiles(section),
-        reconnection_policy=ConstantReconnectionPolicy(_RECONNECT_S, max_attempts=None),
+        reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
         connect_timeout=section.connect_timeout_s,
         control_connection_timeout=section.request_timeout_s,
         idle_heartbeat_interval=_HEARTBEAT_S,

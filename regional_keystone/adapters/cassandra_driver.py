@@ -5,6 +5,7 @@ Source: docs/data-model.md; https://docs.datastax.com/en/developer/python-driver
 """
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,9 @@ from cassandra.query import BatchStatement, BatchType, SimpleStatement
 from regional_keystone.adapters.cassandra_connect import (
     DRIVERS,
     FROM_SERVER,
+    RECONNECT_S,
     Missed,
+    NoHostAvailable,
     Refused,
     connect,
     explained,
@@ -305,10 +308,9 @@ class Driver:
         return await asyncio.shield(task)
 
     async def _prepare_now(self, cql: str) -> Any:
-        work = self._loop.run_in_executor(self._threads, self._session.prepare, cql)
         try:
             async with asyncio.timeout(self._timeout_s):
-                prepared = await work
+                prepared = await self._loop.run_in_executor(self._threads, self._prepare_blocking, cql)
         except TimeoutError:
             self._breaker.missed()
             raise self._refusal(Missed(), "plain") from None
@@ -318,6 +320,14 @@ class Driver:
             self._preparing.pop(cql, None)
         self._prepared[cql] = prepared
         return prepared
+
+    def _prepare_blocking(self, cql: str) -> Any:
+        """Twice, if the driver has just lost its connections: it has others within half a second."""
+        try:
+            return self._session.prepare(cql)
+        except NoHostAvailable:
+            time.sleep(RECONNECT_S)
+            return self._session.prepare(cql)
 
     def _send(
         self,

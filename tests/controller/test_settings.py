@@ -134,10 +134,9 @@ def test_every_option_is_read_by_something():
     sources = [path.read_text() for path in paths if path.name != "settings.py"]
 
     def is_read(section, name):
-        used = re.compile(rf"\b({section}|settings)\.{name}\b")
-        return any(
-            used.search(one) and re.search(rf"settings\.{section}\b|import {section.title()}\b", one) for one in sources
-        )
+        used = re.compile(rf"\b({section}|settings|section)\.{name}\b")
+        taken = re.compile(rf"settings\.{section}\b|settings import [^\n]*\b{section.title()}\b")
+        return any(used.search(one) and taken.search(one) for one in sources)
 
     assert [
         f"{section}.{name}" for section, name in settings.options(ControllerSettings) if not is_read(section, name)
