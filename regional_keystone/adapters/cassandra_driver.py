@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import structlog
 from cassandra import ConsistencyLevel
+from cassandra.cluster import NoHostAvailable
 from cassandra.query import BatchStatement, BatchType, SimpleStatement
 
 from regional_keystone.adapters.cassandra_connect import (
@@ -22,7 +23,6 @@ from regional_keystone.adapters.cassandra_connect import (
     FROM_SERVER,
     RECONNECT_S,
     Missed,
-    NoHostAvailable,
     Refused,
     connect,
     explained,
