@@ -23,7 +23,7 @@ from controller.probe import Broken, Client, Load, everywhere, ms, until
 from controller.stage import Finding, Stage, Step, digests, same
 from regional_keystone.record import Json
 
-REVOKED, CHANGES, ROTATIONS = 60, 500, 3
+REVOKED, ROTATIONS = 60, 3
 GOAL_S = 0.25
 _COMMANDS = ("token issue", "catalog list", "user list")
 _CLIENT_S = 30.0
@@ -350,7 +350,7 @@ def catch_up(stage: Stage) -> Finding:
         raise Broken(f"expected the rotation to wait for {slow.name} or to quarantine it, got epoch {turned['epoch']}")
     how = f"waited for {slow.name}" if waited else f"quarantined {slow.name}"
     details = [
-        f"{CHANGES} changes in {ms(took)} while {slow.name} was stopped",
+        f"{stage.changes} changes in {ms(took)} while {slow.name} was stopped",
         f"the rotation in between {how}: epoch {before} -> {turned['epoch']}",
         f"position {equal[0]}, digest {equal[1][:16]} at the controller and every site",
     ]
@@ -375,7 +375,7 @@ def _change(stage: Stage) -> float:
         local.client.make("group", "/v3/groups", name=f"group-{stage.run}-{number}", domain_id=domain)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(change, range(CHANGES)))
+        list(pool.map(change, range(stage.changes)))
     return time.monotonic() - begun
 
 

@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from controller import db
 from controller.commit import Sequencer
 from controller.engines import install, wan
 from controller.engines.cassandra import Cassandra, Options
@@ -324,6 +325,8 @@ def page(report):
 
 async def measure(keyspace, cluster, network, cache, folder, report, smoke):
     seconds, times = (2, 20) if smoke else (10, 200)
+    async with db.database(keyspace.section(), CLOCK, lambda text: print(text, file=sys.stderr)) as opened:
+        await opened.sync()  # what serves asks for the version
     await appends(keyspace, report, seconds)
     section = dataclasses.replace(keyspace.section(), read_consistency="LOCAL_ONE")
     await creates(section, folder, network, report, times)
