@@ -186,7 +186,7 @@ class Counting:
 
 @asynccontextmanager
 async def running(folder, section=None, memcached=None):
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "state").mkdir(mode=0o700, parents=True)
     password = folder / "password"
     password.touch(mode=0o600)
     password.write_text("first password")
@@ -195,7 +195,7 @@ async def running(folder, section=None, memcached=None):
         site=site_settings.Site(state_dir=folder / "state"),
         identity=site_settings.Identity(password_hash_rounds=4),
         bootstrap=Bootstrap(password_file=password),
-        controller=Controller(poll_s=5),
+        controller=Controller(poll_s=5, authority_dir=folder.parent / "authority" if section else None),
         cassandra=section or site_settings.Cassandra(),
         memcached=site_settings.Memcached(servers=(memcached,) if memcached else ()),
     )
@@ -267,6 +267,16 @@ async def validations(section, folder, cluster, cache, report, times):
             assert controller.store.asked == asked
             report.add(f"validation with {name}: warm", f"{warm:.1f} us", "0 statements")
             report.add(f"validation with {name}: all forgotten", shown(await timed(cold, times)), f"{statements} reads")
+
+            async def first(_, controller=controller):
+                controller.process.door.fastpath.forget_all()
+                assert await controller.validate() == 200
+
+            asked = controller.store.asked
+            await first(0)
+            statements = controller.store.asked - asked
+            name = f"validation with {name}: the user's first, its project and roles known"
+            report.add(name, shown(await timed(first, times)), f"{statements} reads")
             if engine and server:
                 await dead(controller, cluster, cache, report, times)
 
