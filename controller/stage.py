@@ -34,6 +34,11 @@ class Stage:
         return FEW if self.home.engines.exists() else MANY
 
     @property
+    def goal_s(self) -> float:
+        """Within which 99 of 100 revocations hold everywhere."""
+        return 1.0 if self.home.engines.exists() else 0.25
+
+    @property
     def controllers(self) -> list[Member]:
         """One, or several over one log."""
         return [member for member in self.members if member.is_controller]

@@ -24,7 +24,6 @@ from controller.stage import Finding, Stage, Step, digests, same
 from regional_keystone.record import Json
 
 REVOKED, ROTATIONS = 60, 3
-GOAL_S = 0.25
 _COMMANDS = ("token issue", "catalog list", "user list")
 _CLIENT_S = 30.0
 
@@ -193,8 +192,8 @@ def revoke(stage: Stage) -> Finding:
                 late[client.member.name].append(max(0.0, refusal.result() - answered))
     every = sorted(one for times in late.values() for one in times)
     p99 = every[int(len(every) * 0.99)]
-    if p99 > GOAL_S:
-        raise Broken(f"expected 99 of 100 refusals within {ms(GOAL_S)}, got {ms(p99)}")
+    if p99 > stage.goal_s:
+        raise Broken(f"expected 99 of 100 refusals within {ms(stage.goal_s)}, got {ms(p99)}")
     details = [f"{name}: median {ms(statistics.median(one))}, maximum {ms(max(one))}" for name, one in late.items()]
     return Finding(f"{REVOKED} tokens: median {ms(statistics.median(every))}, maximum {ms(every[-1])}", details)
 
@@ -383,7 +382,7 @@ STEPS = (
     Step("One place to manage", "a change at the controller is at every site at once", create),
     Step("Local validation", "a token of one region is valid in the others without the controller", validate),
     Step("Stock clients", "unmodified clients and middleware work against any site", clients),
-    Step("Revocation everywhere", "99 of 100 are refused everywhere within 250 ms", revoke),
+    Step("Revocation everywhere", "99 of 100 are refused everywhere within 250 ms, a second on engines", revoke),
     Step("Acknowledged rotation", "no key signs before every site holds it; no token is refused", rotate),
     Step("Life without the controller", "sites validate, log in, read and revoke; changes get 503", isolate),
     Step("The controller returns", "what was revoked meanwhile is in the log once and holds everywhere", heal),

@@ -275,8 +275,8 @@ async def validations(section, folder, cluster, cache, report, times):
             asked = controller.store.asked
             await first(0)
             statements = controller.store.asked - asked
-            name = f"validation with {name}: the user's first, its project and roles known"
-            report.add(name, shown(await timed(first, times)), f"{statements} reads")
+            what = f"validation with {name}: the user's first, its project and roles known"
+            report.add(what, shown(await timed(first, times)), f"{statements} reads")
             if engine and server:
                 await dead(controller, cluster, cache, report, times)
 
