@@ -219,15 +219,17 @@ class Cassandra(_Store):
     async def acknowledge(self, site: str, said: bytes) -> None:
         """Keep what a site has said last; empty: nothing any more."""
         self._check()
-        self._said = max(self._said + 1, self._clock.now())
-        values = (self._said, said or None, site)
+        seen = await self._driver.run(Acknowledgements.said_at, (site,), consistency=EVERYWHERE.read)
+        # what is there may come from a clock that is ahead of ours: a later word with a lesser time would not count
+        self._said = max(self._clock.now(), 1 + max(self._said, *(at or 0 for (at,) in seen), 0))
+        values = (self._said, said, site)
         await self._driver.run(Acknowledgements.write, values, consistency=EVERYWHERE.write)
 
     async def acknowledged(self) -> Mapping[str, bytes]:
         """What each site has said last."""
         self._check()
         rows = await self._driver.run(Acknowledgements.all, consistency=EVERYWHERE.read)
-        return {site: said for site, said in rows if said is not None}
+        return {site: said for site, said in rows if said}
 
     async def prune(self, feed: str, upto: int) -> None:
         """Forget entries up to this number, of the log only what is in the tables; numbers go on where they were."""

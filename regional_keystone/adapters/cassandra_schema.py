@@ -167,7 +167,10 @@ class Marks:
 
 
 class Acknowledgements:
-    """What is said about what sites have said; they are few and asked for together."""
+    """What is said about what sites have said; they are few and asked for together.
+
+    A word that was taken back is an empty one and stays: of a value that is not there no time could be read.
+    """
 
     create = (
         f"CREATE TABLE IF NOT EXISTS {ACKNOWLEDGEMENTS} (part int, site text, said blob, PRIMARY KEY (part, site))"
@@ -175,6 +178,7 @@ class Acknowledgements:
     )
     write = f"UPDATE {ACKNOWLEDGEMENTS} USING TIMESTAMP ? SET said = ? WHERE part = 0 AND site = ?"
     all = f"SELECT site, said FROM {ACKNOWLEDGEMENTS} WHERE part = 0"
+    said_at = f"SELECT WRITETIME(said) FROM {ACKNOWLEDGEMENTS} WHERE part = 0 AND site = ?"
 
 
 _VERSIONS = (

@@ -72,6 +72,28 @@ class Writing:
         return await self._driver.change(statements, **named)
 
 
+class Ahead(SystemClock):
+    """The clock of a machine that is an hour ahead."""
+
+    def now(self):
+        return super().now() + 3600 * 1_000_000
+
+
+async def test_a_later_word_counts_though_the_clock_of_who_wrote_before_is_ahead(stores, keyspace):
+    async with stores.fresh() as store, keyspace.store("dc2", clock=Ahead()) as ahead:
+        await ahead.acknowledge(SITE, b"much")
+        await store.acknowledge(SITE, b"less")
+        assert await ahead.acknowledged() == await store.acknowledged() == {SITE: b"less"}
+        await ahead.acknowledge(SITE, b"")
+        assert await store.acknowledged() == {}
+        await store.acknowledge(SITE, b"anew")
+        assert await ahead.acknowledged() == {SITE: b"anew"}
+        async with stores.again() as begun:
+            await begun.acknowledge(SITE, b"newer")
+        await ahead.acknowledge(SITE, b"newest")
+        assert await store.acknowledged() == {SITE: b"newest"}
+
+
 async def test_what_another_controller_projects_is_left_to_it_unless_it_does_not(keyspace):
     await keyspace.empty()
     counting = []
