@@ -113,6 +113,11 @@ class Site:
             return "no data yet: waiting for the controller"
         return None if self.workers is None else self.workers.missing()
 
+    def unready(self) -> str | None:
+        """Why clients should not be sent here: as `missing`, but once all have served, those that are left do."""
+        workers = self.workers
+        return None if workers is not None and workers.have_served else self.missing()
+
     async def answer(self, ready: Callable[[], None]) -> None:
         """Open the doors, in every process, until cancelled; then let what runs end while all else still goes on."""
         workers = self.workers
@@ -120,7 +125,7 @@ class Site:
             if workers is not None:
                 doors.push_async_callback(workers.ended)
             others = None if workers is None else workers.counted
-            await open_doors(doors, self.settings, self.part, self.door, self.status, self.missing, others)
+            await open_doors(doors, self.settings, self.part, self.door, self.status, self.unready, others)
             if workers is not None:
                 doors.callback(workers.end)
                 group.create_task(workers.run())

@@ -133,6 +133,7 @@ class Workers:
         late: Callable[[list[RevocationEvent]], None],
         clock: Clock,
     ) -> None:
+        self.have_served = False  # all of them, at one moment
         self.count = count
         self._start = start
         self._follower = follower
@@ -160,6 +161,7 @@ class Workers:
     async def ready(self) -> None:
         """Return when every worker serves."""
         await self._until(lambda: self.missing() is None)
+        self.have_served = True
 
     def end(self) -> None:
         """Ask all to finish what they have begun, and to end."""

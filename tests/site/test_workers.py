@@ -479,6 +479,10 @@ async def test_status_and_readiness_tell_of_workers(three):
     three.processes[2][-1].kill()
     await eventually(lambda: three.site.missing() == "worker 2 of 3 does not serve yet")
     assert three.site.status()["workers"][0]["state"] == "starting"
+    three.workers.have_served = True
+    assert three.site.unready() is None  # clients are sent here all the same: the others answer
+    three.workers.have_served = False
+    assert three.site.unready() == "worker 2 of 3 does not serve yet"
 
 
 async def test_what_workers_count_is_added_and_outlives_them(three):
