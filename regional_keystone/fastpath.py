@@ -346,3 +346,21 @@ class FastPath(Memory):
             return False
         verdict.era = self._era
         return True
+
+
+class Confirmed:
+    """A fast path that answers only while what is known was true everywhere `within_s` seconds ago.
+
+    For a controller beside others: what they have answered counts here. The long road asks how far the log goes.
+    """
+
+    __slots__ = ("_fastpath", "_knowledge", "_within_s")
+
+    def __init__(self, fastpath: FastPath, knowledge: Knowledge, within_s: float) -> None:
+        self._fastpath, self._knowledge, self._within_s = fastpath, knowledge, within_s
+
+    def ask(self, caller: str, subject: str, catalog: bool, now: int, *, head: bool = False) -> bytes | None:  # noqa: FBT001
+        """As `FastPath.ask`; None as well when what is known is older."""
+        if self._knowledge.age_s() > self._within_s:
+            return None
+        return self._fastpath.ask(caller, subject, catalog, now, head=head)

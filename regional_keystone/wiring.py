@@ -19,7 +19,7 @@ from regional_keystone.api.serve import Api
 from regional_keystone.authenticate import hashes_waiting
 from regional_keystone.digest import digest
 from regional_keystone.errors import Unavailable
-from regional_keystone.fastpath import FastPath, Memory
+from regional_keystone.fastpath import Confirmed, FastPath, Memory
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
 from regional_keystone.issue import Issuer
@@ -32,11 +32,12 @@ from regional_keystone.remembered import Remembered
 from regional_keystone.settings import ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
 from regional_keystone.validate import Validator
-from regional_keystone.web import Limits, Web, admin_app
+from regional_keystone.web import Fast, Limits, Web, admin_app
 
 log = structlog.get_logger("site")
 
 WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
+CONFIRMED_S = 1.0  # how old what is known may be for the fast path where others append to the log as well
 _ROWS = 20_000  # answers of the store that many validations share
 
 
@@ -138,7 +139,8 @@ def door(
         own=own,
         current=current,
     )
-    return Door(engine, _web(settings, part, engine, fastpath, metrics), fastpath, metrics, shared)
+    fast = Confirmed(fastpath, part.follower, CONFIRMED_S) if current else fastpath
+    return Door(engine, _web(settings, part, engine, fast, metrics), fastpath, metrics, shared)
 
 
 def _shared(settings: Settings, part: Replica, fastpath: FastPath, metrics: Metrics, cache: Cache) -> SharedFacts:
@@ -159,7 +161,7 @@ def _policy(settings: Settings) -> Policy:
         raise ConfigurationError(str(error)) from None
 
 
-def _web(settings: Settings, part: Replica, engine: Api, fastpath: FastPath, metrics: Metrics) -> Web:
+def _web(settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics: Metrics) -> Web:
     async def wait(position: int) -> None:
         if not await part.follower.reached(position, WAIT_S):
             raise Unavailable(f"This region has not received change {position} yet.")
