@@ -33,6 +33,7 @@ from regional_keystone.record import Touch
 
 log = structlog.get_logger("controller")
 
+READY_S = 3.0  # what is known of a log that others write may be so old at a controller that is asked
 _AGAIN_S = 5.0
 Store = Callable[[], Awaitable[Writer]]
 
@@ -230,6 +231,12 @@ class Controller:
         base = listen.public_endpoint or f"http{'s' if listen.tls_cert else ''}://{listen.host}:{listen.port}"
         await identity_endpoints(self.part.overlay, self.sequencer, settings.controller.region, f"{base}/v3")
 
+    def ready(self) -> str | None:
+        """What /readyz says to be missing, None for nothing: others may read the log that cannot be read from here."""
+        if self.part.follower.age_s() <= READY_S:
+            return None
+        return f"the end of the log has not been read for more than {READY_S:g} s"
+
     def status(self) -> dict[str, Any]:
         """What /status tells."""
         replicator = self.replicator
@@ -299,7 +306,9 @@ async def serve(settings: Settings, ready: Callable[[], None], shared: Store | N
         async with wiring.background([controller.part.follower.run(), controller.sequencer.run()]) as group:
             await controller.first()
             await open_stream(stack, controller)
-            await wiring.open_doors(stack, settings, controller.part, controller.door, controller.status, _ready)
+            await wiring.open_doors(
+                stack, settings, controller.part, controller.door, controller.status, controller.ready
+            )
             for task in controller.tasks():
                 group.create_task(task)
             ready()
@@ -337,7 +346,3 @@ def _secret(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise StoreRefused(f"{path}: {error.strerror}; it should hold a password") from None
-
-
-def _ready() -> str | None:
-    return None
