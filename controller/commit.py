@@ -27,8 +27,11 @@ BATCH = 100
 BATCH_BYTES = 1024 * 1024
 REMEMBERED = 4096  # entries whose touches are kept to judge transactions that began before them
 DEADLINE_S = 5.0  # for one transaction, from when it waits to when it is in the log
-CURRENT_S = 1.0  # how long is waited for the log's present head to be known here
-_CONFIRM_S = 0.8  # how old what is known may be before the end of the log is asked for unasked
+CURRENT_S = 2.5  # how long is waited for the log's present head to be known here
+_LOST_S, _LOST_WAIT_S = 5.0, 1.0  # a log that could not be read for so long is only waited for so long
+_CONFIRM_S = 0.6  # how old what is known may be before the end of the log is asked for unasked
+_APART_S = 0.3  # how long a read of the log's end waits for an append
+_AGAIN_S = (0.02, 0.2)  # between attempts to read the log's end; several writers can keep a read off for a second
 _VISIBLE_S = 0.7  # an entry that the log has counted can be read everywhere by then
 _NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 _PAUSE_S = 0.005
@@ -128,7 +131,7 @@ class Sequencer:
         readable = True
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(poll_s):
+                async with asyncio.timeout(min(poll_s, _CONFIRM_S)):
                     await self._woken.wait()
             self._woken.clear()
             try:
@@ -140,16 +143,17 @@ class Sequencer:
                 readable = False
 
     async def catch_up(self) -> None:
-        """Return once all that the log held when this was called is known here. Raises Unavailable after CURRENT_S.
+        """Return once all that the log held when this was called is known here. Raises Unavailable.
 
-        One read of the head serves everybody who began to wait before it.
+        It is waited for CURRENT_S, and less when the log could not be read for long.
+        One read of the head serves everybody who began to wait before it. One that fails is tried again meanwhile.
         """
         self._asked = self._clock.ticks()
         if self._reads_next is None:
             self._reads_next = asyncio.create_task(self._read_after(self._reading))
             self._reads_next.add_done_callback(_looked_at)
         try:
-            async with asyncio.timeout(CURRENT_S):
+            async with asyncio.timeout(_LOST_WAIT_S if self._lost() else CURRENT_S):
                 await asyncio.shield(self._reads_next)
         except TimeoutError:
             raise Unavailable("The log could not be read in time.") from None
@@ -158,10 +162,36 @@ class Sequencer:
         if before is not None:
             await asyncio.wait({before})
         self._reading, self._reads_next = self._reads_next, None
-        asked = self._asked
-        async with self._at_log:  # a read of the head and an append would get in each other's way
-            if self._confirmed < asked:  # else an append that began later has shown where the log ends
-                await self._read_head()
+        asked, until = self._asked, self._clock.ticks() + CURRENT_S
+        while True:
+            try:
+                async with self._apart():
+                    if self._confirmed < asked:  # else an append that began later has shown where the log ends
+                        await self._read_head()
+            except Unavailable:
+                if self._clock.ticks() > until or self._lost():
+                    raise
+            else:
+                return
+            await self._clock.sleep(random.uniform(*_AGAIN_S))  # noqa: S311  no secret
+            with suppress(Unavailable):
+                await self._look()
+
+    @asynccontextmanager
+    async def _apart(self) -> AsyncIterator[None]:
+        """While no append of ours is under way: it would be in the way. One that takes long is not waited for."""
+        held = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_APART_S):
+                held = await self._at_log.acquire()
+        try:
+            yield
+        finally:
+            if held:
+                self._at_log.release()
+
+    def _lost(self) -> bool:
+        return self._clock.ticks() - self._confirmed > _LOST_S
 
     async def _read_head(self) -> None:
         ticks = self._clock.ticks()
