@@ -94,7 +94,10 @@ class Step(NamedTuple):
 
 def digests(stage: Stage) -> tuple[int, str] | None:
     """(position, digest) when all replicas have the same, else None."""
-    pages = [member.page("/digest", probe.PATIENCE_S) for member in stage.members]
+    try:
+        pages = [member.page("/digest", probe.PATIENCE_S) for member in stage.members]
+    except (ask.Refusal, ask.Unanswered):  # a data centre that was away may need a moment
+        return None
     found = {(page["position"], page["digest"]) for page in pages}
     return found.pop() if len(found) == 1 else None
 
