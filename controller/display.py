@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.status import Status
 from rich.table import Table
 
@@ -35,6 +36,7 @@ class Display:
     def __init__(self, target: Console) -> None:
         self.console = target
         self._status: Status | None = None
+        self._bar: tuple[Progress, TaskID, str] | None = None
         self._job, self._said_at = "", 0.0
 
     def __enter__(self) -> Self:
@@ -51,7 +53,27 @@ class Display:
         self._stop()
         self.console.print(f"{_MARKS[tone]} {text}", soft_wrap=True)
 
+    def advance(self, job: str, done: int, total: int | None) -> None:
+        """Show how far a job is; without a total it is only shown that it goes on."""
+        if total is None:
+            self.tell("wait", job)
+        elif self.console.is_terminal:
+            progress, task = self._bar_of(job)
+            progress.update(task, completed=done, total=total)
+        else:
+            self._wait_plainly(f"{job}: {done} of {total}")
+
+    def _bar_of(self, job: str) -> tuple[Progress, TaskID]:
+        if self._bar is None or self._bar[2] != job:
+            self._stop()
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            progress = Progress(*columns, console=self.console, transient=True)
+            self._bar = progress, progress.add_task(job), job
+            progress.start()
+        return self._bar[:2]
+
     def _wait(self, text: str) -> None:
+        self._stop_bar()
         if not self.console.is_terminal:
             self._wait_plainly(text)
         elif self._status:
@@ -67,7 +89,13 @@ class Display:
             self._job, self._said_at = job, now
             self.console.print(f"  {text} ...", soft_wrap=True)
 
+    def _stop_bar(self) -> None:
+        if self._bar:
+            self._bar[0].stop()
+            self._bar = None
+
     def _stop(self) -> None:
+        self._stop_bar()
         if self._status:
             self._status.stop()
             self._status = None
