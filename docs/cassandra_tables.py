@@ -96,13 +96,17 @@ never removed, since an empty partition would give its numbers out again.
 | rows, copies, stones | controller | {EVERYWHERE.write} | a majority has them before the mark says so |
 | `applied`, `pruned` | controller | {EVERYWHERE.write} | its timestamp is the position: the higher one stays |
 | `get`, `find`, `scan`, `tail` | controller | {EVERYWHERE.read} | sees every acknowledged write |
-| acknowledgements | controller | {EVERYWHERE.write} | any controller must see them |
+| acknowledgements | controller | {EVERYWHERE.write} | any controller must see them; the time of the last one is read first and the next lies above it, so no clock that is ahead keeps it out |
 | `get`, `find`, `scan`, `tail` | site | `read_consistency` | LOCAL_QUORUM, or LOCAL_ONE with one replica: no other data centre is needed |
 | whether a row has arrived | site | `read_consistency` | nobody else can know what this data centre shows |
 | what has not arrived after half a second | site | QUORUM, once | read repair brings it here; cut off, the site stays at the position it has |
 | first start, and a snapshot | site | QUORUM, once | makes the data centre complete up to the mark |
 | append to the own feed | site | LOCAL_SERIAL, commit LOCAL_QUORUM | must work while it is cut off; nobody else writes there |
 | own feed, `ack_<site>` | site | LOCAL_QUORUM | likewise |
+
+That holds on nodes that are set to it (`commitlog_sync`, `paxos_variant`). A process asks the nodes of its local data
+centre before it serves, and refuses when one is unsafe or none of them tells:
+[operating](operate.md#the-schema-in-cassandra).
 """
 
 

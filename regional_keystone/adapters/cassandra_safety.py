@@ -102,7 +102,11 @@ async def _settings(driver: Driver) -> list[Finding]:
     for name, (safe, risk, cure) in _SAFE.items():
         asked = f"SELECT value FROM system_views.settings WHERE name = '{name}'"  # noqa: S608  a name of ours
         answers = await driver.run_on_each(asked)
-        unread = {address: rows.message for address, rows in answers.items() if isinstance(rows, Unavailable)}
+        unread = {
+            address: rows.message if isinstance(rows, Unavailable) else "it has no such setting"
+            for address, rows in answers.items()
+            if not rows or isinstance(rows, Unavailable)
+        }
         values = {
             address: rows[0][0] for address, rows in answers.items() if not isinstance(rows, Unavailable) and rows
         }
@@ -112,10 +116,10 @@ async def _settings(driver: Driver) -> list[Finding]:
             found.append(Finding(name, FAIL, f"{said} {risk}", cure))
         elif values:
             found.append(Finding(name, OK, ", ".join(sorted(set(values.values())))))
-        if unread:
-            said = ", ".join(f"{address}: {why}" for address, why in unread.items())
+        if unread or not answers:
+            said = ", ".join(f"{address}: {why}" for address, why in unread.items()) or "any node of the data centre"
             grant = "start those nodes; if it is the right that lacks, GRANT SELECT ON system_views.settings"
-            found.append(Finding(name, WARN, f"not known of {said}", grant))
+            found.append(Finding(name, WARN if values else FAIL, f"not known of {said}", grant))
     return found
 
 

@@ -204,7 +204,7 @@ async def test_a_safe_cluster_passes_every_check(section):
     async with session(section) as driver:
         found = await findings(driver, section)
         assert {name for name, one in found.items() if one.state != "OK"} <= {"tls"}  # in clear, off loopback
-        assert {"commitlog_sync", "paxos_variant", "data centres", "replication", "system_auth"} == set(found)
+        assert {"commitlog_sync", "paxos_variant", "data centres", "replication", "system_auth"} == set(found) - {"tls"}
     await (await backends.safe_cassandra_driver(section)).close()
 
 
@@ -253,7 +253,27 @@ async def test_a_node_that_can_lose_what_was_acknowledged_is_refused(section, se
         with pytest.raises(StoreRefused, match=f"{value} on [0-9.]+ .*cassandra.yaml"):
             cassandra_safety.refuse(found)
         allowed = await backends.cassandra_findings(driver, dataclasses.replace(section, allow_unsafe=True))
-        assert [one.check for one in cassandra_safety.refuse(allowed)] == [setting]
+        assert [one.check for one in cassandra_safety.refuse(allowed) if one.check != "tls"] == [setting]
+
+
+@pytest.mark.parametrize("setting", ["commitlog_sync", "paxos_variant"])
+@pytest.mark.parametrize("answer", [Unavailable("No right to read it."), []], ids=["unavailable", "unnamed"])
+async def test_a_setting_that_no_node_tells_is_refused_and_one_that_some_tell_is_warned_of(section, setting, answer):
+    async with session(section) as driver:
+        asked, more = driver.run_on_each, {}
+
+        async def silent(cql):
+            answers = await asked(cql)
+            return dict.fromkeys(answers, answer) | more if setting in cql else answers
+
+        driver.run_on_each = silent
+        with pytest.raises(StoreRefused, match=f"{setting}: not known of .*GRANT SELECT"):
+            cassandra_safety.refuse(await backends.cassandra_findings(driver, section))
+        allowed = await backends.cassandra_findings(driver, dataclasses.replace(section, allow_unsafe=True))
+        assert setting in [one.check for one in cassandra_safety.refuse(allowed)]
+        more["another"] = [("batch" if setting == "commitlog_sync" else "v2",)]
+        warned = cassandra_safety.refuse(await backends.cassandra_findings(driver, section))
+        assert [one.check for one in warned if one.check == setting] == [setting]
 
 
 async def test_a_reader_of_one_of_several_replicas_is_refused(section):
