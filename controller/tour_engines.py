@@ -17,6 +17,7 @@ from controller.stage import Finding, Stage, Step, digests, same
 PAIRS, CHANGES = 20, 40
 _LOADED_S = 2.0
 _EQUAL_S = 30.0
+_ROW = 6
 
 
 def either(stage: Stage) -> Finding:
@@ -79,8 +80,11 @@ def freeze(stage: Stage) -> Finding:
         validated = time.monotonic() - begun
     finally:
         stage.signal("cassandra3", "CONT")
-    equal = _equal(stage)
-    details = [f"{last.name} validates from memory in {ms(validated)}", f"equal digests {ms(equal)} after SIGCONT"]
+    equal, again = _equal(stage), _issues_again(stage, last)
+    details = [
+        f"{last.name} validates from memory in {ms(validated)}",
+        f"equal digests {ms(equal)} after SIGCONT; all its processes issue tokens {ms(again)} later",
+    ]
     return Finding(f"{CHANGES} changes in {ms(took)}, 0 failed", details)
 
 
@@ -174,6 +178,18 @@ def _change(stage: Stage) -> float:
         if wrong := _make(client, stage):
             raise Broken(wrong)
     return time.monotonic() - begun
+
+
+def _issues_again(stage: Stage, region: Member) -> float:
+    """Seconds until a region issues tokens in all of its processes, as far as a row of new connections can show."""
+    begun = time.monotonic()
+    until(f"tokens of {region.name}", lambda: all(_issues(stage, region) for _ in range(_ROW)), _EQUAL_S)
+    return time.monotonic() - begun
+
+
+def _issues(stage: Stage, region: Member) -> bool:
+    with Client(region) as client:
+        return client.ask("POST", "/v3/auth/tokens", {"auth": stage.auth()}).status == 201
 
 
 def _equal(stage: Stage) -> float:
