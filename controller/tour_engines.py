@@ -189,7 +189,12 @@ def _issues_again(stage: Stage, region: Member) -> float:
 
 def _issues(stage: Stage, region: Member) -> bool:
     with Client(region) as client:
-        return client.ask("POST", "/v3/auth/tokens", {"auth": stage.auth()}).status == 201
+        return (
+            client.ask(
+                "POST", "/v3/auth/tokens", {"auth": probe.again(stage.made["token"], stage.made["project"])}
+            ).status
+            == 201
+        )
 
 
 def _equal(stage: Stage) -> float:
