@@ -28,13 +28,16 @@ class Admin:
         sequencer: Sequencer,
         status: Callable[[], Mapping[str, Any]],
         bootstrap: Callable[[str, str], Awaitable[None]],
+        cassandra: bool = False,
     ) -> None:
+        """`cassandra`: whether the log is kept there, so that sites may read it there."""
         self._sites = sites
         self._rotator = rotator
         self._overlay = overlay
         self._sequencer = sequencer
         self._status = status
         self._bootstrap = bootstrap
+        self._cassandra = cassandra
 
     def app(self) -> web.Application:
         """The handlers; every answer is JSON."""
@@ -76,12 +79,15 @@ class Admin:
         )
 
     async def _add(self, request: web.Request) -> web.Response:
-        """{name, url?}: a join token; with `url`, the region's identity endpoints are in the catalog as well."""
+        """{name, url?}: a join token; with `url`, the region's identity endpoints are in the catalog as well.
+
+        `cassandra` in the answer: a site that is to read Cassandra needs a role and tables of its own there.
+        """
         name, url = await _words(request, "name", "url")
         token = await self._sites.invite(name)
         if url:
             await identity_endpoints(self._overlay, self._sequencer, name, url)
-        return _json({"name": name, "join_token": token})
+        return _json({"name": name, "join_token": token, "cassandra": self._cassandra})
 
     async def _remove(self, request: web.Request) -> web.Response:
         (name,) = await _words(request, "name")

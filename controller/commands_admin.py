@@ -1,6 +1,9 @@
 """`rkctl region` and `rkctl keys`: what a running controller is asked to do."""
 
 import json
+import shlex
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,13 +24,25 @@ def region_add(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Invite a site: prints a join token that is good once.
+    """Invite a site: prints a join token that is good once, and on standard error what a site on Cassandra needs.
 
     Example: rkctl region add Oslo --url https://identity.oslo.example/v3
     """
     with errors():
         answer = ask_controller(state, config, "/region/add", {"name": name, "url": url})
         print(json.dumps(answer) if as_json else answer["join_token"])
+        if answer.get("cassandra"):  # a controller of an older version does not tell
+            print(_next_on_cassandra(name, config), file=sys.stderr)
+
+
+def _next_on_cassandra(name: str, config: Path | None) -> str:
+    role = f"rk_site_{name}"
+    words = ["rkctl", "db", "site", name, "--password-file", f"secrets/{role}"]
+    command = shlex.join([*words, "--config", str(config or "controller.conf")])
+    return (
+        "a site that reads Cassandra needs its tables and its role before it starts, once, from a user of the cluster"
+        f" who may define them (--set cassandra.username=...): {command}"
+    )
 
 
 @region.command("list")

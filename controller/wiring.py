@@ -332,6 +332,7 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
         sequencer=controller.sequencer,
         status=controller.status,
         bootstrap=controller.bootstrap,
+        cassandra=bool(controller.settings.cassandra.contact_points),
     )
     path = state / "admin.sock"
     stack.callback(path.unlink, missing_ok=True)

@@ -1,0 +1,62 @@
+"""`rkctl region add`: the token alone on standard output, and what a site on Cassandra needs beside it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from controller import wiring
+from controller.settings import Settings
+from regional_keystone import backends, settings
+from tests.cloud import free_port
+
+
+@asynccontextmanager
+async def operated(config):
+    """A controller with this file, as far as operators and sites reach it."""
+    async with AsyncExitStack() as stack:
+        found = settings.load(Settings, config, environ={})
+        found.site.state_dir.mkdir(mode=0o700)
+        controller = wiring.Controller(found, backends.system_clock())
+        await controller.build(stack)
+        await controller.sequencer.start()
+        running = [controller.part.follower.run(), controller.sequencer.run()]
+        for task in map(asyncio.ensure_future, running):
+            stack.callback(task.cancel)
+        await controller.first()
+        await wiring.open_stream(stack, controller)
+        yield
+
+
+async def region_add(*words):
+    program = [sys.executable, "-m", "controller", "region", "add", *map(str, words)]
+    return await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60, check=False)
+
+
+def config_in(folder, more=""):
+    config = folder / "controller.conf"
+    config.write_text(f"[site]\nstate_dir = {folder / 'state'}\n[stream]\nport = {free_port()}\n{more}")
+    return config
+
+
+async def test_a_token_and_nothing_else(tmp_path):
+    config = config_in(tmp_path)
+    async with operated(config):
+        done = await region_add("Oslo", "--config", config)
+    assert (done.returncode, done.stderr, len(done.stdout.split())) == (0, "", 1)
+
+
+@pytest.mark.usefixtures("empty")
+async def test_on_cassandra_the_next_command_is_told_beside_the_token(tmp_path, section_text):
+    config = config_in(tmp_path, section_text)
+    async with operated(config):
+        done = await region_add("Oslo", "--config", config)
+        as_json = await region_add("Bergen", "--config", config, "--json")
+    assert (done.returncode, len(done.stdout.split())) == (0, 1)
+    assert f"rkctl db site Oslo --password-file secrets/rk_site_Oslo --config {config}" in done.stderr
+    told = json.loads(as_json.stdout)
+    assert (told["name"], told["cassandra"]) == ("Bergen", True)
+    assert "rkctl db site Bergen " in as_json.stderr
