@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import sys
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from rich.console import Console
 
 from controller.authority import HOLDER
 from controller.copying import Differ, copy
+from controller.display import Display
 from regional_keystone import bundle
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.digest import digest
@@ -242,6 +245,17 @@ async def test_to_cassandra_broken_off_and_on_and_back(stores, empty):
         await keys(back, "another")
         with pytest.raises(StoreRefused, match="another federation"):
             await copy(back, target, nothing)
+
+
+def test_a_terminal_gets_a_bar_with_a_total_that_goes_when_it_is_done():
+    written = io.StringIO()
+    with Display(Console(file=written, force_terminal=True, width=100, _environ={"TERM": "xterm"})) as display:
+        display.advance("rows", 500, 1203)
+        display.advance("entries", 3, 7)
+        display.advance("comparing", 0, None)
+    assert "500/1203" in written.getvalue()
+    assert "3/7" in written.getvalue()
+    assert written.getvalue().endswith("\x1b[?25h\r\x1b[1A\x1b[2K")
 
 
 def rkctl(*words):
