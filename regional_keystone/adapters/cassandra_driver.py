@@ -42,6 +42,7 @@ UNDER_WAY = 64  # writes of one `change` that are sent and not answered
 _ALL_UNDER_WAY = 8192  # of one session; more are refused rather than queued where no deadline sees them
 _MISSES = 3  # deadlines missed, with no answer to anything meanwhile, that open the breaker
 _PROBE_S = 0.5
+_DOUBT_S = 0.3  # a node that lives answers a question about itself by then
 _DEFINE_S = 30.0
 _BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -91,7 +92,10 @@ class _Asked:
 
 
 class _Breaker:
-    """Closed until several deadlines are missed in silence; then everything is refused at once until one answer."""
+    """Closed until several deadlines are missed in silence; then everything is refused at once until one answer.
+
+    What was missed may have needed other data centres: so the node itself is asked first whether it lives.
+    """
 
     def __init__(self, counters: Counters, silence_s: float, probe: Callable[[], None]) -> None:
         self._counters = counters
@@ -120,11 +124,19 @@ class _Breaker:
         """A deadline has passed."""
         self._misses += 1
         silent = self._loop.time() - self._heard >= self._silence_s
-        if self._misses >= _MISSES and silent and not self._counters.breaker_open:
-            self._counters.breaker_open = True
-            self._counters.breaker_opened += 1
-            log.warning("store_is_silent", missed=self._misses, now="requests are refused until it answers")
-            self._again()
+        if self._misses >= _MISSES and silent and self._timer is None:
+            self._timer = self._loop.call_later(_DOUBT_S, self._judge, self._heard)
+            self._probe()
+
+    def _judge(self, heard: float) -> None:
+        """Open, unless the node has said something since it was doubted."""
+        self._timer = None
+        if self._heard > heard or self._counters.breaker_open:
+            return
+        self._counters.breaker_open = True
+        self._counters.breaker_opened += 1
+        log.warning("store_is_silent", missed=self._misses, now="requests are refused until it answers")
+        self._again()
 
     def close(self) -> None:
         """Ask no more."""

@@ -238,6 +238,7 @@ async def test_a_frozen_node_is_given_up_soon_and_answers_within_a_second(cluste
         )
         assert all(0.9 < seconds < 2.0 for _, seconds in first)
         assert [type(refused) for refused, _ in first] == [Unavailable] * 4 + [Unknown]
+        await asyncio.sleep(0.5)  # the node itself is asked before it is given up
         assert driver.metrics.breaker_open
         for ask in (driver.run(READ, (part,)), driver.run("SELECT p FROM rows WHERE p = ?", (part,))):
             refused, seconds = await outcome(ask)
@@ -288,6 +289,23 @@ async def test_a_quorum_that_is_frozen_leaves_a_decision_unknown_until_it_is_rea
 
     await answers_after(driver, head, 40.0)
     assert await head() in ([(1,)], [(2,)])
+
+
+async def test_a_node_that_lives_is_not_given_up_for_the_silence_of_others(cluster, section, part):
+    async with session(dataclasses.replace(section, request_timeout_s=0.4)) as driver:
+        await driver.run(READ, (part,))
+        others = [cluster.node(one) for one in ("dc2", "dc3")]
+        for node in others:
+            node.stop()
+        try:
+            missed = [outcome(driver.run(READ, (part,), consistency="QUORUM")) for _ in range(8)]
+            assert {type(refused) for refused, _ in await asyncio.gather(*missed)} == {Unavailable}
+            await asyncio.sleep(0.5)
+            assert not driver.metrics.breaker_open
+            await driver.run(READ, (part,), consistency="LOCAL_ONE")
+        finally:
+            for node in others:
+                node.cont()
 
 
 async def test_a_node_that_was_killed_is_used_again_with_the_same_statements(cluster, driver, part):
