@@ -39,7 +39,7 @@ _ROWS = 500  # of a snapshot that are written at a time
 _WAIT_S = 2.0  # how long a site waits for its data centre
 _ASK_S = 0.5  # after which it asks the others
 _PAUSE_S = 0.02
-_ASKED = 64  # reads under way at once while a site waits
+_ASKED, _ASKED_FAR = 64, 4  # reads under way at once while a site waits, here and in other data centres
 
 
 class _Store:
@@ -428,16 +428,21 @@ class CassandraReplica(_Store):
                 raise Unavailable(f"This data centre does not show entry {missing[0].number} of the log yet.")
             if waited_s > _ASK_S and not asked:
                 asked = True
-                await self._missing(missing, faded, "QUORUM")  # and by being read, what is there comes here
+                # by being read, what is there comes here; one by one at first, since a node that is cut off from the
+                # others lets each of these occupy one of its threads until it gives up
+                await self._missing(missing[:1], faded, "QUORUM", 1)
+                await self._missing(missing[1:], faded, "QUORUM", _ASKED_FAR)
             else:
                 await self._clock.sleep(pause_s)
                 pause_s = min(2 * pause_s, _ASK_S)
             missing = await self._missing(missing, faded, self._tables.level)
 
-    async def _missing(self, writes: Sequence[Write], faded: set[int], level: str) -> list[Write]:
+    async def _missing(
+        self, writes: Sequence[Write], faded: set[int], level: str, together: int = _ASKED
+    ) -> list[Write]:
         found: list[Write] = []
         waiting = iter(writes)
-        while some := list(islice(waiting, _ASKED)):
+        while some := list(islice(waiting, together)):
             shown = await asyncio.gather(*(self._shown(write, faded, level) for write in some))
             found += [write for write, there in zip(some, shown, strict=True) if not there]
         return found
