@@ -5,12 +5,14 @@ Source: docs/feeds.md, "A site's own feed".
 """
 
 import asyncio
+import uuid
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from dataclasses import dataclass
 
 import structlog
 
-from regional_keystone.errors import TooLarge, Unavailable
+from regional_keystone.errors import TooLarge, Unavailable, Unknown
 from regional_keystone.follow import Follower
 from regional_keystone.log import Entry, Position, Put, Transaction, encode_entry, put
 from regional_keystone.model import RevocationEvent, Taken
@@ -20,7 +22,15 @@ from regional_keystone.record import decode
 log = structlog.get_logger("own_feed")
 
 ENTRY_BYTES = 256 * 1024
+DEADLINE_S = 5.0  # for one transaction, from when it waits to when it is answered
 _AT_ONCE = 100  # revocations in one entry
+_TRIES = 3  # of one transaction, if the feed's end is not where it was thought to be
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    transaction: Transaction
+    under_way: bool = False  # it has been given to the store
 
 
 class OwnFeed:
@@ -38,6 +48,7 @@ class OwnFeed:
         self._tasks: set[asyncio.Task[Position]] = set()
         self._pruned = 0
         self._went_back = False
+        self._unsure = False  # the feed may hold more than is known here
         follower.own = name
 
     async def start(self) -> None:
@@ -51,14 +62,26 @@ class OwnFeed:
         await self.returned()
 
     async def commit(self, transaction: Transaction) -> Position:
-        """Durable and effective here when it returns. Raises Unavailable for what only a controller may change."""
+        """Durable and effective here when it returns. Raises Unavailable for what only a controller may change.
+
+        Whatever the store does, there is an answer within DEADLINE_S: Unavailable when nothing was done, else Unknown.
+        What was done though nobody could say so counts here as soon as the feed can be read again.
+        """
         for change in transaction.changes:
             if not (isinstance(change, Put) and change.table == "revocations"):
                 raise Unavailable("This change needs the controller, which is away.", retry_after_s=5)
-        task = asyncio.create_task(self._append(transaction))
+        waiting = _Waiting(transaction)
+        task = asyncio.create_task(self._append(waiting))
         self._tasks.add(task)
         task.add_done_callback(self._finished)
-        return await asyncio.shield(task)  # a caller who goes away must not leave us unaware of what was written
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await asyncio.shield(task)  # who goes away must not leave us unaware of what was written
+        except TimeoutError:
+            if waiting.under_way:
+                raise Unknown from None
+            task.cancel()
+            raise Unavailable("This site's own feed could not be written in time.") from None
 
     def alone(self) -> AbstractAsyncContextManager[None]:
         """Nothing here ever collides, so nobody has to wait."""
@@ -66,21 +89,33 @@ class OwnFeed:
 
     async def after(self, number: int) -> list[Entry]:
         """What follows `number` and has not returned in the log yet."""
+        with suppress(Unavailable):
+            await self.settle()
         return await self._store.tail(self.name, max(number, self._pruned))
 
     def pending(self) -> int:
         """How many entries have not returned in the log yet."""
         return self.number - self._pruned
 
+    async def settle(self) -> None:
+        """If an append's outcome was not known, look again: what was appended counts. Raises Unavailable."""
+        if self._unsure and not self._appending.locked():  # else whoever appends will look
+            async with self._appending:
+                await self._read_on()
+
     async def returned(self) -> None:
         """Forget what the log shows as taken over, once this replica holds that durably."""
         taken = await self._follower.durable(Taken, self.name)
         if taken is None or taken.number <= self._pruned:
             return
+        if taken.number > self.number and not self._went_back:
+            self._unsure = True  # it may be ours, and only the store's answer was lost
+            with suppress(Unavailable):
+                await self.settle()
         if taken.number > self.number:
-            if not self._went_back:
+            if not (self._unsure or self._went_back):
                 log.error("own_feed_went_back", feed=self.name, number=self.number, taken=taken.number)
-            self._went_back = True
+                self._went_back = True
             return
         try:
             await self._store.prune(self.name, taken.number)
@@ -92,23 +127,76 @@ class OwnFeed:
         """Append these revocations of our own."""
         for start in range(0, len(events), _AT_ONCE):
             changes = tuple(put(event) for event in events[start : start + _AT_ONCE])
-            name = f"{self.name}/{self.number + 1}"
+            name = f"{self.name}/{uuid.uuid4().hex}"
             await self.commit(Transaction(name, self._follower.position, frozenset(), changes))
 
-    async def _append(self, transaction: Transaction) -> Position:
-        if self._went_back:
-            raise Unavailable("This site's own feed was restored from an older state; remove it and start again.")
+    async def _append(self, waiting: _Waiting) -> Position:
         async with self._appending:
-            entry = Entry(self.number + 1, transaction.id, self._clock.now(), transaction.changes)
-            if len(encode_entry(entry)) > ENTRY_BYTES:
-                raise TooLarge
-            if not await self._store.append(self.name, self.number, (entry,)):
-                raise Unavailable("This site's own feed is written by another process.")
-            self.number = entry.number
-            self._take(entry)
-            self.took(entry)
+            if self._unsure:
+                await self._read_on()
+            if self._went_back:
+                raise Unavailable("This site's own feed was restored from an older state; remove it and start again.")
+            await self._write(waiting)
         self.sent()
         return Position(self._follower.position)
+
+    async def _write(self, waiting: _Waiting) -> None:
+        """Append, wherever the feed ends. Raises Unavailable if it surely is not there, else Unknown."""
+        transaction, at = waiting.transaction, self._clock.now()
+        end = self._clock.ticks() + DEADLINE_S
+        refusal = Unavailable("This site's own feed is written by another process.")
+        for _ in range(_TRIES):
+            entry = Entry(self.number + 1, transaction.id, at, transaction.changes)
+            if len(encode_entry(entry)) > ENTRY_BYTES:
+                raise TooLarge
+            waiting.under_way = True
+            try:
+                if await self._store.append(self.name, self.number, (entry,)):
+                    self._know(entry)
+                    return
+            except Unknown as error:
+                refusal = error
+            except Unavailable:
+                if not isinstance(refusal, Unknown):
+                    raise
+            if await self._shows(entry):
+                return
+            if self.number >= entry.number:  # another has its number, so it is not there and never will be
+                refusal = Unavailable("This site's own feed is written by another process.")
+            if self._clock.ticks() > end:
+                break
+        self._unsure = isinstance(refusal, Unknown)  # it may still come
+        raise refusal
+
+    async def _shows(self, mine: Entry) -> bool:
+        """Whether the feed holds this entry. Raises Unknown if it cannot be read."""
+        self._unsure = True
+        try:
+            found = await self._read_on()
+        except Unavailable:
+            raise Unknown from None
+        return any((one.id, one.changes) == (mine.id, mine.changes) for one in found)
+
+    async def _read_on(self) -> list[Entry]:
+        """Know all that the feed holds, and return what was new. Raises Unavailable if it cannot be read."""
+        head, found = await self._store.head(self.name), list[Entry]()
+        try:
+            while entries := await self._store.tail(self.name, self.number):
+                for entry in entries:
+                    self._know(entry)
+                found += entries
+        finally:
+            if found:
+                self.sent()
+        if self.number < head:
+            raise Unavailable("This site's own feed cannot be read yet.")
+        self._unsure = False
+        return found
+
+    def _know(self, entry: Entry) -> None:
+        self.number = entry.number
+        self._take(entry)
+        self.took(entry)
 
     def _finished(self, task: asyncio.Task[Position]) -> None:
         self._tasks.discard(task)

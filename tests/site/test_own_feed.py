@@ -1,11 +1,13 @@
 """A site's own feed: effective at once, never lost, taken over exactly once."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
+from regional_keystone import own_feed
 from regional_keystone.adapters.sqlite import Sqlite
-from regional_keystone.errors import TooLarge, Unavailable
+from regional_keystone.errors import TooLarge, Unavailable, Unknown
 from regional_keystone.log import Entry, Transaction, put, remove
 from regional_keystone.model import Taken
 from regional_keystone.own_feed import OwnFeed, portion, pruned
@@ -13,6 +15,53 @@ from tests.cloud import event, project
 from tests.site.test_follow import Part, voided
 
 NAME = "RegionOne/inc"
+
+
+class Doubtful:
+    """A store whose appends end as it is told; from the first of them on it may be away as well."""
+
+    def __init__(self, store, *ways, away=False):
+        self._store = store
+        self.ways = list(ways)
+        self._leaves = away
+        self.away = False
+        self.held = []
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def append(self, feed, after, entries):
+        way = self.ways.pop(0) if self.ways else "told"
+        if way == "told":
+            return await self._store.append(feed, after, entries)
+        self.away = self._leaves
+        if way == "done":
+            assert await self._store.append(feed, after, entries)
+        elif way == "overtaken":
+            assert await self._store.append(feed, after, [others(after + 1)])
+        elif way == "late":
+            self.held.append(partial(self._store.append, feed, after, entries))
+        elif way == "unsaid":
+            assert await self._store.append(feed, after, entries)
+            return False
+        raise Unknown
+
+    async def head(self, feed):
+        self._check()
+        return await self._store.head(feed)
+
+    async def tail(self, feed, *which):
+        self._check()
+        return await self._store.tail(feed, *which)
+
+    def _check(self):
+        if self.away:
+            raise Unavailable
+
+
+def others(number):
+    """What another process has written."""
+    return Entry(number, f"other{number}", 0, (put(event(f"other{number}", 10**6, audit_id=f"other{number}")),))
 
 
 class Feed:
@@ -24,6 +73,10 @@ class Feed:
         self.own = OwnFeed(NAME, store=self.store, follower=self.part.follower, clock=self.part.clock)
         await self.own.start()
         return self
+
+    def doubt(self, *ways, **more):
+        self.own._store = Doubtful(self.store, *ways, **more)
+        return self.own._store
 
     async def close(self):
         await self.part.close()
@@ -148,10 +201,125 @@ async def test_many_at_once_are_in_order(feed):
     assert [entry.number for entry in await feed.own.after(0)] == list(range(1, 51))
 
 
+async def test_what_another_process_wrote_counts_and_what_is_written_comes_after_it(feed):
+    await feed.store.append(NAME, 0, [others(1), others(2)])
+    await feed.revoke("a")
+    assert feed.refuses("other1", "other2", "a") == [True, True, True]
+    assert feed.own.number == await feed.store.head(NAME) == 3
+
+
 async def test_two_processes_on_one_feed_are_told_so(feed):
-    await feed.store.append(NAME, 0, [Entry(1, "other", 0, ())])
+    class Overtaken(Doubtful):
+        async def append(self, feed, after, entries):
+            await self._store.append(feed, after, [others(after + 1)])
+            return await self._store.append(feed, after, entries)
+
+    feed.own._store = Overtaken(feed.store)
     with pytest.raises(Unavailable, match="another process"):
         await feed.revoke("a")
+    assert feed.refuses("a", "other1") == [False, True]
+    feed.own._store = feed.store
+    await feed.revoke("b")
+    assert feed.own.number == await feed.store.head(NAME)
+
+
+@pytest.mark.parametrize(
+    "ways", [["done"], ["lost"], ["unsaid"], ["overtaken"], ["lost", "done"], ["lost", "lost"], ["overtaken", "done"]]
+)
+async def test_an_append_whose_outcome_is_not_told_is_found_out(feed, ways):
+    took, sent = [], []
+    feed.own.took, feed.own.sent = took.append, lambda: sent.append(feed.own.number)
+    feed.doubt(*ways)
+    await feed.revoke("a")
+    await feed.revoke("b")
+    assert feed.refuses("a", "b") == [True, True]
+    held = await feed.store.tail(NAME, 0)
+    assert took == held
+    assert feed.own.number == sent[-1] == len(held)
+    assert sum("a" in str(entry.changes[0].key) for entry in held) == 1
+
+
+async def test_of_two_at_once_one_is_not_taken_for_the_other(feed):
+    feed.doubt("done", "overtaken")
+    await asyncio.gather(feed.revoke("a"), feed.revoke("b"))
+    assert feed.refuses("a", "b") == [True, True]
+    assert feed.own.number == await feed.store.head(NAME) == 3
+
+
+@pytest.mark.parametrize("cure", ["append", "after", "settle", "returned"])
+async def test_what_was_done_though_nobody_knew_counts_when_the_feed_can_be_read_again(feed, cure):
+    took = []
+    feed.own.took = took.append
+    store = feed.doubt("done", away=True)
+    with pytest.raises(Unknown):
+        await feed.revoke("a")
+    assert feed.refuses("a") == [False]
+    store.away, store._leaves = False, False
+    if cure == "append":
+        await feed.revoke("b")
+    elif cure == "after":
+        assert len(await feed.own.after(0)) == 1
+    elif cure == "settle":
+        await feed.own.settle()
+    else:
+        await feed.take(1)
+        assert feed.own.pending() == 0
+    assert feed.refuses("a") == [True]
+    assert feed.own.number == len(took) == await feed.store.head(NAME)
+
+
+async def test_what_arrives_after_everybody_has_looked_counts_as_well(feed):
+    store = feed.doubt("late", "late", "late")
+    with pytest.raises(Unknown):
+        await feed.revoke("a")
+    assert await store.held[0]()
+    await feed.own.settle()
+    assert feed.refuses("a") == [True]
+    await feed.revoke("b")
+    assert feed.own.number == 2
+
+
+async def test_a_feed_whose_end_cannot_be_read_did_not_go_back(feed):
+    store = feed.doubt("done", away=True)
+    with pytest.raises(Unknown):
+        await feed.revoke("a")
+    await feed.take(1)  # a controller has read it, and we cannot
+    with pytest.raises(Unavailable):
+        await feed.revoke("b")
+    store.away, store._leaves = False, False
+    await feed.revoke("b")
+    await feed.own.returned()
+    assert feed.refuses("a", "b") == [True, True]
+    assert feed.own.pending() == 1
+
+
+@pytest.mark.parametrize("slow", ["append", "head"])
+async def test_a_store_that_does_not_answer_is_not_waited_for(feed, monkeypatch, slow):
+    monkeypatch.setattr(own_feed, "DEADLINE_S", 0.05)
+    answers = asyncio.Event()
+
+    class Slow(Doubtful):
+        async def append(self, feed, after, entries):
+            if slow == "append":
+                await answers.wait()
+            return await self._store.append(feed, after, entries)
+
+        async def head(self, feed):
+            await answers.wait()
+            return await self._store.head(feed)
+
+    feed.own._store = Slow(feed.store)
+    feed.own._unsure = slow == "head"
+    async with asyncio.timeout(1):
+        first, second = await asyncio.gather(feed.revoke("a"), feed.revoke("b"), return_exceptions=True)
+    assert isinstance(first, Unknown) == (slow == "append")
+    assert isinstance(second, Unavailable)
+    assert not isinstance(second, Unknown)
+    assert second.retry_after_s
+    answers.set()
+    await feed.revoke("c")
+    assert feed.refuses("a", "b", "c") == [slow == "append", False, True]
+    assert feed.own.number == await feed.store.head(NAME)
 
 
 async def test_many_revocations_are_split_and_one_that_is_too_large_is_refused(feed):
