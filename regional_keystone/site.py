@@ -155,13 +155,20 @@ class Site:
 
     async def _follow_store(self) -> None:
         """Take in what the data centre's own log shows, whether a controller streams it or none is left to do so."""
-        follower, store = self.part.follower, self.part.store
+        follower, store, readable = self.part.follower, self.part.store, True
         while True:
             try:
                 while entries := await store.tail(LOG, follower.position):
                     follower.note(entries)
+                await self.own.settle()
             except Unavailable as error:
-                log.warning("data_centre_not_readable", why=error.message)
+                if readable:
+                    log.warning("data_centre_not_readable", why=error.message)
+                readable = False
+            else:
+                if not readable:
+                    log.info("data_centre_readable", position=follower.position)
+                readable = True
             await self.clock.sleep(_LOOK_S)
 
     def _lead(self) -> Committer:

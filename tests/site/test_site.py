@@ -6,16 +6,18 @@ import json
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
+import structlog
 
 from regional_keystone import site as site_
 from regional_keystone.authenticate import hash_password
 from regional_keystone.enrol import Identity, JoinToken
-from regional_keystone.errors import StoreRefused
+from regional_keystone.errors import StoreRefused, Unavailable, Unknown
 from regional_keystone.messages import Request
 from regional_keystone.model import Project, User
+from regional_keystone.revocation import Traits
 from regional_keystone.settings import Keys, Settings, Site, Token
 from regional_keystone.wiring import keep_s
-from tests.cloud import eventually, running
+from tests.cloud import event, eventually, running
 from tests.replay import LeapingClock
 
 ISOLATION_S = 600.0
@@ -117,6 +119,61 @@ async def test_a_site_whose_disk_is_full_goes_on(lives):
         for _ in range(3):  # each time it is tried again
             lives.clock.ahead_s += 20
             await eventually(lambda: is_fresh(site))
+
+
+class Cut:
+    """A store that cannot be read while it is told so."""
+
+    def __init__(self, store):
+        self._store = store
+        self.away = True
+        self.asked = 0
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def tail(self, *which):
+        self.asked += 1
+        if self.away:
+            raise Unavailable("It is away.")
+        return await self._store.tail(*which)
+
+
+async def test_a_data_centre_that_is_away_is_told_of_when_it_goes_and_when_it_comes(lives, monkeypatch):
+    monkeypatch.setattr(site_, "_LOOK_S", 0.01)
+    async with lives.life() as site:
+        store = site.part.store = Cut(site.part.store)
+        with structlog.testing.capture_logs() as logged:
+
+            def said():
+                return [one["event"] for one in logged if one["event"].startswith("data_centre")]
+
+            following = asyncio.create_task(site._follow_store())
+            for away in (True, False, True, False):
+                store.away, before = away, store.asked
+                await eventually(lambda before=before: store.asked > before + 5)
+        following.cancel()
+        assert said() == 2 * ["data_centre_not_readable", "data_centre_readable"]
+
+
+async def test_what_the_own_feed_holds_unknown_to_us_is_looked_for_without_being_asked(lives, monkeypatch):
+    monkeypatch.setattr(site_, "_LOOK_S", 0.01)
+    async with lives.life() as site:
+        own = site.own
+
+        class Silent(Cut):
+            async def append(self, *what):
+                assert await self._store.append(*what)
+                raise Unknown
+
+        store = own._store = Silent(own._store)
+        with pytest.raises(Unknown):
+            await own.revoke([event("e", 10**6, audit_id="e")])
+        following = asyncio.create_task(site._follow_store())
+        store.away = False
+        await eventually(lambda: own.number == 1)
+        following.cancel()
+        assert site.part.follower.index.voided(Traits(issued_at=0, expires_at=10**18, audit_id="e"))
 
 
 @pytest.mark.parametrize(("expiration", "window", "isolation_s"), [(60, 0, 1.0), (90_000, 10, 5.0), (60, 500_000, 9e5)])
