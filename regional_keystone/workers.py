@@ -18,13 +18,13 @@ import structlog
 
 from regional_keystone.bundle import Seen
 from regional_keystone.errors import TooLarge, Unavailable
-from regional_keystone.follow import Follower
+from regional_keystone.follow import BATCH, Follower
 from regional_keystone.link import leaves
 from regional_keystone.log import Entry, Position, Transaction
 from regional_keystone.messages import Answer, Echo, Entries, Forward, Own, Request, Response
 from regional_keystone.metrics import Counts, add_counts
 from regional_keystone.model import RevocationEvent
-from regional_keystone.own_feed import OwnFeed
+from regional_keystone.own_feed import OwnFeed, portion
 from regional_keystone.ports import Clock
 from regional_keystone.relay import (
     Again,
@@ -57,6 +57,7 @@ _LEVEL_S = 1.0
 _COUNT_S = 0.5
 _LIVED_S = 30.0
 _PAUSE_S, _MOST_PAUSE_S = 0.1, 10.0
+_TOLD_BYTES = 2 * 1024 * 1024  # of entries in one frame, far below what a frame may have
 _KEPT_BYTES = 8 * 1024 * 1024  # of entries that the replica holds, for a worker that has read it a moment ago
 
 
@@ -240,9 +241,13 @@ class Workers:
 
     def noted(self, entries: Sequence[Entry]) -> None:
         """Every answer here knows these entries."""
-        framed = frame(Entries(tuple(entries), self._follower.head))
-        self._recent.add(entries[-1].number, framed)
-        self._tell(framed, [worker for worker in self._workers.values() if worker.in_step])
+        workers = [worker for worker in self._workers.values() if worker.in_step]
+        while entries:
+            told = portion(entries, BATCH, _TOLD_BYTES)
+            framed = frame(Entries(told, self._follower.head))
+            self._recent.add(told[-1].number, framed)
+            self._tell(framed, workers)
+            entries = entries[len(told) :]
 
     def heard(self, ticks: float, head: int) -> None:
         """A controller named the head of its log; the clock is the machine's, so workers know as well when."""

@@ -581,6 +581,21 @@ async def test_entries_told_twice_change_nothing(three):
     assert three.worker(2).part.follower.position == three.site.part.follower.position
 
 
+async def test_many_entries_at_once_are_told_in_frames_that_fit(three, monkeypatch):
+    monkeypatch.setattr(relay, "MAX_FRAME_BYTES", 100_000)
+    monkeypatch.setattr(workers, "_TOLD_BYTES", 20_000)
+    first = three.site.part.follower.position + 1
+    many = [
+        Entry(number, f"many{number}", 0, (put(event(f"{number}" + "x" * 1000, 0, audit_id=f"m{number}")),))
+        for number in range(first, first + 300)
+    ]
+    three.site.part.follower.relay.noted(many)
+    await eventually(lambda: all(three.worker(one).part.follower.position == many[-1].number for one in (2, 3)))
+    assert [len(each) for each in three.processes.values()] == [1, 1]
+    assert three.workers._recent.frames[-1][0] == many[-1].number
+    assert max(len(framed) for _, framed in three.workers._recent.frames) < 25_000
+
+
 async def test_one_that_does_not_read_is_lost_and_costs_bounded_memory(three, monkeypatch):
     monkeypatch.setattr(relay, "_MAX_WAITING_BYTES", 100_000)
     stuck = three.processes[2][-1]
