@@ -29,6 +29,7 @@ LATE = "late/"  # ids of revocations by which a site answers one that reached ba
 _ISSUED_LIMIT = 100_000
 _ECHOES = 1024
 _RETRY_S = 1.0
+_SAY_AGAIN_S = 60.0
 APART_S = 5.0  # a site that has not heard for longer may have been left behind by a turn of the keys
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
 
@@ -111,6 +112,7 @@ class Follower:
         self._issued: dict[str, int] = {}
         self._issued_limit = _ISSUED_LIMIT
         self._epoch = 0  # of the newest ring that the log tells of
+        self._behind = (-1, 0.0)  # where the replica stood when that was complained of last, and when
         self._owed: Ring | None = None  # a ring of the log that could not be installed yet
         self._retry_keys_s = _RETRY_S
         self._head = 0
@@ -196,7 +198,7 @@ class Follower:
                 try:
                     await self._project(batch)
                 except Unavailable as error:
-                    log.error("replica_not_writable", position=self._projected, why=str(error))
+                    self._say_behind(error)
                     await self._clock.sleep(_RETRY_S)
 
     async def reached(self, position: int, within_s: float) -> bool:
@@ -274,6 +276,13 @@ class Follower:
                 await self._install(self._owed)
         await self._more.wait()
         self._more.clear()
+
+    def _say_behind(self, error: Unavailable) -> None:
+        """Complain of a replica that does not get on: at once, then now and then for as long as it stands there."""
+        position, ticks = self._behind
+        if position != self._projected or self._clock.ticks() - ticks >= _SAY_AGAIN_S:
+            self._behind = (self._projected, self._clock.ticks())
+            log.error("replica_behind", position=self._projected, known=self.position, why=error.message)
 
     async def _install(self, record: Ring) -> None:
         if await self.holder.install(record, self._clock.now()) or record.epoch <= self.holder.seen.epoch:

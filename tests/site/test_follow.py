@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+import structlog
 
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.errors import Unavailable
@@ -111,6 +112,23 @@ async def test_entries_that_come_twice_count_once(part):
     part.follower.note(projects(1, 2))
     part.follower.note(projects(1, 2, 3))
     assert told == [1, 2, 3]
+
+
+async def test_a_replica_that_is_behind_is_complained_of_now_and_then(part):
+    part.store.full = True
+    with structlog.testing.capture_logs() as said:
+        part.follower.note(projects(1))
+        for _ in range(130):
+            await part.clock.advance(1)
+        assert [one["event"] for one in said].count("replica_behind") == 3
+        assert said[0]["position"] == 0
+        part.store.full = False
+        await part.clock.advance(1)
+        assert await part.follower.settled(1, 5.0)
+        part.store.full = True
+        part.follower.note(projects(2))
+        await part.clock.advance(1)
+    assert [one["position"] for one in said] == [0, 0, 0, 1]
 
 
 async def test_a_full_disk_delays_nothing_but_the_replica(part):
