@@ -17,6 +17,7 @@ from regional_keystone.ports import Clock
 
 BATCH = 1000  # entries that one append may have at most: so far may a batch reach over into the next range
 _SETTLE_S = 6.0  # how long an unknown outcome is looked into
+_LAST_S = 2.0  # what was begun just before that may take so long
 _PAUSE_S = 0.1
 _PAGE = 200
 _AHEAD_US = 3600 * 1_000_000  # a server's clock, which dates what is appended, may be so far ahead of ours
@@ -90,6 +91,13 @@ class Log:
             raise ValueError(f"{len(entries)} entries cannot be appended at once, only {self.longest}")
         if not entries:
             return await self.head(feed) == after
+        try:
+            async with asyncio.timeout(_SETTLE_S + _LAST_S):
+                return await self._append(feed, after, entries)
+        except TimeoutError:
+            raise Unknown from None
+
+    async def _append(self, feed: str, after: int, entries: Sequence[Entry]) -> bool:
         until, doubtful = self._clock.ticks() + _SETTLE_S, False
         while True:
             try:

@@ -14,6 +14,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from controller.commit import Sequencer
+from regional_keystone.adapters import cassandra_log
 from regional_keystone.adapters.local import LocalWake, SystemClock
 from regional_keystone.digest import digest
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable, Unknown
@@ -378,6 +379,38 @@ async def test_what_cannot_be_found_out_is_said_to_be_unknown(stores, keyspace):
             await store.append(LOG, 0, entries(1, 2))
     async with stores.again() as store:
         assert await store.tail(LOG, 0) == entries(1, 2)
+
+
+async def test_an_append_ends_in_time_though_each_of_its_statements_takes_long(stores, keyspace, monkeypatch):
+    monkeypatch.setattr(cassandra_log, "_SETTLE_S", 0.3)
+    monkeypatch.setattr(cassandra_log, "_LAST_S", 0.2)
+    async with stores.fresh() as store:
+        assert await store.append(LOG, 0, entries(1))
+
+    class Slow(Doubtful):
+        """Every statement succeeds or fails when it is nearly given up."""
+
+        slow = False
+
+        async def decide(self, statements, **named):
+            await asyncio.sleep(self.slow and 0.25)
+            if self.slow:
+                raise Unknown
+            return await self._driver.decide(statements, **named)
+
+        async def run(self, cql, values=(), **named):
+            await asyncio.sleep(self.slow and 0.25)
+            return await self._driver.run(cql, values, **named)
+
+    slow = []
+    async with keyspace.store(wrap=lambda driver: slow.append(Slow(driver, "lost")) or slow[0]) as store:
+        slow[0].slow = True
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(Unknown):
+            await store.append(LOG, 1, entries(2))
+        assert asyncio.get_running_loop().time() - began < 0.6
+        slow[0].slow = False
+        assert await store.append(LOG, 1, entries(2))
 
 
 async def test_an_answer_that_is_cut_off_is_found_out_over_the_wire(stores, keyspace):
