@@ -73,7 +73,7 @@ class Backing:
         superuser = self._section(1, self._cassandra.username, "superuser")
         await db.prepare(
             superuser,
-            controller=("rk_controller", self._secret("controller")),
+            controller=(db.CONTROLLER, self._secret("controller")),
             sites={one.name: self._secret(f"site-{one.name}") for one in members if not one.is_controller},
             tell=lambda text: self._tell("wait", f"Cassandra: {text}"),
         )
@@ -82,7 +82,7 @@ class Backing:
     def settings(self, member: Member, members: Sequence[Member]) -> Mapping[str, Mapping[str, Any]]:
         """What a process has to be told to use its region's engines."""
         place = self._place(member)
-        user = "rk_controller" if member.is_controller else db.site_role(member.name)
+        user = db.CONTROLLER if member.is_controller else db.site_role(member.name)
         secret = "controller" if member.is_controller else f"site-{member.name}"
         found: dict[str, dict[str, Any]] = {
             "cassandra": self._section(place, user, secret),
@@ -207,14 +207,9 @@ class Backing:
         }
 
     def _secret_file(self, name: str) -> Path:
-        return secret_file(self._home, name)
+        return self._home.directory / "secrets" / name
 
     def _secret(self, name: str) -> str:
         folder = self._secret_file(name).parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return durable.keep(self._secret_file(name), lambda: secrets.token_urlsafe(24).encode()).decode()
-
-
-def secret_file(home: Home, name: str) -> Path:
-    """A password of an engine, mode 0600."""
-    return home.directory / "secrets" / name

@@ -50,12 +50,10 @@ def ask_controller(state: Path, config: Path | None, target: str, body: dict[str
 
         return ask.admin(settings.load(Settings, config).site.state_dir / "admin.sock", target, body)
     first, *others = Home.at(state).admins
-    with contextlib.suppress(ask.Absent):
-        return ask.admin(first, target, body)
-    for other in others:
+    for socket in (first, *others):
         with contextlib.suppress(ask.Absent):
-            return ask.admin(other, target, body)
-    return ask.admin(first, target, body)
+            return ask.admin(socket, target, body)
+    return ask.admin(first, target, body)  # nobody is there: the first one's absence is told
 
 
 @contextlib.contextmanager
