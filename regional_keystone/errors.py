@@ -3,6 +3,7 @@
 One family, raised anywhere and rendered once, by `web`; drivers' own errors never leave their adapter.
 """
 
+import asyncio
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -107,3 +108,22 @@ class StoreRefused(Exception):
 
 class StoreDamaged(StoreRefused):
     """The file's content is not what was written. A replica can be rebuilt from a controller, a log cannot."""
+
+
+def outlived(group: BaseExceptionGroup[BaseException]) -> str:
+    """What ended a task group, in a line to log, for whoever goes on after it.
+
+    Raises CancelledError where the caller itself was to end: until Python 3.13, a group whose task fails in the same
+    moment forgets that (cpython gh-116720).
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+    return "; ".join(f"{type(one).__name__}: {one}" for one in _leaves(group))[:200]
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for one in group.exceptions:
+        found += _leaves(one) if isinstance(one, BaseExceptionGroup) else [one]
+    return found

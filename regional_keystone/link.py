@@ -14,7 +14,7 @@ import structlog
 
 from regional_keystone.bundle import Seen
 from regional_keystone.enrol import Identity
-from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.errors import StoreRefused, Unavailable, outlived
 from regional_keystone.follow import Follower
 from regional_keystone.messages import (
     VERSION,
@@ -123,8 +123,7 @@ class Link:
                 try:
                     await self._session(controller)
                 except* (aiohttp.ClientError, OSError, TypeError, ValueError, Unavailable) as group:
-                    why = "; ".join(f"{type(one).__name__}: {one}" for one in leaves(group))
-                    self._complain(controller, why[:200])
+                    self._complain(controller, outlived(group))
                 if self._clock.ticks() - began > 10 * PROBE_S:
                     pause_s = 0.1
             await self._clock.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  no secret
@@ -315,14 +314,6 @@ class Link:
 
     async def _send(self, connection: _Connection, message: ToController) -> None:
         await connection.socket.send_bytes(encode(message))
-
-
-def leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The exceptions themselves, out of however many groups around them."""
-    found: list[BaseException] = []
-    for one in group.exceptions:
-        found += leaves(one) if isinstance(one, BaseExceptionGroup) else [one]
-    return found
 
 
 async def renew(identity: Identity, controllers: Sequence[str], clock: Clock) -> None:

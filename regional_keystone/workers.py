@@ -17,9 +17,8 @@ from typing import Any, Protocol
 import structlog
 
 from regional_keystone.bundle import Seen
-from regional_keystone.errors import TooLarge, Unavailable
+from regional_keystone.errors import TooLarge, Unavailable, outlived
 from regional_keystone.follow import BATCH, Follower
-from regional_keystone.link import leaves
 from regional_keystone.log import Entry, Position, Transaction
 from regional_keystone.messages import Answer, Echo, Entries, Forward, Own, Request, Response
 from regional_keystone.metrics import Counts, add_counts
@@ -289,7 +288,7 @@ class Workers:
             async with self._running(number) as worker:
                 await self._attend(worker)
         except* (OSError, ValueError, EOFError) as group:
-            why = "; ".join(f"{type(one).__name__}: {one}" for one in leaves(group))[:200]
+            why = outlived(group)
         return why
 
     @asynccontextmanager

@@ -233,6 +233,27 @@ async def test_a_controller_that_says_nothing_is_left(cloud, site, monkeypatch):
         await eventually(lambda: site.link.reconnects > before and site.follower.age_s() < 0.3)
 
 
+async def test_a_link_that_is_ended_in_the_moment_it_breaks_ends(cloud, site):
+    breaks = asyncio.Event()
+
+    async def session(controller):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(broken())
+            await asyncio.sleep(60)
+
+    async def broken():
+        await breaks.wait()
+        asyncio.get_running_loop().call_soon(running.cancel)  # after the group has heard of it, before it has ended
+        raise TimeoutError("the controller is silent")
+
+    site.link._session = session
+    running = asyncio.create_task(site.link.run())
+    await asyncio.sleep(0)
+    breaks.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(running), 2)
+
+
 async def test_when_one_controller_is_gone_the_next_is_tried(cloud, site):
     await site.stop()
     site.controllers = (f"https://127.0.0.1:{free_port()}", f"https://127.0.0.1:{cloud.controller.port}")
