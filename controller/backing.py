@@ -159,9 +159,16 @@ class Backing:
             raise FederationError(f"{name} cannot be cut off: that needs {wan.why_not()}")
         self._wan.cut(self._cassandra.nodes.index(self._node(name)) + 1)
 
+    def slow(self, delay_s: float, loss: float) -> None:
+        """So long one way between any two data centres, and so much is lost. Raises FederationError as `cut` does."""
+        if self._wan is None:
+            raise FederationError(f"data centres cannot be made distant: that needs {wan.why_not()}")
+        self._wan.slow(delay_s, loss)
+
     def rejoin(self) -> None:
-        """No node is cut off any more."""
+        """No node is cut off or far away any more."""
         if self._wan:
+            self._wan.slow(0.0)
             self._wan.heal()
 
     def has(self, name: str) -> bool:

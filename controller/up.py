@@ -329,6 +329,9 @@ async def _control(supervisor: Supervisor, message: Json) -> Json:
         case {"command": "cut", "name": name} if supervisor.backing:
             await asyncio.to_thread(supervisor.backing.cut, name)
             return {}
+        case {"command": "slow", "delay_s": delay_s, "loss": loss} if supervisor.backing:
+            await asyncio.to_thread(supervisor.backing.slow, delay_s, loss)
+            return {}
         case {"command": "rejoin"} if supervisor.backing:
             await asyncio.to_thread(supervisor.backing.rejoin)
             return {}

@@ -42,14 +42,8 @@ class ZooKeeperServer(Engine):
         ]
 
     def mode(self) -> str:
-        """`leader`, `follower` or `standalone`; empty while it does not serve."""
-        with contextlib.suppress(OSError), socket.create_connection((self.address, PORT), _ANSWER_S) as asked:
-            asked.sendall(b"srvr")
-            said = b""
-            while part := asked.recv(4096):
-                said += part
-            return next((line[6:] for line in said.decode().splitlines() if line.startswith("Mode: ")), "")
-        return ""
+        """As the function `mode`."""
+        return mode(self.address)
 
     def answers(self) -> bool:
         """Whether it serves clients."""
@@ -97,3 +91,14 @@ class ZooKeeper:
             one.cont() if one.is_running else one.start()
         if harmed:
             await_all(self.servers, tell, _START_S, "ZooKeeper")
+
+
+def mode(address: str) -> str:
+    """What the server at this address is: `leader`, `follower` or `standalone`; empty while it does not serve."""
+    with contextlib.suppress(OSError), socket.create_connection((address, PORT), _ANSWER_S) as asked:
+        asked.sendall(b"srvr")
+        said = b""
+        while part := asked.recv(4096):
+            said += part
+        return next((line[6:] for line in said.decode().splitlines() if line.startswith("Mode: ")), "")
+    return ""

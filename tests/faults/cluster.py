@@ -9,6 +9,7 @@ from pathlib import Path
 
 from controller import ask
 from controller.engines import wan
+from controller.engines.zookeeper import mode
 from controller.federation import HOST, Home
 from tests.faults.caller import Place
 from tests.faults.packets import Door, End, can_cut, mend
@@ -128,8 +129,16 @@ class Cluster:
         """A Cassandra node without the others; its clients still reach it."""
         ask.control(self.home.control, command="cut", name=name)
 
+    def slow(self, delay_s: float, loss: float) -> None:
+        """So long one way between any two Cassandra nodes, and so much of what they send is lost."""
+        ask.control(self.home.control, command="slow", delay_s=delay_s, loss=loss)
+
+    def leads(self, name: str) -> bool:
+        """Whether this ZooKeeper server is the ensemble's leader."""
+        return mode(self.listens(name, _ENSEMBLE[0]).address) == "leader"
+
     def rejoin(self) -> None:
-        """No node is cut off any more, and all packets pass."""
+        """No node is cut off or far away any more, and all packets pass."""
         for relay in self.relays:
             relay.mend()
         if self.can_cut:

@@ -17,6 +17,7 @@ from tests.faults.poison import spoil
 
 _MEMCACHED = 11211
 _ATTEMPTS = 3
+_FAR_S = 0.05
 
 
 class Step(NamedTuple):
@@ -203,6 +204,27 @@ class Nemesis:
             self._wait(step.seconds)
             self._cluster.rejoin()
 
+    def slow(self, step: Step) -> None:
+        """A tenth of a second between the data centres, there and back."""
+        with self._broken("far away", step.targets):
+            self._cluster.slow(_FAR_S, 0.0)
+            self._wait(step.seconds)
+            self._cluster.rejoin()
+
+    def slow_and_cut(self, step: Step) -> None:
+        """As far away, and one region without the others for most of the time."""
+        with self._broken("far away", self._topology.cassandra):
+            self._cluster.slow(_FAR_S, 0.0)
+            self._wait(step.seconds / 4)
+            self.cut_region(step)
+
+    def lossy(self, step: Step) -> None:
+        """A part of what the data centres send each other is lost, and comes again, later."""
+        with self._broken("packets lost", step.targets):
+            self._cluster.slow(_FAR_S / 5, 0.03)
+            self._wait(step.seconds)
+            self._cluster.rejoin()
+
     def unanswered(self, step: Step) -> None:
         """A node does what it is asked, and its clients never hear of it: outcomes are unknown."""
         with self._broken("answers lost", step.targets):
@@ -232,6 +254,11 @@ class Nemesis:
         packets.sever(inside, outside, cluster.doors)
         for name in set(region) & set(self._topology.cassandra):
             cluster.cut_node(name)
+
+    def kill_leader(self, step: Step) -> None:
+        """The one of these servers that leads the others."""
+        leader = [name for name in step.targets if self._cluster.leads(name)]
+        self.kill(step._replace(targets=tuple(leader or step.targets[:1])))
 
     # caches and locks ------------------------------------------------------------------------------------------------
 
@@ -333,6 +360,7 @@ KINDS = {
     "kill-cache": Kind(Nemesis.kill, _cache, 0.0, 6.0, ENGINES),
     "spoil-cache": Kind(Nemesis.spoil, _cache, 3.0, 8.0, ENGINES),
     "kill-zookeeper": Kind(Nemesis.kill, _servers(1), 0.0, 6.0, ENGINES),
+    "kill-zookeeper-leader": Kind(Nemesis.kill_leader, _servers(3), 0.0, 6.0, ENGINES),
     "freeze-zookeeper-quorum": Kind(Nemesis.freeze, _servers(2), 3.0, 15.0, ENGINES),
     "kill-zookeeper-quorum": Kind(Nemesis.kill, _servers(2), 1.0, 8.0, ENGINES),
     "kill-proxy": Kind(Nemesis.kill, _proxy, 0.0, 2.0, ENGINES),
@@ -340,6 +368,9 @@ KINDS = {
     "restart-node-cut-off": Kind(Nemesis.restart_in_cut, _region, 45.0, 55.0, CUTS),
     "nodes-apart": Kind(Nemesis.apart, _nodes(3), 2.0, 15.0, CUTS),
     "cut-node": Kind(Nemesis.apart, _nodes(1), 2.0, 25.0, CUTS),
+    "far-away": Kind(Nemesis.slow, _nodes(3), 5.0, 20.0, CUTS),
+    "far-away-and-cut": Kind(Nemesis.slow_and_cut, _region, 5.0, 20.0, CUTS),
+    "packets-lost": Kind(Nemesis.lossy, _nodes(3), 3.0, 12.0, CUTS),
     "answers-lost": Kind(Nemesis.unanswered, _nodes(1), 4.0, 12.0, CUTS),
     "kill-unanswered": Kind(Nemesis.kill_unanswered, _node_and_controller, 0.0, 2.0, CUTS),
 }
