@@ -53,7 +53,7 @@ def metrics() -> str:
 def data_model() -> str:
     """Every stored record: how it is found, its fields, what they refer to."""
     lines = [
-        *_head("Data model", "model.py"),
+        *_head("Data model", "model/"),
         "A *group* is a set of fields by which rows can be found; in a *unique* one no two rows have the same values.",
         "Marks say what a client may do with a field. *Refers to* names the table, and what happens here when the row",
         "there goes: `cascade`, `clear` or `refuse`.",
@@ -106,7 +106,7 @@ def _head(title: str, source: str) -> list[str]:
 
 def _tables() -> Iterable[Table]:
     """The tables that the model declares, in its order; tests may have declared others."""
-    return [table for table in TABLES.values() if table.kind.__module__ == model.__name__]
+    return [table for table in TABLES.values() if table.kind.__module__.startswith(f"{model.__name__}.")]
 
 
 def _fields(table: Table) -> list[tuple[str, ...]]:

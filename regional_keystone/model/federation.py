@@ -1,0 +1,68 @@
+"""Identity providers, how they are spoken with, and whom they call what.
+
+Source: keystone/federation/backends/sql.py, keystone/identity/shadow_backends/sql.py.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from regional_keystone.model.words import Text, Url
+from regional_keystone.record import FIXED, Id, Json, Record, Ref, table
+
+
+@table("identity_providers", by="domain_id", small=True)
+class IdentityProvider(Record, frozen=True, kw_only=True):
+    """Who vouches for users that are not ours. `authorization_ttl` in minutes."""
+
+    id: Annotated[Id, FIXED]
+    domain_id: Annotated[Id | None, FIXED, Ref("projects", "cascade")] = None
+    enabled: bool = False
+    description: Text | None = None
+    remote_ids: tuple[str, ...] = ()
+    authorization_ttl: int | None = None
+    extra: Json = {}
+
+
+@table("federation_protocols", key="idp_id id", by="mapping_id", small=True)
+class FederationProtocol(Record, frozen=True, kw_only=True):
+    """How an identity provider is spoken with."""
+
+    idp_id: Annotated[Id, Ref("identity_providers", "cascade")]
+    id: Annotated[Id, FIXED]
+    mapping_id: Annotated[Id, Ref("mappings", "cascade")]
+    remote_id_attribute: Annotated[str | None, Meta(max_length=64)] = None
+    extra: Json = {}
+
+
+@table("mappings", small=True)
+class AttributeMapping(Record, frozen=True, kw_only=True):
+    """Rules that make users and groups out of what an identity provider says."""
+
+    id: Annotated[Id, FIXED]
+    rules: Json
+    schema_version: str = "1.0"
+
+
+@table("service_providers", small=True)
+class ServiceProvider(Record, frozen=True, kw_only=True):
+    """Another cloud whose users ours may be."""
+
+    id: Annotated[Id, FIXED]
+    auth_url: Url
+    sp_url: Url
+    enabled: bool = False
+    description: Text | None = None
+    relay_state_prefix: Annotated[str | None, Meta(max_length=256)] = None
+    extra: Json = {}
+
+
+@table("federated_users", key="idp_id protocol_id unique_id", by="user_id")
+class FederatedUser(Record, frozen=True, kw_only=True):
+    """What an identity provider calls one of our users."""
+
+    idp_id: Annotated[Id, Ref("identity_providers", "cascade")]
+    protocol_id: Id
+    unique_id: Annotated[str, Meta(min_length=1, max_length=255)]
+    user_id: Annotated[Id, Ref("users", "cascade")]
+    display_name: str | None = None

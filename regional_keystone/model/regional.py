@@ -1,0 +1,88 @@
+"""Revocations, and the records by which the federation of regions runs itself.
+
+Source: keystone/revoke/backends/sql.py for the former.
+"""
+
+from typing import Annotated
+
+from regional_keystone.record import SECRET, Id, Record, table
+
+
+@table("revocations")
+class RevocationEvent(Record, frozen=True, kw_only=True):
+    """Upstream's revocation event: tokens issued up to `issued_before` whose traits equal every field set are void.
+
+    Instants are microseconds since 1970 UTC. Kept until `keep_until`, when no token it covers can be accepted.
+    """
+
+    id: str
+    issued_before: int
+    revoked_at: int
+    keep_until: int
+    user_id: str | None = None
+    domain_id: str | None = None
+    project_id: str | None = None
+    role_id: str | None = None
+    trust_id: str | None = None
+    consumer_id: str | None = None
+    access_token_id: str | None = None
+    audit_id: str | None = None
+    audit_chain_id: str | None = None
+    expires_at: int | None = None
+
+
+@table("sites", small=True)
+class Site(Record, frozen=True, kw_only=True):
+    """A region's site as the controllers know it. `id` is its region's name.
+
+    `join_instance` is the instance that used the join token: only it may use it again, after a lost answer.
+    States: `invited` (a join token is out), `active`, `quarantined` (rotation no longer waits for it), `removed`.
+    """
+
+    id: Id
+    state: str
+    join_digest: Annotated[str | None, SECRET] = None
+    join_expires_at: int | None = None
+    join_instance: str | None = None
+    instance: str | None = None
+    box_key: bytes | None = None
+    since: int = 0
+
+
+@table("rings", small=True)
+class Ring(Record, frozen=True, kw_only=True):
+    """A key ring as it stands: who holds which bundle of it. No key is in it in clear.
+
+    `ceased` tells when a former primary sealed its last token, by key number; `checks` are key check values.
+    `sealed_at` is later than `turned_at` when the same keys were sealed again: for a new site, or before bundles age.
+    """
+
+    id: Id
+    epoch: int
+    fingerprint: str
+    checks: dict[int, str]
+    sealed: dict[str, bytes]
+    turned_at: int
+    sealed_at: int = 0
+    ceased: dict[int, int] = {}
+
+
+@table("taken", key="feed", small=True)
+class Taken(Record, frozen=True, kw_only=True):
+    """How far a site's own feed has been taken over into the log."""
+
+    feed: str
+    number: int
+
+
+@table("outcomes")
+class Outcome(Record, frozen=True, kw_only=True):
+    """What a forwarded change was answered, so that its retry after a lost answer finds it instead of doing it twice.
+
+    `request_digest` binds the id to what was asked; `answer` is an encoded `messages.Response`.
+    """
+
+    id: str
+    request_digest: bytes
+    answer: Annotated[bytes, SECRET]
+    at: int
