@@ -23,7 +23,7 @@ class RegisteredLimit(Record, frozen=True, kw_only=True):
 
 @table("limits", by="project_id domain_id registered_limit_id")
 class Limit(Record, frozen=True, kw_only=True):
-    """What a resource is limited to in one project or domain; of the service and region that its registered limit has."""
+    """What a resource is limited to in one project or domain, of its registered limit's service and region."""
 
     id: Annotated[Id, SERVER]
     registered_limit_id: Annotated[Id, Ref("registered_limits", "refuse")]
