@@ -97,7 +97,8 @@ _INTRODUCTION = f"""
 
 Derived from the same facts by `adapters/cassandra_schema.py`. There is no secondary index, no materialised view and no
 `ALLOW FILTERING`. Every table of rows is there once by its key and once more, whole, for every group: a `find` reads
-one partition, of a group marked *wide* {SHARDS}. Why: [16](adr/0016-stones-instead-of-deletes.md),
+one partition, of a group marked *wide* {SHARDS}. A table that stays small has one partition and no copies: a `find`
+reads it whole and picks. Why: [16](adr/0016-stones-instead-of-deletes.md),
 [17](adr/0017-buckets-and-shards.md).
 
 All these tables have the columns `at`, the position of the entry that wrote the row, and `row`, its bytes as the log

@@ -1,6 +1,7 @@
 """What log and tables look like in Cassandra: names, columns, definitions and statements, all from the records' facts.
 
-A table is there once by its key, and once more, whole, for every group of fields that it can be found by.
+A table is there once by its key, and once more, whole, for every group of fields that it can be found by; of a small
+one all rows are read at once instead.
 Source: docs/data-model.md; docs/adr/0016-stones-instead-of-deletes.md; docs/adr/0017-buckets-and-shards.md
 """
 
@@ -98,7 +99,8 @@ class Forms:
         if key[0][1] != "text":
             raise TypeError(f"{table.name}: the key's first field must be a str, or its rows have no order of buckets")
         self.base = Form(table.name, (("bucket", "text"),), key)
-        self.copies = tuple(self._copy(group, key) for group in dict.fromkeys(table.unique + table.by))
+        groups = () if table.small else tuple(dict.fromkeys(table.unique + table.by))
+        self.copies = tuple(self._copy(group, key) for group in groups)
         self.by_group = {copy.group: copy for copy in self.copies}
 
     @cached_property
@@ -114,6 +116,11 @@ class Forms:
     def by_key(self, key: Key) -> Place:
         """Where the row with this key is."""
         return (_ONE_BUCKET if self.table.small else bucket(key[0]), *key)
+
+    @property
+    def whole(self) -> Place:
+        """The one partition that has all rows of a small table."""
+        return (_ONE_BUCKET,)
 
     def found_by(self, key: Key, values: Mapping[str, Any]) -> Iterator[tuple[Form, Place]]:
         """Where the copies of a row with these values are."""

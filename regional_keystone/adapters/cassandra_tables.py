@@ -86,10 +86,13 @@ class Tables:
         group = forms.table.group_of(equals)
         values = tuple(equals[name] for name in group)
         if group == forms.table.key:
-            found = await self.get(kind, *values)
-            return [] if found is None else [found]
+            one = await self.get(kind, *values)
+            return [] if one is None else [one]
         if group == forms.table.key[:1]:
             return await self._begins(kind, forms, values[0])
+        if forms.table.small:
+            found = [decode(kind, row) for row in await self._rows(forms.base.find, forms.whole)]
+            return [one for one in found if all(getattr(one, name) == equals[name] for name in group)]
         copy = forms.by_group[group]
         try:
             places = _partitions(copy, values)

@@ -460,7 +460,7 @@ async def test_kill_9_of_who_writes_loses_nothing_that_was_acknowledged(stores, 
         acknowledged = int([*lines, *process.stdout.read().split()][-1])
         process.stdout.close()
         assert process.wait() == -signal.SIGKILL
-        keyspace.changed |= {"log", "marks", "regions", "regions__parent_region_id"}
+        keyspace.changed |= {"log", "marks", "regions"}
         async with stores.again() as store:
             head, applied = await store.head(LOG), await store.applied(LOG)
             assert acknowledged <= head <= acknowledged + 3
@@ -677,13 +677,10 @@ async def test_a_site_writes_its_own_feed_only(stores, keyspace):
 
 
 async def test_a_site_waits_until_every_row_and_copy_is_there(stores, keyspace):
-    made, moved = Region(id="a", parent_region_id="p"), Region(id="a", parent_region_id="q")
-    history = [
-        region(1, "a", parent_region_id="p"),
-        region(2, "a", made, parent_region_id="q"),
-        Entry(3, "t3", SystemClock().now(), (remove(moved),)),
-        region(4, "b"),
-    ]
+    made, moved = (Project(id="a", name="a", domain_id="d", parent_id=parent) for parent in "pq")
+    other = Project(id="b", name="b", domain_id="d")
+    changes = [put(made), put(moved, made), remove(moved), put(other)]
+    history = [Entry(number, f"t{number}", SystemClock().now(), (one,)) for number, one in enumerate(changes, 1)]
     async with stores.fresh() as store, keyspace.replica() as replica:
         with pytest.raises(ValueError, match="entry 2"):
             await replica.apply(history[1:2])
@@ -699,10 +696,10 @@ async def test_a_site_waits_until_every_row_and_copy_is_there(stores, keyspace):
             await store.project([entry])
             await asyncio.wait_for(waiting, 2)
             assert await replica.applied(LOG) == place + 1
-        assert await replica.get(Region, "a") is None
+        assert await replica.get(Project, "a") is None
         await store.project(history)
         await replica.apply(history)
-        assert await replica.get(Region, "b") == Region(id="b")
+        assert await replica.get(Project, "b") == other
 
 
 async def test_a_removal_is_seen_by_its_stone_and_believed_without_one_when_that_is_long_gone(stores, keyspace):
