@@ -16,6 +16,14 @@ pytest_plugins = ["tests.engines.plugin"]
 HERE = ("127.", "10.77.")
 
 
+@pytest.fixture(scope="session")
+def keyspace(cassandra_cluster, tmp_path_factory):
+    """One for all tests, since it takes long to make; each empties it of what it has written."""
+    from tests.contracts.cassandra_stores import Keyspace
+
+    return Keyspace(cassandra_cluster, tmp_path_factory.mktemp("keyspace"))
+
+
 def _is_here(address):
     return not isinstance(address, tuple) or address[0] in {"localhost", "::1", ""} or address[0].startswith(HERE)
 

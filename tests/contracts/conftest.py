@@ -8,7 +8,7 @@ import pytest
 from regional_keystone.adapters.local import LocalLock, SystemClock
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.adapters.zookeeper import ZooKeeper
-from tests.contracts.cassandra_stores import CassandraStores, Keyspace
+from tests.contracts.cassandra_stores import CassandraStores
 
 
 class SqliteStores:
@@ -35,11 +35,6 @@ class SqliteStores:
             yield store
         finally:
             await store.close()
-
-
-@pytest.fixture(scope="session")
-def keyspace(cassandra_cluster, tmp_path_factory):
-    return Keyspace(cassandra_cluster, tmp_path_factory.mktemp("cassandra"))
 
 
 @pytest.fixture(params=["sqlite", "cassandra"])

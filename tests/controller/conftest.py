@@ -1,15 +1,9 @@
-"""A keyspace for tests that move whole stores or run a controller on one; each leaves it as it likes."""
+"""The keyspace for tests that move whole stores or run a controller on one; each leaves it as it likes."""
 
 import pytest
 
 from regional_keystone.adapters import cassandra_schema as schema
 from regional_keystone.record import TABLES
-from tests.contracts.cassandra_stores import Keyspace
-
-
-@pytest.fixture(scope="session")
-def keyspace(cassandra_cluster, tmp_path_factory):
-    return Keyspace(cassandra_cluster, tmp_path_factory.mktemp("keyspace"))
 
 
 @pytest.fixture
