@@ -82,7 +82,7 @@ class Rotator:
         async def decide(reader: Recording) -> tuple[list[Change], None]:
             if await reader.get(Ring, TOKEN) is not None:
                 return [], None
-            return [put(await self._sites.sealed(reader, first, None, now))], None
+            return [put(await self._sites.sealed(reader, TOKEN, first, None, now))], None
 
         await transact(self._overlay, self._sequencer, f"setup/{TOKEN}/{secrets.token_hex(8)}", decide)
 
@@ -171,7 +171,7 @@ class Rotator:
             if plan.waits_for:
                 raise _Awaits(f"Not acknowledged by {', '.join(plan.waits_for)}.")
             ring = await self._sites.held(record)
-            turned = await self._sites.sealed(reader, ring.rotated(fresh, plan.retires), record, now)
+            turned = await self._sites.sealed(reader, TOKEN, ring.rotated(fresh, plan.retires), record, now)
             ceased = {number: at for number, at in record.ceased.items() if number not in plan.retires}
             turned = msgspec.structs.replace(turned, turned_at=now, ceased=ceased | {ring.primary: now})
             return [put(turned, record)], turned

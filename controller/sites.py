@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from controller.replicate import Replicator, certified
 from regional_keystone.bundle import VALIDITY_US, header, seal
 from regional_keystone.enrol import JoinRequest, JoinToken, Welcome
 from regional_keystone.errors import Conflict, Forbidden, IdentityError, Invalid, NotFound
-from regional_keystone.holder import TOKEN, Holder
+from regional_keystone.holder import CREDENTIAL, TOKEN, Holder
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import Change, Collision, put
 from regional_keystone.model import Ring, Site
@@ -29,6 +29,7 @@ from regional_keystone.ports import Clock
 
 log = structlog.get_logger("sites")
 
+RINGS = (TOKEN, CREDENTIAL)
 HOLDING = ("active", "quarantined")  # the states in which rings are sealed for a site
 _PUBLIC = serialization.PublicFormat.SubjectPublicKeyInfo
 Condition = Callable[[Recording, Site], Awaitable[bool]]
@@ -45,7 +46,7 @@ class Sites:
         overlay: Overlay,
         sequencer: Sequencer,
         replicator: Replicator,
-        holder: Holder,
+        holders: Mapping[str, Holder],
         clock: Clock,
         certificate_s: float,
         invitation_s: float,
@@ -55,7 +56,7 @@ class Sites:
         self._overlay = overlay
         self._sequencer = sequencer
         self._replicator = replicator
-        self._holder = holder
+        self._holders = holders
         self._clock = clock
         self._certificate_s = certificate_s
         self._invitation_us = int(invitation_s * 1_000_000)
@@ -86,7 +87,7 @@ class Sites:
         return token.text()
 
     async def join(self, request: JoinRequest) -> Welcome:
-        """Make the site a member and seal the ring for it. The same request again gets the same answer.
+        """Make the site a member and seal the rings for it. The same request again gets the same answer.
 
         Raises Forbidden for a token that is not, or no longer, good.
         """
@@ -106,7 +107,8 @@ class Sites:
                 raise Forbidden("The join token was used; make another with `rkctl region add NAME`.")
             used = {"join_instance": who, "instance": request.instance, "box_key": request.box_key}
             member = msgspec.structs.replace(site, state="active", since=now, **used)
-            return [put(member, site), *await self.resealed(reader, now, member)], None
+            rings = [change for name in RINGS for change in await self.resealed(reader, name, now, member)]
+            return [put(member, site), *rings], None
 
         name = f"join/{request.name}/{request.instance}/{secrets.token_hex(8)}"
         _, position = await transact(self._overlay, self._sequencer, name, decide)
@@ -150,39 +152,42 @@ class Sites:
         return [site async for site in self._overlay.scan(Site)]
 
     async def refresh(self) -> bool:
-        """Seal the ring again before its bundles are too old for who has lost its directory; True if it was."""
+        """Seal the rings again before their bundles are too old for who has lost its directory; True if any was."""
+        return any([await self._refresh(name) for name in RINGS])
+
+    async def _refresh(self, name: str) -> bool:
         now = self._clock.now()
 
         async def decide(reader: Recording) -> tuple[list[Change], bool]:
-            ring = await reader.get(Ring, TOKEN)
+            ring = await reader.get(Ring, name)
             if ring is None or now - ring.sealed_at < VALIDITY_US // 3:
                 return [], False
-            return await self.resealed(reader, now), True
+            return await self.resealed(reader, name, now), True
 
-        done, _ = await transact(self._overlay, self._sequencer, f"reseal/{TOKEN}/{secrets.token_hex(8)}", decide)
+        done, _ = await transact(self._overlay, self._sequencer, f"reseal/{name}/{secrets.token_hex(8)}", decide)
         return done
 
-    async def resealed(self, reader: Recording, now: int, member: Site | None = None) -> list[Change]:
-        """The token ring of the next epoch, same keys, sealed for this member too."""
-        old = await reader.get(Ring, TOKEN)
+    async def resealed(self, reader: Recording, name: str, now: int, member: Site | None = None) -> list[Change]:
+        """The ring of this name in its next epoch, same keys, sealed for this member too; nothing before the first."""
+        old = await reader.get(Ring, name)
         if old is None:
             return []
-        return [put(await self.sealed(reader, (await self.held(old)).without(()), old, now, member), old)]
+        ring = (await self.held(old)).without(())
+        return [put(await self.sealed(reader, name, ring, old, now, member), old)]
 
     async def held(self, record: Ring) -> KeyRing:
         """The ring that `record` tells of, as this controller holds it. Raises Conflict if that does not come."""
+        holder = self._holders[record.id]
         for _ in range(100):
-            if self._holder.seen.epoch >= record.epoch:
-                return self._holder.ring
+            if holder.seen.epoch >= record.epoch:
+                return holder.ring
             await self._clock.sleep(0.02)  # its own entry is still being installed
-        raise Conflict(
-            f"This controller holds epoch {self._holder.seen.epoch} of the ring; the log has {record.epoch}."
-        )
+        raise Conflict(f"This controller holds epoch {holder.seen.epoch} of the ring; the log has {record.epoch}.")
 
     async def sealed(
-        self, reader: Recording, ring: KeyRing, old: Ring | None, now: int, member: Site | None = None
+        self, reader: Recording, name: str, ring: KeyRing, old: Ring | None, now: int, member: Site | None = None
     ) -> Ring:
-        """A ring sealed for every holder. Has read every site, so it collides with any of their changes.
+        """The ring of this name sealed for every holder. Has read every site, so it collides with any of their changes.
 
         Raises Collision when `ring` does not follow `old`: somebody else has turned it meanwhile.
         """
@@ -194,15 +199,15 @@ class Sites:
         holders[HOLDER] = self._authority.box_key
         previous = old.fingerprint if old else ""
         return Ring(
-            id=TOKEN,
+            id=name,
             epoch=ring.epoch,
             fingerprint=ring.fingerprint,
             checks=ring.check_values(),
             sealed={
-                name: seal(
-                    ring, header(self._authority.cluster, name, TOKEN, ring, now, previous), key, self._authority.signer
+                to: seal(
+                    ring, header(self._authority.cluster, to, name, ring, now, previous), key, self._authority.signer
                 )
-                for name, key in holders.items()
+                for to, key in holders.items()
                 if key is not None
             },
             turned_at=old.turned_at if old else now,

@@ -124,7 +124,7 @@ class Controller:
         shared["replicator"] = self.replicator
         self.sites = Sites(
             authority=self.authority,
-            holder=part.holder,
+            holders=part.follower.holders,
             certificate_s=settings.stream.certificate_lifetime_s,
             invitation_s=settings.stream.join_token_s,
             advertised=(self.advertised, *settings.stream.others),

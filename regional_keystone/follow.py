@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from regional_keystone.bundle import Seen
 from regional_keystone.errors import Unavailable
 from regional_keystone.holder import Holder
 from regional_keystone.keys import KeyRing
@@ -89,10 +90,20 @@ class Follower:
     """In order, exactly as numbered; says how fresh it is; `projected` is what it may acknowledge."""
 
     def __init__(
-        self, *, store: Writer, overlay: Overlay, holder: Holder, clock: Clock, lifetime_s: float, leads: bool = False
+        self,
+        *,
+        store: Writer,
+        overlay: Overlay,
+        holder: Holder,
+        clock: Clock,
+        lifetime_s: float,
+        leads: bool = False,
+        others: Iterable[Holder] = (),
     ) -> None:
+        """`holder` is of the ring that seals tokens, `others` are of the rings beside it."""
         self.overlay = overlay
         self.holder = holder
+        self.holders = {one.of: one for one in (holder, *others)}
         self.index = RevocationIndex()
         self.watchers: list[Watcher] = []
         self.forgetters: list[Callable[[], None]] = []  # told when everything remembered may be wrong
@@ -111,9 +122,9 @@ class Follower:
         self._noted, self._stored = Marks(), Marks()
         self._issued: dict[str, int] = {}
         self._issued_limit = _ISSUED_LIMIT
-        self._epoch = 0  # of the newest ring that the log tells of
+        self._epoch = 0  # of the newest token ring that the log tells of
         self._behind = (-1, 0.0)  # where the replica stood when that was complained of last, and when
-        self._owed: Ring | None = None  # a ring of the log that could not be installed yet
+        self._owed: dict[str, Ring] = {}  # rings of the log that could not be installed yet
         self._retry_keys_s = _RETRY_S
         self._head = 0
         self._echoes: deque[tuple[float, int]] = deque()
@@ -123,6 +134,11 @@ class Follower:
     def ring(self) -> KeyRing:
         """The token ring in use. Raises Unavailable before the first has arrived."""
         return self.holder.ring
+
+    @property
+    def seen(self) -> dict[str, Seen]:
+        """What is installed of each ring."""
+        return {name: holder.seen for name, holder in self.holders.items()}
 
     @property
     def position(self) -> int:
@@ -167,7 +183,7 @@ class Follower:
         for forget in self.forgetters:
             forget()
         async for ring in self._store.scan(Ring):
-            if ring.epoch > self.holder.seen.epoch:
+            if ring.id in self.holders and ring.epoch > self.holders[ring.id].seen.epoch:
                 await self._install(ring)
         self._wake()
         if self.relay is not None:
@@ -255,7 +271,7 @@ class Follower:
             if change.table == "revocations" and isinstance(change, Put)
         ]
         for ring in _rings((entry,)):
-            self._epoch = max(self._epoch, ring.epoch)
+            self._epoch = max(self._epoch, ring.epoch) if ring.id == self.holder.of else self._epoch
         self.overlay.note((entry,))
         self._queue.append(entry)
         late = [answer for event in events for answer in self._void(event)]
@@ -268,12 +284,13 @@ class Follower:
 
     async def _work(self) -> None:
         """Wait until something is to be projected; meanwhile try again to install a ring that was refused."""
-        while self._owed is not None and not self._more.is_set():
+        while self._owed and not self._more.is_set():
             try:
                 async with asyncio.timeout(self._retry_keys_s):
                     await self._more.wait()
             except TimeoutError:
-                await self._install(self._owed)
+                for owed in list(self._owed.values()):
+                    await self._install(owed)
         await self._more.wait()
         self._more.clear()
 
@@ -285,12 +302,17 @@ class Follower:
             log.error("replica_behind", position=self._projected, known=self.position, why=error.message)
 
     async def _install(self, record: Ring) -> None:
-        if await self.holder.install(record, self._clock.now()) or record.epoch <= self.holder.seen.epoch:
-            self._owed, self._retry_keys_s = None, _RETRY_S
+        holder = self.holders.get(record.id)
+        if holder is None:
+            return  # of a newer version
+        if await holder.install(record, self._clock.now()) or record.epoch <= holder.seen.epoch:
+            self._owed.pop(record.id, None)
+            self._retry_keys_s = _RETRY_S
             self.progress()
         else:
-            self._retry_keys_s = min(2 * self._retry_keys_s, _RETRY_KEYS_S) if record == self._owed else _RETRY_S
-            self._owed = record
+            again = record == self._owed.get(record.id)
+            self._retry_keys_s = min(2 * self._retry_keys_s, _RETRY_KEYS_S) if again else _RETRY_S
+            self._owed[record.id] = record
 
     async def _project(self, batch: Sequence[Entry]) -> None:
         for record in _rings(batch):

@@ -19,11 +19,13 @@ from regional_keystone.model import Ring
 
 log = structlog.get_logger("holder")
 TOKEN = "token"  # noqa: S105  the ring that seals tokens
+CREDENTIAL = "credential"  # the ring that seals the secrets of credentials
+_HOLD_S, _LOOK_S = 2.0, 0.02
 
 
 @dataclass(slots=True)
 class Holder:
-    """Holds the token ring of this process; only a newer epoch, duly sealed and signed, replaces it."""
+    """Holds one ring of this process; only a newer epoch, duly sealed and signed, replaces it."""
 
     name: str
     cluster: str
@@ -31,6 +33,7 @@ class Holder:
     signers: Collection[bytes]
     directory: Path
     keeps: bool = True  # whether it writes the directory, or leaves that to another process
+    of: str = TOKEN  # which ring it is
     _ring: KeyRing | None = None
     _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -54,6 +57,19 @@ class Holder:
         """What is installed, as acknowledged; epoch 0 for none."""
         return Seen(0, "") if self._ring is None else Seen(self._ring.epoch, self._ring.fingerprint)
 
+    async def holding(self, epoch: int) -> KeyRing:
+        """The ring of at least this epoch, which the log has and which may still be on its way to the disk.
+
+        Raises Unavailable if it does not come soon.
+        """
+        try:
+            async with asyncio.timeout(_HOLD_S):
+                while self.seen.epoch < epoch:
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError:
+            raise Unavailable(f"The keys of epoch {epoch} have not been taken up here yet.", retry_after_s=2) from None
+        return self.ring
+
     async def install(self, record: Ring, now: int) -> bool:
         """Install this ring durably, then use it; False, loudly, for one that must not be. The old one stays in use.
 
@@ -61,7 +77,7 @@ class Holder:
         only if the directory lost it.
         """
         async with self._installing:
-            if record.id != TOKEN or record.epoch < self.seen.epoch:
+            if record.id != self.of or record.epoch < self.seen.epoch:
                 return False
             if (record.epoch, record.fingerprint) == self.seen and await asyncio.to_thread(self._intact):
                 return True

@@ -89,7 +89,7 @@ class Link:
         self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
         self._speak = asyncio.Event()
         self._apart = False
-        self.held: Callable[[], tuple[int, Seen]] = self._held
+        self.held: Callable[[], tuple[int, dict[str, Seen]]] = self._held
         self._complained: dict[str, tuple[str, float]] = {}
         follower.progress = self._speak.set
         own.sent = self._speak.set
@@ -161,14 +161,13 @@ class Link:
 
     async def _greet(self, connection: _Connection) -> None:
         member = self._identity.membership()
-        seen = self._follower.holder.seen
         hello = Hello(
             version=VERSION,
             cluster=member.cluster,
             site=member.name,
             instance=member.instance,
             position=self._follower.position,
-            epochs={"token": seen.epoch},
+            epochs={name: seen.epoch for name, seen in self._follower.seen.items()},
         )
         await connection.socket.send_bytes(encode(hello))
         async with asyncio.timeout(SILENCE_S):
@@ -284,8 +283,8 @@ class Link:
         while True:
             await self._speak.wait()
             self._speak.clear()
-            position, seen = self.held()
-            rings = {"token": (seen.epoch, seen.fingerprint)} if seen.epoch else {}
+            position, held = self.held()
+            rings = {name: (seen.epoch, seen.fingerprint) for name, seen in held.items() if seen.epoch}
             await self._send(connection, Acknowledge(position, rings))
             await self._own.returned()
             entries = portion(await self._own.after(connection.own_sent), _OWN_BATCH, _OWN_BYTES)
@@ -294,9 +293,9 @@ class Link:
                 connection.own_sent = entries[-1].number
                 self._speak.set()
 
-    def _held(self) -> tuple[int, Seen]:
-        """What this process holds: how far its replica is, and its ring."""
-        return self._follower.projected, self._follower.holder.seen
+    def _held(self) -> tuple[int, dict[str, Seen]]:
+        """What this process holds: how far its replica is, and its rings."""
+        return self._follower.projected, self._follower.seen
 
     def _compare(self, ahead_us: int, under_way_s: float) -> None:
         """Say so, loudly and once, when this machine's clock and the controller's are apart."""

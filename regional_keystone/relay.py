@@ -33,12 +33,16 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Stand(msgspec.Struct, frozen=True, tag="stand"):
-    """Every answer of this worker knows so much: entries of the log and of the own feed, and this ring."""
+    """Every answer of this worker knows so much: entries of the log and of the own feed, and these rings.
+
+    `epoch` and `fingerprint` are of the token ring, for a leader that knows no other.
+    """
 
     position: int = 0
     own: int = 0
     epoch: int = 0
     fingerprint: str = ""
+    rings: dict[str, tuple[int, str]] = {}
 
 
 class Serving(msgspec.Struct, frozen=True, tag="serving"):

@@ -93,9 +93,10 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """[keys]: the rings that tokens are sealed with."""
+    """[keys]: the rings that tokens and the secrets of credentials are sealed with."""
 
     directory: Path | None = option(None, "Key repository in upstream's layout; default: fernet-keys in state_dir.")
+    credential_directory: Path | None = option(None, "The same for credentials; default: credential-keys in state_dir.")
     rotation_interval: int = option(0, "Seconds between rotations; 0: only when asked.", least=0)
     acknowledge_deadline_s: float = option(60.0, "A site that holds up a rotation longer is quarantined.", least=0)
     isolation_s: float = option(259_200.0, "A site cut off longer stops issuing; keys are kept for as long.", least=1)

@@ -21,8 +21,9 @@ from regional_keystone.digest import digest
 from regional_keystone.errors import Unavailable
 from regional_keystone.fastpath import Confirmed, FastPath, Memory
 from regional_keystone.follow import Follower
-from regional_keystone.holder import Holder
+from regional_keystone.holder import CREDENTIAL, Holder
 from regional_keystone.issue import Issuer
+from regional_keystone.keys import KeyRing
 from regional_keystone.messages import Request, Response
 from regional_keystone.metrics import Counts, Metrics
 from regional_keystone.overlay import Overlay
@@ -49,6 +50,7 @@ class Replica:
     store: Writer
     overlay: Overlay
     holder: Holder
+    credentials: Holder
     follower: Follower
 
 
@@ -87,14 +89,23 @@ async def replica(
     keeps: bool = True,
 ) -> Replica:
     """Everything below the decisions, not started yet. `keeps`: whether this process writes the key directory."""
-    directory = settings.keys.directory or settings.site.state_dir / "fernet-keys"
-    holder = Holder(name, cluster, box, signers, directory, keeps)
-    await asyncio.to_thread(holder.load)
+    keys, state = settings.keys, settings.site.state_dir
+    holder = Holder(name, cluster, box, signers, keys.directory or state / "fernet-keys", keeps)
+    path = keys.credential_directory or state / "credential-keys"
+    credential = Holder(name, cluster, box, signers, path, keeps, CREDENTIAL)
+    for one in (holder, credential):
+        await asyncio.to_thread(one.load)
     overlay = Overlay(store)
     follower = Follower(
-        store=store, overlay=overlay, holder=holder, clock=clock, lifetime_s=keep_s(settings), leads=leads
+        store=store,
+        overlay=overlay,
+        holder=holder,
+        clock=clock,
+        lifetime_s=keep_s(settings),
+        leads=leads,
+        others=(credential,),
     )
-    return Replica(clock, store, overlay, holder, follower)
+    return Replica(clock, store, overlay, holder, credential, follower)
 
 
 def door(
@@ -217,16 +228,7 @@ async def open_public(stack: AsyncExitStack, settings: Settings, opened: Door, *
 def common_status(part: Replica, opened: Door) -> dict[str, Any]:
     """The part of /status that sites and controllers share; no secret is in it."""
     follower, seen = part.follower, part.holder.seen
-    rings: dict[str, Any] = {}
-    if seen.epoch:
-        ring = part.holder.ring
-        keys = {str(number): value for number, value in ring.check_values().items()}
-        rings["token"] = {
-            "epoch": ring.epoch,
-            "fingerprint": ring.fingerprint,
-            "primary": ring.primary,
-            "keys": keys,
-        }
+    rings = {name: _ring_status(holder.ring) for name, holder in follower.holders.items() if holder.seen.epoch}
     age_s = follower.age_s()
     return {
         "name": part.holder.name,
@@ -242,6 +244,11 @@ def common_status(part: Replica, opened: Door) -> dict[str, Any]:
     }
 
 
+def _ring_status(ring: KeyRing) -> dict[str, Any]:
+    keys = {str(number): value for number, value in ring.check_values().items()}
+    return {"epoch": ring.epoch, "fingerprint": ring.fingerprint, "primary": ring.primary, "keys": keys}
+
+
 def export(part: Replica, opened: Door) -> None:
     """Let metrics ask what the replica knows, at each scrape."""
     follower, tell = part.follower, opened.metrics.tell
@@ -250,7 +257,7 @@ def export(part: Replica, opened: Door) -> None:
     tell("lag_entries", lambda: follower.head - follower.position)
     tell("age_seconds", follower.age_s)
     tell("revocations_live", lambda: len(follower.index))
-    tell("ring_epoch", lambda: {"token": part.holder.seen.epoch})
+    tell("ring_epoch", lambda: {name: seen.epoch for name, seen in follower.seen.items()})
     tell("password_hash_queue", hashes_waiting)
 
 

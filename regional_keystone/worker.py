@@ -225,8 +225,9 @@ class Worker:
         self._stand()
 
     def _stand(self) -> None:
-        seen = self.part.holder.seen
-        self._say(Stand(self.part.follower.position, self._own, seen.epoch, seen.fingerprint))
+        seen, follower = self.part.holder.seen, self.part.follower
+        rings = {name: (held.epoch, held.fingerprint) for name, held in follower.seen.items()}
+        self._say(Stand(follower.position, self._own, seen.epoch, seen.fingerprint, rings))
 
     def _count(self) -> None:
         self._say(Counted(self.door.metrics.counts()))

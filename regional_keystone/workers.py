@@ -184,14 +184,15 @@ class Workers:
                 return f"worker {number} of {self.count} does not serve yet"
         return None
 
-    def held(self) -> tuple[int, Seen]:
-        """What every process of this site holds: how far the log is known and durable, and the oldest ring."""
-        position, seen = self._follower.projected, self._follower.holder.seen
+    def held(self) -> tuple[int, dict[str, Seen]]:
+        """What every process of this site holds: how far the log is known and durable, and the oldest of each ring."""
+        position, seen = self._follower.projected, self._follower.seen
         for worker in self._workers.values():
             if worker.counts_here:
                 position = min(position, worker.stand.position)
-                if worker.stand.epoch < seen.epoch:
-                    seen = Seen(worker.stand.epoch, worker.stand.fingerprint)
+                for name, held in worker.stand.rings.items():
+                    if name in seen and held[0] < seen[name].epoch:
+                        seen[name] = Seen(*held)
         return position, seen
 
     def status(self) -> list[dict[str, Any]]:
@@ -385,10 +386,11 @@ class Workers:
 
     def _is_level(self, worker: _Worker) -> bool:
         """Whether it holds what this site has said that it holds."""
-        stand, seen = worker.stand, self._follower.holder.seen
+        stand, seen = worker.stand, self._follower.seen
         if worker.handed is None or stand.own < worker.handed:
             return False
-        return stand.position >= self._follower.projected and stand.epoch >= seen.epoch
+        rings = all(stand.rings.get(name, (0, ""))[0] >= ring.epoch for name, ring in seen.items())
+        return rings and stand.position >= self._follower.projected
 
     async def _answer_forward(self, worker: _Worker, request: Request) -> None:
         try:

@@ -20,7 +20,7 @@ from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.digest import digest
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.follow import Follower
-from regional_keystone.holder import Holder
+from regional_keystone.holder import CREDENTIAL, Holder
 from regional_keystone.link import Link
 from regional_keystone.log import LOG, Put, put
 from regional_keystone.messages import VERSION, Hello, at_site, encode
@@ -73,7 +73,9 @@ class Node:
 
     def follow(self, name, cluster, box, signers, *, leads=False) -> None:
         self.holder = Holder(name, cluster, box, signers, self.directory / "keys")
-        self.holder.load()
+        self.credentials = Holder(name, cluster, box, signers, self.directory / "credential-keys", of=CREDENTIAL)
+        for one in (self.holder, self.credentials):
+            one.load()
         self.overlay = Overlay(self.store)
         self.follower = Follower(
             store=self.store,
@@ -82,6 +84,7 @@ class Node:
             clock=self.clock,
             lifetime_s=KEEP_S,
             leads=leads,
+            others=(self.credentials,),
         )
 
 
@@ -121,7 +124,7 @@ class ControllerNode(Node):
         shared["replicator"] = self.replicator
         self.sites = Sites(
             authority=self.authority,
-            holder=self.holder,
+            holders=self.follower.holders,
             certificate_s=3600.0,
             invitation_s=60.0,
             advertised=(self.url, *(peer.url for peer in self.peers)),

@@ -393,7 +393,7 @@ async def test_keys_turn_only_when_every_worker_holds_the_one_that_will_sign(thr
     first = await controller.rotator.turn()
     await eventually(lambda: site.part.holder.seen.epoch == first.epoch)
     await eventually(lambda: site.part.follower.projected == site.part.follower.position)
-    assert site.workers.held()[1].epoch == first.epoch - 1
+    assert site.workers.held()[1]["token"].epoch == first.epoch - 1
     turning = asyncio.create_task(controller.rotator.turn())
     await asyncio.sleep(1.0)
     assert not turning.done()
