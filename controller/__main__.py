@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, Sets, State, ask_controller, errors, verdict
-from controller.commands_admin import keys, region
+from controller.commands_admin import credential, keys, region
 from controller.commands_db import app as db
 from controller.commands_db import doctor
 from controller.commands_store import app as store
@@ -30,6 +30,7 @@ app = typer.Typer(
 config = typer.Typer(help="Settings: what holds, and what there is.", **PLAIN)
 app.add_typer(region, name="region")
 app.add_typer(keys, name="keys")
+app.add_typer(credential, name="credential")
 app.add_typer(config, name="config")
 app.add_typer(engines, name="engines")
 app.add_typer(store, name="store")

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from controller.bootstrap import identity_endpoints
 from controller.commit import Sequencer
+from controller.credential_keys import CredentialKeys
 from controller.rotate import Plan, Rotator
 from controller.sites import Sites
 from regional_keystone.errors import IdentityError, Invalid, Unavailable
@@ -24,6 +25,7 @@ class Admin:
         *,
         sites: Sites,
         rotator: Rotator,
+        credential_keys: CredentialKeys,
         overlay: Overlay,
         sequencer: Sequencer,
         status: Callable[[], Mapping[str, Any]],
@@ -33,6 +35,7 @@ class Admin:
         """`cassandra`: whether the log is kept there, so that sites may read it there."""
         self._sites = sites
         self._rotator = rotator
+        self._credential_keys = credential_keys
         self._overlay = overlay
         self._sequencer = sequencer
         self._status = status
@@ -51,6 +54,10 @@ class Admin:
                 web.post("/bootstrap", self._first),
                 web.get("/keys/status", self._keys),
                 web.post("/keys/rotate", self._rotate),
+                web.get("/credential/status", self._credential_status),
+                web.post("/credential/setup", self._credential_setup),
+                web.post("/credential/rotate", self._credential_rotate),
+                web.post("/credential/migrate", self._credential_migrate),
             ]
         )
         return app
@@ -116,6 +123,24 @@ class Admin:
         after = await self._rotator.plan()
         keys = {str(number): value for number, value in ring.checks.items()}
         return _json({"turned": True, "keys": keys, "primary": max(ring.checks), **_shown(after)})
+
+    async def _credential_status(self, request: web.Request) -> web.Response:
+        del request
+        return _json((await self._credential_keys.standing())._asdict())
+
+    async def _credential_setup(self, request: web.Request) -> web.Response:
+        del request
+        made = await self._credential_keys.setup()
+        return _json({"made": made, **(await self._credential_keys.standing())._asdict()})
+
+    async def _credential_rotate(self, request: web.Request) -> web.Response:
+        del request
+        return _json((await asyncio.shield(self._credential_keys.rotate()))._asdict())
+
+    async def _credential_migrate(self, request: web.Request) -> web.Response:
+        del request
+        migrated = await asyncio.shield(self._credential_keys.migrate())
+        return _json({"migrated": migrated, **(await self._credential_keys.standing())._asdict()})
 
 
 async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:

@@ -1,4 +1,4 @@
-"""`rkctl region` and `rkctl keys`: what a running controller is asked to do."""
+"""`rkctl region`, `rkctl keys` and `rkctl credential`: what a running controller is asked to do."""
 
 import json
 import shlex
@@ -12,6 +12,7 @@ from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, State, ask
 
 region = typer.Typer(help="Who belongs to the federation.", **PLAIN)
 keys = typer.Typer(help="The ring that tokens are sealed with.", **PLAIN)
+credential = typer.Typer(help="The ring that the secrets of credentials are sealed with.", **PLAIN)
 
 Name = Annotated[str, typer.Argument(help="The region's name.")]
 
@@ -97,3 +98,43 @@ def keys_rotate(
     """
     with errors():
         show([ask_controller(state, config, "/keys/rotate", {"dry_run": dry_run})], (), as_json=as_json)
+
+
+@credential.command("status")
+def credential_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show the ring, how many credentials another key than the primary has sealed, and what a rotation waits for.
+
+    Example: rkctl credential status
+    """
+    with errors():
+        show([ask_controller(state, config, "/credential/status")], (), as_json=as_json)
+
+
+@credential.command("setup")
+def credential_setup(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Make the ring where there is none, as a controller does at its first start. Safe to repeat.
+
+    Example: rkctl credential setup
+    """
+    with errors():
+        show([ask_controller(state, config, "/credential/setup", {})], (), as_json=as_json)
+
+
+@credential.command("rotate")
+def credential_rotate(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Turn the ring; refused while a credential is sealed with another key than the primary. Then migrate.
+
+    Example: rkctl credential rotate && rkctl credential migrate
+    """
+    with errors():
+        show([ask_controller(state, config, "/credential/rotate", {})], (), as_json=as_json)
+
+
+@credential.command("migrate")
+def credential_migrate(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Seal with the primary key every credential that another key has sealed. Safe to break off and repeat.
+
+    Example: rkctl credential migrate
+    """
+    with errors():
+        show([ask_controller(state, config, "/credential/migrate", {})], (), as_json=as_json)

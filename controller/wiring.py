@@ -17,6 +17,7 @@ from controller.admin import Admin, serve_admin
 from controller.authority import HOLDER, Authority
 from controller.bootstrap import bootstrap, identity_endpoints
 from controller.commit import Sequencer
+from controller.credential_keys import CredentialKeys
 from controller.housekeeping import keep_house
 from controller.replicate import Replicator
 from controller.rotate import Rotator
@@ -56,6 +57,7 @@ class Controller:
         self.replicator: Replicator
         self.sites: Sites
         self.rotator: Rotator
+        self.credential_keys: CredentialKeys
         self.door: wiring.Door
         self._states: dict[str, str] = {}
         self._sites_changed = asyncio.Event()
@@ -130,6 +132,7 @@ class Controller:
             advertised=(self.advertised, *settings.stream.others),
             **shared,
         )
+        self.credential_keys = CredentialKeys(sites=self.sites, **shared)
         self.rotator = Rotator(
             sites=self.sites,
             lock=self.lock,
@@ -194,6 +197,7 @@ class Controller:
         settings = self.settings
         await self._check_federation()
         await self.rotator.setup()
+        await self.credential_keys.setup()
         await self._check_federation()  # another controller may have been first, with an authority of its own
         path = settings.bootstrap.password_file
         if path is None:
@@ -328,6 +332,7 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
     admin = Admin(
         sites=controller.sites,
         rotator=controller.rotator,
+        credential_keys=controller.credential_keys,
         overlay=controller.part.overlay,
         sequencer=controller.sequencer,
         status=controller.status,

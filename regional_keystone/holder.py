@@ -20,7 +20,7 @@ from regional_keystone.model import Ring
 log = structlog.get_logger("holder")
 TOKEN = "token"  # noqa: S105  the ring that seals tokens
 CREDENTIAL = "credential"  # the ring that seals the secrets of credentials
-_HOLD_S, _LOOK_S = 2.0, 0.02
+_HOLD_S = 2.0
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Holder:
     of: str = TOKEN  # which ring it is
     _ring: KeyRing | None = None
     _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _newer: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def load(self) -> None:
         """Take up the ring that the directory holds, if any; a damaged one is written again from the replica."""
@@ -63,9 +64,8 @@ class Holder:
         Raises Unavailable if it does not come soon.
         """
         try:
-            async with asyncio.timeout(_HOLD_S):
-                while self.seen.epoch < epoch:
-                    await asyncio.sleep(_LOOK_S)
+            async with asyncio.timeout(_HOLD_S), self._newer:
+                await self._newer.wait_for(lambda: self.seen.epoch >= epoch)
         except TimeoutError:
             raise Unavailable(f"The keys of epoch {epoch} have not been taken up here yet.", retry_after_s=2) from None
         return self.ring
@@ -89,6 +89,8 @@ class Holder:
                 log.error("ring_refused", ring=record.id, epoch=record.epoch, installed=self.seen.epoch, why=str(error))
                 return False
             self._ring = ring
+            async with self._newer:
+                self._newer.notify_all()
             log.info("ring_installed", ring=record.id, epoch=ring.epoch, fingerprint=ring.fingerprint)
             return True
 

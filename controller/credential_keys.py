@@ -1,0 +1,180 @@
+"""The ring that seals the secrets of credentials: made once, turned only when asked, never away from under a row.
+
+Upstream's rule keeps every row readable: no turn while a row is sealed with another key than the primary. `migrate`
+seals such rows again. A site reads a row as soon as the log has it, so a turn also waits until every site holds the
+ring before it. Source: keystone/credential/providers/fernet/core.py, keystone/cmd/cli.py.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from cryptography.fernet import Fernet
+
+from controller.commit import Sequencer
+from controller.replicate import Replicator
+from controller.sites import Sites
+from regional_keystone.blobs import Unreadable, open_blob, primary_hash, seal_blob
+from regional_keystone.errors import Conflict
+from regional_keystone.holder import CREDENTIAL
+from regional_keystone.keys import KeyRing
+from regional_keystone.log import Change, put
+from regional_keystone.model import Credential, Ring, Site
+from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.ports import Clock, Reader
+
+log = structlog.get_logger("credential_keys")
+
+_ROWS, _BYTES = 100, 262_144  # that one transaction seals again
+_PATIENCE_S, _POLL_S = 10.0, 0.2
+_NONE = "There is no ring for credentials yet; `rkctl credential setup` makes one."
+
+
+class Standing(NamedTuple):
+    """The ring and what is sealed with it: `others` counts rows that another key than the primary has sealed."""
+
+    epoch: int
+    primary: int
+    keys: dict[int, str]
+    credentials: int
+    others: int
+    waits_for: tuple[str, ...]
+
+
+class CredentialKeys:
+    """Makes, turns and applies the credential ring. Every act is a transaction that others' changes collide with."""
+
+    def __init__(
+        self, *, overlay: Overlay, sequencer: Sequencer, replicator: Replicator, sites: Sites, clock: Clock
+    ) -> None:
+        self._overlay = overlay
+        self._sequencer = sequencer
+        self._replicator = replicator
+        self._sites = sites
+        self._clock = clock
+
+    async def setup(self) -> bool:
+        """The first ring, a primary and a staged key; False if there is one."""
+        now = self._clock.now()
+        first = KeyRing({0: Fernet.generate_key(), 1: Fernet.generate_key()}, 1)
+
+        async def decide(reader: Recording) -> tuple[list[Change], bool]:
+            if await reader.get(Ring, CREDENTIAL) is not None:
+                return [], False
+            return [put(await self._sites.sealed(reader, CREDENTIAL, first, None, now))], True
+
+        return (await transact(self._overlay, self._sequencer, _name("setup"), decide))[0]
+
+    async def standing(self) -> Standing:
+        """How it stands. Raises Conflict before there is a ring."""
+        await self._replicator.acknowledgements.refresh()
+        record = _there(await self._overlay.get(Ring, CREDENTIAL))
+        primary = primary_hash(await self._sites.held(record))
+        count, others = 0, 0
+        async for row in self._overlay.scan(Credential):
+            count += 1
+            others += row.key_hash != primary
+        waits_for = self._holdouts(record, await self._sites.all())
+        return Standing(record.epoch, max(record.checks), dict(record.checks), count, others, waits_for)
+
+    async def rotate(self) -> Standing:
+        """Make the staged key the primary, and stage another. What the primary has sealed stays readable.
+
+        Raises Conflict while rows are sealed with another key than the primary, or a site lacks the present ring.
+        """
+        await self._acknowledged()
+        now, fresh = self._clock.now(), Fernet.generate_key()
+
+        async def decide(reader: Recording) -> tuple[list[Change], None]:
+            record = _there(await reader.get(Ring, CREDENTIAL))
+            if waits_for := self._holdouts(record, [site async for site in reader.scan(Site)]):
+                raise Conflict(f"Not every site holds the present ring: {', '.join(waits_for)}.")
+            ring = await self._sites.held(record)
+            await _check_all_sealed_by(primary_hash(ring), reader)
+            former = [number for number in ring.numbers if number not in {0, ring.primary}]
+            turned = await self._sites.sealed(reader, CREDENTIAL, ring.rotated(fresh, former), record, now)
+            return [put(msgspec.structs.replace(turned, turned_at=now), record)], None
+
+        await transact(self._overlay, self._sequencer, _name("turn"), decide)
+        found = await self.standing()
+        log.warning("ring_turned", ring=CREDENTIAL, epoch=found.epoch, primary=found.primary)
+        return found
+
+    async def migrate(self) -> int:
+        """Seal with the primary key what another one has sealed, some rows at a time; how many that were.
+
+        Raises Conflict for a row that no key of the ring opens, after all others were done.
+        """
+        ring = await self._sites.held(_there(await self._overlay.get(Ring, CREDENTIAL)))
+        done, lost, primary = 0, 0, primary_hash(ring)
+        batch: list[str] = []
+        size_bytes = 0
+        async for row in self._overlay.scan(Credential):
+            if row.key_hash == primary:
+                continue
+            if not _opens(ring, row):
+                lost += 1
+                continue
+            batch.append(row.id)
+            size_bytes += len(row.blob)
+            if len(batch) == _ROWS or size_bytes > _BYTES:
+                done += await self._seal_again(batch)
+                batch, size_bytes = [], 0
+        done += await self._seal_again(batch)
+        if lost:
+            raise Conflict(
+                f"{lost} credentials are sealed with keys that are not in the ring; {done} were sealed again."
+            )
+        return done
+
+    async def _seal_again(self, ids: Sequence[str]) -> int:
+        async def decide(reader: Recording) -> tuple[list[Change], int]:
+            ring = await self._sites.held(_there(await reader.get(Ring, CREDENTIAL)))
+            changes: list[Change] = []
+            for one in ids:
+                row = await reader.get(Credential, one)
+                if row is not None and row.key_hash != primary_hash(ring):
+                    blob, hashed = seal_blob(ring, open_blob(ring, row.blob))
+                    changes.append(put(msgspec.structs.replace(row, blob=blob, key_hash=hashed), row))
+            return changes, len(changes)
+
+        return (await transact(self._overlay, self._sequencer, _name("migrate"), decide))[0] if ids else 0
+
+    async def _acknowledged(self) -> None:
+        """A ring that was sealed a moment ago, for a site that joins say, is acknowledged soon."""
+        deadline = self._clock.ticks() + _PATIENCE_S
+        while (await self.standing()).waits_for and self._clock.ticks() < deadline:
+            await self._clock.sleep(_POLL_S)
+
+    def _holdouts(self, record: Ring, sites: Sequence[Site]) -> tuple[str, ...]:
+        active = [site for site in sites if site.state == "active"]
+        return tuple(self._replicator.holdouts(active, CREDENTIAL, record.epoch, record.fingerprint))
+
+
+async def _check_all_sealed_by(primary: str, reader: Reader) -> None:
+    async for row in reader.scan(Credential):
+        if row.key_hash != primary:
+            raise Conflict(
+                "Credentials are sealed with another key than the primary; seal them again first: "
+                "`rkctl credential migrate`."
+            )
+
+
+def _opens(ring: KeyRing, row: Credential) -> bool:
+    try:
+        open_blob(ring, row.blob)
+    except Unreadable:
+        return False
+    return True
+
+
+def _there(record: Ring | None) -> Ring:
+    if record is None:
+        raise Conflict(_NONE)
+    return record
+
+
+def _name(act: str) -> str:
+    return f"{act}/{CREDENTIAL}/{secrets.token_hex(8)}"
