@@ -146,10 +146,8 @@ class Api:
     async def _run(self, request: Request, route: Route, path: Mapping[str, str], keep: bool) -> Response:  # noqa: FBT001
         body = parse(request.body, request.headers.get("content-type", ""))
         _check(route, request, body)
-        await self._know(route)
+        behind = await self._know()
         principal, _ = await self._proven(request, route)
-        if route.changes == "log" and self._forward is not None and not keep:
-            return await self._forward(request)
         once = _Once()
 
         def call(reader: Reader, caller: Principal | None) -> Call:
@@ -167,8 +165,14 @@ class Api:
             )
 
         now = self._clock.now()
-        if route.changes == "no":
-            return rendered(await route.handle(call(self._reader, principal)))
+        asked = call(self._reader, principal)
+        changes = await route.weigh(asked) if route.weigh else route.changes
+        if behind is not None and changes != "no":
+            raise behind
+        if changes == "log" and self._forward is not None and not keep:
+            return await self._forward(request)
+        if changes == "no":
+            return _unchanging(await route.handle(asked))
 
         async def decide(recording: Recording) -> tuple[tuple[Change, ...], Response]:
             kept = await _kept(recording, request) if keep else None
@@ -177,24 +181,27 @@ class Api:
             caller, reads = await self._proven(request, route)
             recording.depend(reads)  # who loses a role at this moment changes nothing with it
             result = await route.handle(call(recording, caller))
-            changes = await follow(recording, result.changes, now, self._keep_s)
+            following = await follow(recording, result.changes, now, self._keep_s)
             response = rendered(result)
-            if keep and changes:
-                changes = (*changes, put(_outcome(request, response, now)))
-            return changes, response
+            if keep and following:
+                following = (*following, put(_outcome(request, response, now)))
+            return following, response
 
-        response, position = await transact(self._reader, self._committers[route.changes], request.id, decide)
+        response, position = await transact(self._reader, self._committers[changes], request.id, decide)
         return response if position is None else msgspec.structs.replace(response, position=position)
 
-    async def _know(self, route: Route) -> None:
-        """What another controller has answered counts here; what changes nothing is answered from what is known."""
+    async def _know(self) -> Unavailable | None:
+        """Wait for what another controller has answered, which counts here; the reason if that cannot be known now.
+
+        What changes nothing is answered from what is known all the same.
+        """
         if self._current is None:
-            return
+            return None
         try:
             await self._current()
-        except Unavailable:
-            if route.changes != "no":
-                raise
+        except Unavailable as behind:
+            return behind
+        return None
 
     async def _proven(self, request: Request, route: Route) -> tuple[Principal | None, frozenset[Touch]]:
         if route.open:
@@ -215,6 +222,13 @@ class _Once:
         if purpose not in self._done:
             self._done[purpose] = await work()
         return self._done[purpose]
+
+
+def _unchanging(result: Result) -> Response:
+    """The answer of a request that was weighed to change nothing; it must not have lost a change since."""
+    if result.changes:
+        raise Unavailable
+    return rendered(result)
 
 
 def rendered(result: Result) -> Response:

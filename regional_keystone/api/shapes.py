@@ -131,12 +131,14 @@ class Route:
     """Anything else: a computed view, a protocol step.
 
     `changes`: "no"; "log" is committed, so forwarded at a site; "own" a site may take into its own feed.
+    `weigh`: says which of these one request is, where that depends on more than the route.
     """
 
     method: str
     path: str
     handle: Handler
     changes: str = "no"
+    weigh: Callable[[Call], Awaitable[str]] | None = None
     open: bool = False  # answered without a caller
     base: str = "/v3"  # what the path is below
     body: Mapping[str, Any] | None = None  # JSON schema of the request's body
