@@ -14,7 +14,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from regional_keystone import front
-from regional_keystone.api import assignment, auth, catalog, discovery, identity, projects
+from regional_keystone.api import assignment, auth, catalog, credentials, discovery, identity, oauth1, projects
 from regional_keystone.api.serve import Api
 from regional_keystone.authenticate import hashes_waiting
 from regional_keystone.digest import digest
@@ -139,6 +139,8 @@ def door(
             *projects.SHAPES,
             *identity.shapes(settings.identity.password_hash_rounds),
             *assignment.SHAPES,
+            *credentials.shapes(part.credentials),
+            *oauth1.SHAPES,
         ],
         reader=part.overlay,
         committer=committer,

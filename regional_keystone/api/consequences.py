@@ -12,7 +12,7 @@ import msgspec
 
 from regional_keystone.errors import Conflict
 from regional_keystone.log import Change, Put, put, remove
-from regional_keystone.model import Grant, Membership, Project, RevocationEvent, User
+from regional_keystone.model import AccessToken, Consumer, Grant, Membership, Project, RevocationEvent, User
 from regional_keystone.ports import Reader
 from regional_keystone.record import TABLES, Record, decode, facts
 
@@ -136,12 +136,24 @@ def _membership(old: Record, new: Record | None) -> dict[str, str] | None:
     return {"user_id": old.user_id} if new is None else None
 
 
+def _consumer(old: Record, new: Record | None) -> dict[str, str] | None:
+    assert isinstance(old, Consumer)  # noqa: S101
+    return {"consumer_id": old.id} if new is None else None
+
+
+def _access_token(old: Record, new: Record | None) -> dict[str, str] | None:
+    assert isinstance(old, AccessToken)  # noqa: S101
+    return {"access_token_id": old.id} if new is None else None
+
+
 # What voids tokens that looking up would not. All else that upstream refuses (a disabled project or domain, a role or
 # a grant that is gone) validation finds by looking it up, here as there.
 _VOIDS: dict[str, Callable[[Record, Record | None], dict[str, str] | None]] = {
     "users": _user,
     "projects": _project,
     "memberships": _membership,
+    "consumers": _consumer,
+    "access_tokens": _access_token,
 }
 
 

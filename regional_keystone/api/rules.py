@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from regional_keystone.api.shapes import Attributes, Call
+from regional_keystone.authenticate import PRIMARY_METHODS
 from regional_keystone.errors import Forbidden, Invalid
+from regional_keystone.token import Principal
 
 DEFAULT_DOMAIN = "default"
 DOMAIN_ID: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 64, "pattern": "^[a-zA-Z0-9-]+$"}
@@ -61,6 +63,15 @@ def home(call: Call, sent: Attributes) -> str:
     if caller.domain:
         return caller.domain.id
     return (caller.project and caller.project.domain_id) or DEFAULT_DOMAIN
+
+
+def is_delegated(caller: Principal) -> bool:
+    """Whether the token acts on what somebody handed on, or does not say how it was made.
+
+    Source: keystone/api/_shared/delegation.py.
+    """
+    token = caller.token
+    return token.is_delegated or not token.methods or not PRIMARY_METHODS.issuperset(token.methods)
 
 
 def _immutable(verb: str, word: str, key: str) -> str:

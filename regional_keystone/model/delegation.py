@@ -56,12 +56,15 @@ class AccessRule(Record, frozen=True, kw_only=True):
 
 @table("credentials", by="user_id project_id")
 class Credential(Record, frozen=True, kw_only=True):
-    """A secret of another protocol: `blob` is sealed with the credential ring, `key_hash` names the key."""
+    """A secret of another protocol: `blob` is sealed with the credential ring, `key_hash` names the key.
+
+    User and project need not exist, as with upstream; what exists takes it along when it goes.
+    """
 
     id: Annotated[str, SERVER]
-    user_id: Annotated[Id, Ref("users", "cascade")]
+    user_id: Annotated[str, Ref("users", "cascade")]
     project_id: Annotated[str | None, Ref("projects", "cascade")] = None
-    type: Name
+    type: str
     blob: Annotated[bytes, SECRET]
     key_hash: Annotated[str, SERVER]
     extra: Json = {}
