@@ -6,6 +6,7 @@ Source: docs/feeds.md, "Reading while the tables lag".
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from regional_keystone.errors import Unavailable
@@ -93,17 +94,24 @@ class Overlay:
     async def find(self, kind: type[R], **equals: Any) -> list[R]:
         """Every record with these values of one declared group, in the order of their keys."""
         table = facts(kind)
+        ask = partial(self._below.find, kind, **equals)
+        return await self._read(ask, lambda rows: self._merged(table, rows, equals))
+
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`, in the order of their keys.
+
+        Each is at least as new as the position at this call.
+        """
+        table = facts(kind)
+        found: list[R] = []
         while True:
-            restarts = self._restarts
-            finding = object()
-            self._finding[finding] = self._dropped
-            try:
-                rows = await self._below.find(kind, **equals)
-                if restarts == self._restarts:
-                    return self._merged(table, rows, equals)
-            finally:
-                del self._finding[finding]
-                self._forget()
+            ask = partial(self._below.page, kind, after, limit, **equals)
+            rows, merged = await self._read(ask, lambda rows: (rows, self._merged(table, rows, equals)))
+            last = table.key_of(rows[-1]) if len(rows) >= limit else None
+            found += [one for one in merged if _between(table.key_of(one), after, last)]
+            if last is None or len(found) >= limit:
+                return found[:limit]
+            after = last
 
     def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type in the order of their keys, each at least as new as the position at this call."""
@@ -124,6 +132,20 @@ class Overlay:
     async def applied(self, feed: str) -> int:
         """Everything up to here is in what this Reader shows."""
         return self._position if feed == self.feed else await self._below.applied(feed)
+
+    async def _read(self, ask: Callable[[], Awaitable[list[R]]], merge: Callable[[list[R]], T]) -> T:
+        """What the tables answer with what lies on top of them, of which nothing is forgotten meanwhile."""
+        while True:
+            restarts = self._restarts
+            finding = object()
+            self._finding[finding] = self._dropped
+            try:
+                rows = await ask()
+                if restarts == self._restarts:
+                    return merge(rows)
+            finally:
+                del self._finding[finding]
+                self._forget()
 
     def _forget(self) -> None:
         upto = min(self._dropped, next(iter(self._finding.values()), self._dropped))
@@ -194,6 +216,11 @@ class Recording:
         self._reads.add(touch_of(facts(kind), equals))
         return await self._below.find(kind, **equals)
 
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`; depends on all with these values."""
+        self._reads.add(touch_of(facts(kind), equals) if equals else (facts(kind).name,))
+        return await self._below.page(kind, after, limit, **equals)
+
     def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type, in the order of their keys."""
         self._reads.add((facts(kind).name,))
@@ -248,6 +275,10 @@ async def _attempt(
     if not transaction.changes:
         return result, None
     return result, await committer.commit(transaction)
+
+
+def _between(key: Key, after: Key | None, last: Key | None) -> bool:
+    return (after is None or key > after) and (last is None or key <= last)
 
 
 def _row(kind: type[R], change: Change) -> R | None:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from regional_keystone.log import Entry, Position, Transaction
-from regional_keystone.record import R
+from regional_keystone.record import Key, R
 
 
 class Reader(Protocol):
@@ -27,6 +27,14 @@ class Reader(Protocol):
 
     def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type, in the order of their keys."""
+        ...
+
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`, in the order of their keys.
+
+        Without values, of all records of the type. Fewer than `limit` means that there are no more. Reads about as
+        many rows as it answers, however many there are.
+        """
         ...
 
     async def tail(self, feed: str, after: int, limit: int = 1000) -> list[Entry]:

@@ -10,7 +10,7 @@ from regional_keystone.fastpath import Derived, Memory
 from regional_keystone.log import Entry, Position
 from regional_keystone.model import Grant, Implication, Project, Role
 from regional_keystone.overlay import Positioned, touch_of
-from regional_keystone.record import R, Record, Touch, facts
+from regional_keystone.record import Key, R, Record, Touch, facts
 
 _ROWS: Final[frozenset[type[Record]]] = frozenset((Role, Project))
 _GROUPS: Final = frozenset(((Implication, ("prior_role_id",)), (Grant, ("actor_id",))))
@@ -60,6 +60,10 @@ class Remembered:
     def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type, in the order of their keys; never remembered."""
         return self._below.scan(kind)
+
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`; never remembered."""
+        return await self._below.page(kind, after, limit, **equals)
 
     async def tail(self, feed: str, after: int, limit: int = 1000) -> list[Entry]:
         """The entries of a feed that follow `after`, without gaps, at most `limit`."""

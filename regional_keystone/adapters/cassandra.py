@@ -30,7 +30,7 @@ from regional_keystone.adapters.cassandra_tables import Row, Tables, Write, newe
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Entry
 from regional_keystone.ports import Clock, Snapshot, Writer
-from regional_keystone.record import TABLES, R, Table
+from regional_keystone.record import TABLES, Key, R, Table
 
 Scratch = Callable[[], AbstractAsyncContextManager[Writer]]
 """Makes an empty store for a while, to put a snapshot together in."""
@@ -67,6 +67,11 @@ class _Store:
         """All records of a type in the order of their keys, read page by page."""
         self._check()
         return self._tables.scan(kind)
+
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
+        self._check()
+        return await self._tables.page(kind, after, limit, **equals)
 
     async def applied(self, feed: str) -> int:
         """Everything up to here is in the tables."""

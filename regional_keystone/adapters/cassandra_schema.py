@@ -66,6 +66,7 @@ class Form:
         self.get = f"SELECT row FROM {table} WHERE {whole}"
         self.seen = f"SELECT at, row FROM {table} WHERE {whole}"
         self.find = f"SELECT row FROM {table} WHERE {inside}"
+        self.after = f"{self.find} AND {_greater([column for column, _ in key])}"
         self.find_first = f"{self.find} AND {quoted(key[0][0])} = ?"
         self.parts = f"SELECT DISTINCT {', '.join(quoted(one) for one, _ in partition)} FROM {table}"
         self.all = f"SELECT {self.columns}, at, row FROM {table}"
@@ -315,6 +316,12 @@ def _named(name: str) -> str:
 
 def _equal(names: Sequence[str]) -> str:
     return " AND ".join(f"{quoted(name)} = ?" for name in names)
+
+
+def _greater(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{quoted(names[0])} > ?"
+    return f"({', '.join(map(quoted, names))}) > ({', '.join('?' * len(names))})"
 
 
 def _defined(columns: Columns) -> str:

@@ -109,6 +109,24 @@ class Tables:
                 if row is not None:
                     yield decode(kind, row)
 
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
+        forms = self.forms[facts(kind).name]
+        group = forms.table.group_of(equals) if equals else ()
+        if after is not None and not forms.base.askable(("", *after)):
+            return []
+        if group in forms.by_group:
+            return await self._page_of_copy(kind, forms.by_group[group], after, limit, [equals[one] for one in group])
+        if group:  # of a small table, or of what one key begins with: few
+            rows = await self.find(kind, **equals)
+            return [one for one in rows if after is None or forms.table.key_of(one) > after][:limit]
+        found: list[R] = []
+        async for part in self._parts(forms, after, min(limit, _PAGE)):
+            found += [decode(kind, row) for (row,) in part if row is not None]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
     async def lying(self, form: Form, level: str = "") -> AsyncIterator[list[Seen]]:
         """Every row of a form as it lies in the database, stones too, in no order."""
         async for page in self._driver.pages(form.all, consistency=level or self.level, page_rows=_PAGE):
@@ -158,17 +176,45 @@ class Tables:
             return seen.place[0], tuple(msgspec.msgpack.decode(seen.place[2]))
         return name, seen.place[1:]
 
-    async def _parts(self, forms: Forms) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """The rows by key, buckets in their order; the next ones are asked for ahead."""
+    async def _page_of_copy(
+        self, kind: type[R], copy: Copy, after: Key | None, limit: int, values: Sequence[Any]
+    ) -> list[R]:
+        """Of each partition as much as may be needed: all of it could come from one."""
+        try:
+            places = _partitions(copy, values)
+        except UnicodeEncodeError:  # half a surrogate pair: no row can have it
+            return []
+        pages = await asyncio.gather(*(self._first_rows(copy.form, place, after, limit) for place in places))
+        records = [decode(kind, row) for page in pages for row in page]
+        return sorted(records, key=facts(kind).key_of)[:limit]
+
+    async def _first_rows(self, form: Form, place: Place, after: Key | None, limit: int) -> list[bytes]:
+        """Stones do not count, so another page may be needed."""
+        found: list[bytes] = []
+        async for page in self._reader(form, place, after, min(limit, _PAGE)):
+            found += [row for (row,) in page if row is not None]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _reader(
+        self, form: Form, place: Place, after: Key | None, page_rows: int
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        cql, values = (form.find, place) if after is None else (form.after, (*place, *after))
+        return self._driver.pages(cql, values, consistency=self.level, page_rows=page_rows)
+
+    async def _parts(
+        self, forms: Forms, after: Key | None = None, page_rows: int = _PAGE
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """The rows by key that follow `after`, buckets in their order; the next ones are asked for ahead."""
         parts = forms.buckets
         if parts is None:
             pages = self._driver.pages(forms.base.parts, consistency=self.level, page_rows=5000)
             parts = sorted([part async for page in pages for part in page])
+        if after is not None:
+            parts = [part for part in parts if part >= forms.by_key(after)[:1]]
         for start in range(0, len(parts), _PARTS_AHEAD):
-            readers = [
-                self._driver.pages(forms.base.find, part, consistency=self.level, page_rows=_PAGE)
-                for part in parts[start : start + _PARTS_AHEAD]
-            ]
+            readers = [self._reader(forms.base, part, after, page_rows) for part in parts[start : start + _PARTS_AHEAD]]
             for reader, first in zip(readers, await asyncio.gather(*(anext(one, []) for one in readers)), strict=True):
                 yield first
                 async for page in reader:

@@ -62,6 +62,7 @@ class _Statements:
         self.first_page = f"{first} {order}"
         self.next_page = f"{first} WHERE ({key}) > ({', '.join('?' * len(table.key))}) {order}"
         self.finds = {group: f"{first} WHERE {_equal(group)} ORDER BY {key}" for group in (*table.groups, table.key)}
+        self._first, self._key = first, key
 
     @property
     def indexes(self) -> dict[str, str]:
@@ -75,6 +76,12 @@ class _Statements:
             for group in needed
             if group != self.table.key
         }
+
+    def page(self, group: tuple[str, ...], *, follows: bool) -> str:
+        """So many rows with values of a group, of all rows for an empty one; those that follow a key."""
+        beyond = f"({self._key}) > ({', '.join('?' * len(self.table.key))})" if follows else ""
+        conditions = " AND ".join(one for one in (_equal(group), beyond) if one)
+        return f"{self._first}{' WHERE ' if conditions else ''}{conditions} ORDER BY {self._key} LIMIT ?"
 
     def values(self, record: Record, row: bytes) -> tuple[Any, ...]:
         """The columns of this record's row."""
@@ -139,6 +146,13 @@ class Sqlite:
             for record in page:
                 yield record
             page = await self._read(_rows, kind, statements.next_page, statements.table.key_of(page[-1]))
+
+    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+        """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
+        statements = self._statements[facts(kind).name]
+        group = statements.table.group_of(equals) if equals else ()
+        values = (*(equals[one] for one in group), *(after or ()), limit)
+        return await self._read(_rows, kind, statements.page(group, follows=after is not None), values)
 
     async def tail(self, feed: str, after: int, limit: int = 1000) -> list[Entry]:
         """The entries that follow `after`, without gaps, at most `limit`; none when the next one was pruned."""

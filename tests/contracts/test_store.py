@@ -15,10 +15,23 @@ from regional_keystone.record import encode, facts
 from tests.histories import HISTORIES, KINDS, found_in, questions, states
 
 
+async def paged(reader, kind, limit, equals):
+    """All of it, page by page."""
+    rows, after = [], None
+    while page := await reader.page(kind, after, limit, **equals):
+        rows += page
+        after = facts(kind).key_of(page[-1])
+        if len(page) < limit:
+            break
+    return rows
+
+
 async def check_equal(store, state):
     for kind in KINDS:
         assert [row async for row in store.scan(kind)] == found_in(state, kind, {})
+        assert await paged(store, kind, 2, {}) == found_in(state, kind, {})
         for equals in questions(kind):
+            assert await store.page(kind, None, 2, **equals) == found_in(state, kind, equals)[:2]
             assert sorted(await store.find(kind, **equals), key=facts(kind).key_of) == found_in(state, kind, equals), (
                 equals
             )
@@ -123,6 +136,28 @@ async def test_a_long_table_is_read_whole_and_in_order(stores):
         assert [row.actor_id async for row in store.scan(Grant)] == ids
         _, rows = await all_rows(store)
         assert [key for _, key, _ in rows] == [facts(Grant).key_of(one) for one in grants]
+
+
+async def test_a_page_is_found_wherever_its_rows_lie(stores):
+    async with stores.fresh() as store:
+        made = [Project(id=f"{one:05}", name=f"n{one}", domain_id="d", parent_id="pq"[one % 2]) for one in range(700)]
+        await store.apply([Entry(1, "t", 0, tuple(put(one) for one in made))])
+        gone = made[100:200]
+        await store.apply([Entry(2, "u", 0, tuple(remove(one) for one in gone))])
+        left = made[:100] + made[200:]
+        odd = [one for one in left if one.parent_id == "p"]
+        for limit in (7, 299, 600, 601):
+            assert await paged(store, Project, limit, {}) == left
+            assert await paged(store, Project, limit, {"domain_id": "d"}) == left
+            assert await paged(store, Project, limit, {"parent_id": "p"}) == odd
+        assert await store.page(Project, ("00099",), 1, domain_id="d") == [made[200]]
+        assert await store.page(Project, ("00099x",), 1) == [made[200]]
+        assert await store.page(Project, ("00650",), 10, domain_id="d", name="n7") == []
+        assert await store.page(Project, None, 10, domain_id="d", name="n7") == [made[7]]
+        assert await store.page(Project, None, 10, domain_id="\udc80") == []
+        assert await store.page(Project, ("\udc80",), 10) == []
+        with pytest.raises(LookupError):
+            await store.page(Project, None, 10, description="x")
 
 
 async def test_rows_of_tables_and_fields_of_a_newer_version_stay_as_they_are(stores):

@@ -37,6 +37,11 @@ class At:
     async def find(self, kind, **equals):
         return found_in(self.state, kind, equals)
 
+    async def page(self, kind, after, limit, **equals):
+        return [row for row in found_in(self.state, kind, equals) if after is None or facts(kind).key_of(row) > after][
+            :limit
+        ]
+
     async def scan(self, kind):
         for row in found_in(self.state, kind, {}):
             yield row
@@ -54,6 +59,8 @@ READS = st.lists(
         st.tuples(st.just("find"), st.just(Grant), st.fixed_dictionaries({"actor_id": st.sampled_from("ab")})),
         st.tuples(st.just("find"), st.just(Grant), st.fixed_dictionaries({"role_id": st.sampled_from("ab")})),
         st.tuples(st.just("scan"), st.sampled_from(KINDS), st.none()),
+        st.tuples(st.just("page"), st.just(Project), st.just({})),
+        st.tuples(st.just("page"), st.just(Project), st.fixed_dictionaries({"parent_id": SOME})),
     ),
     max_size=3,
 )
@@ -68,6 +75,8 @@ async def decide(reading, reads, record):
                 seen.append(await reading.get(kind, what))
             case "find":
                 seen.append(await reading.find(kind, **what))
+            case "page":
+                seen.append(await reading.page(kind, ("a",), 2, **what))
             case "scan":
                 seen.append([row async for row in reading.scan(kind)])
     return seen

@@ -38,6 +38,10 @@ class Counting:
         self.asked.append((kind.__name__, *equals.items()))
         return await self._store.find(kind, **equals)
 
+    async def page(self, kind, after, limit, **equals):
+        self.asked.append((kind.__name__, *equals.items()))
+        return await self._store.page(kind, after, limit, **equals)
+
     def scan(self, kind):
         self.asked.append((kind.__name__,))
         return self._store.scan(kind)

@@ -40,6 +40,10 @@ class Below:
         await self.pause()
         return rows
 
+    async def page(self, kind, after, limit, **equals):
+        rows = await self.find(kind, **equals)
+        return [row for row in rows if after is None or facts(kind).key_of(row) > after][:limit]
+
     async def scan(self, kind):
         last = ()
         while True:  # each row as it is when its turn comes, as pages are
@@ -64,6 +68,11 @@ ASKS = st.one_of(
     st.tuples(st.just("find"), st.tuples(st.just(Project), st.fixed_dictionaries({"domain_id": SOME}))),
     st.tuples(st.just("find"), st.tuples(st.just(Endpoint), st.fixed_dictionaries({"region_id": SOME}))),
     st.tuples(st.just("find"), st.tuples(st.just(Grant), st.fixed_dictionaries({"target_id": IDS}))),
+    st.tuples(st.just("page"), st.tuples(st.just(Project), st.just({}), st.none() | st.tuples(IDS), st.integers(1, 3))),
+    st.tuples(
+        st.just("page"),
+        st.tuples(st.just(Project), st.fixed_dictionaries({"parent_id": SOME}), st.none(), st.integers(1, 3)),
+    ),
     st.tuples(st.just("scan"), st.tuples(st.sampled_from(KINDS))),
     st.tuples(st.just("tail"), st.tuples(st.integers(0, 8), st.integers(1, 4))),
 )
@@ -93,6 +102,9 @@ async def answer(overlay, ask, jumps):
             found = await overlay.find(arguments[0], **arguments[1])
         case "scan":
             found = [row async for row in overlay.scan(arguments[0])]
+        case "page":
+            kind, equals, after, limit = arguments
+            found = await overlay.page(kind, after, limit, **equals)
         case "tail":
             found = await overlay.tail(LOG, *arguments)
     return ask, since, overlay.position, found, jumped != len(jumps)
@@ -112,7 +124,7 @@ def check(below, ask, since, until, found, replaced):
         assert found in [state.get((arguments[0], (arguments[1],))) for state in between]
         return
     kind = arguments[0]
-    equals = arguments[1] if name == "find" else {}
+    equals = {} if name == "scan" else arguments[1]
     keys = [facts(kind).key_of(row) for row in found]
     assert keys == sorted(set(keys))
     if name == "find" and not replaced:
@@ -123,6 +135,13 @@ def check(below, ask, since, until, found, replaced):
     always = set.intersection(
         *({facts(kind).key_of(row) for row in found_in(state, kind, equals)} for state in between)
     )
+    if name == "page":
+        after, limit = arguments[2:]
+        assert len(keys) <= limit
+        last = keys[-1] if len(keys) == limit else None
+        always = {key for key in always if (after is None or key > after) and (last is None or key <= last)}
+        assert all(after is None or key > after for key in keys)
+        assert all(getattr(row, one) == value for row in found for one, value in equals.items())
     assert always <= set(keys)
 
 
@@ -187,6 +206,7 @@ def test_long_crowded_histories(seed):
                     ("ask", ("find", (Project, {"domain_id": random.choice([None, "a", "b"])}))),
                     ("ask", ("get", (Project, random.choice("abcdef")))),
                     ("ask", ("scan", (Project,))),
+                    ("ask", ("page", (Project, {}, random.choice([None, ("b",)]), random.randint(1, 4)))),
                     ("note",), ("note",), ("show",), ("show",), ("drop",), ("drop",),
                     ("leave", random.randrange(6)), ("leave", random.randrange(6)), ("leave", 0),
                     ("replace", 1) if random.random() < 0.05 else ("settle",),
