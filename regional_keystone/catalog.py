@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from regional_keystone.model import Endpoint, Service
+from regional_keystone.model import Endpoint, EndpointGroup, ProjectEndpoint, ProjectEndpointGroup, Service
 from regional_keystone.ports import Reader
 
 MAX_BYTES = 1 << 20
 """The largest catalog that is rendered, enough for thousands of endpoints; services that do not fit are left out."""
 
+_NARROWED = 1000  # selections of which a catalog is kept
 _PLACE = re.compile(r"[$%]\(([^()]*)\)(s?)")
 _PROJECT = frozenset(("project_id", "tenant_id"))
 _ALLOWED = _PROJECT | {"user_id"}
@@ -39,10 +40,10 @@ class _Listed(NamedTuple):
 
 
 class Catalog:
-    """All that is enabled, ready to be rendered for anybody.
+    """All that is enabled, ready to be rendered for anybody; `narrowed` to what a project was given.
 
     Services are in the order of type, name and id, endpoints in that of region, interface and id. `names` are further
-    words that URLs may hold, `public_endpoint` and the like.
+    words that URLs may hold, `public_endpoint` and the like; with `all_if_none`, whoever was given nothing sees all.
     """
 
     def __init__(
@@ -50,19 +51,43 @@ class Catalog:
         services: Iterable[Service],
         endpoints: Iterable[Endpoint],
         *,
+        groups: Iterable[EndpointGroup] = (),
         names: Mapping[str, str] | None = None,
+        all_if_none: bool = True,
+        idle: bool = True,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        """`idle`: whether services without endpoints are shown."""
+        self._services, self._endpoints, self._groups = tuple(services), tuple(endpoints), tuple(groups)
         found: defaultdict[str, list[Endpoint]] = defaultdict(list)
-        for endpoint in endpoints:
+        for endpoint in self._endpoints:
             if endpoint.enabled:
                 found[endpoint.service_id].append(endpoint)
-        enabled = sorted((one for one in services if one.enabled), key=lambda one: (one.type, one.name, one.id))
+        enabled = sorted((one for one in self._services if one.enabled), key=lambda one: (one.type, one.name, one.id))
         self._listed = tuple(_Listed(one, tuple(_addresses(found[one.id]))) for one in enabled)
         self._names = {name for one in self._listed for each in one.addresses for name in each.parts[1::2]}
         self._given = dict(names or {})
+        self._all_if_none, self._idle = all_if_none, idle
         self._max_bytes = max_bytes
         self._rendered: bytes | None = None
+        self._narrowed: dict[frozenset[str], Catalog] = {}
+
+    def narrowed(self, chosen: Iterable[str]) -> "Catalog":
+        """What is seen by a project that was given these endpoints and groups of endpoints, by id.
+
+        One object for all whose endpoints are the same; where they come to none it is as if nothing was given.
+        """
+        ids = self._ids(frozenset(chosen))
+        if not ids and self._all_if_none:
+            return self
+        found = self._narrowed.get(ids)
+        if found is None:
+            if len(self._narrowed) >= _NARROWED:
+                self._narrowed.clear()
+            endpoints = [one for one in self._endpoints if one.id in ids]
+            found = Catalog(self._services, endpoints, names=self._given, idle=False, max_bytes=self._max_bytes)
+            self._narrowed[ids] = found
+        return found
 
     def visible(self, user_id: str, project_id: str | None) -> list[Any]:
         """The catalog as upstream's JSON has it; an endpoint whose URL asks for what there is not is left out."""
@@ -71,6 +96,8 @@ class Catalog:
         room = self._max_bytes
         for listed in self._listed:
             service = _shown(listed, values)
+            if not self._idle and not service["endpoints"]:
+                continue
             room -= len(_encode(service)) + 1
             if room > 0:
                 shown.append(service)
@@ -84,6 +111,14 @@ class Catalog:
             self._rendered = _encode(self.visible(user_id, project_id))
         return self._rendered
 
+    def _ids(self, chosen: frozenset[str]) -> frozenset[str]:
+        if not chosen:
+            return chosen
+        filters = [one.filters for one in self._groups if one.id in chosen]
+        return frozenset(
+            one.id for one in self._endpoints if one.id in chosen or any(matches(one, each) for each in filters)
+        )
+
     def _values(self, user_id: str, project_id: str | None) -> dict[str, str]:
         values = {**self._given, "user_id": user_id}
         if project_id is not None:
@@ -91,11 +126,30 @@ class Catalog:
         return values
 
 
-async def visible(reader: Reader, *, names: Mapping[str, str] | None = None, max_bytes: int = MAX_BYTES) -> Catalog:
-    """Reads what catalogs are made of: all services and endpoints."""
+async def visible(
+    reader: Reader,
+    *,
+    names: Mapping[str, str] | None = None,
+    all_if_none: bool = True,
+    max_bytes: int = MAX_BYTES,
+) -> Catalog:
+    """Reads what catalogs are made of: all services and endpoints, and groups of these."""
     services = [one async for one in reader.scan(Service)]
     endpoints = [one async for one in reader.scan(Endpoint)]
-    return Catalog(services, endpoints, names=names, max_bytes=max_bytes)
+    groups = [one async for one in reader.scan(EndpointGroup)]
+    return Catalog(services, endpoints, groups=groups, names=names, all_if_none=all_if_none, max_bytes=max_bytes)
+
+
+async def chosen(reader: Reader, project_id: str) -> tuple[str, ...]:
+    """The endpoints and groups of endpoints that a project was given, by id; most are given none."""
+    endpoints = await reader.find(ProjectEndpoint, project_id=project_id)
+    groups = await reader.find(ProjectEndpointGroup, project_id=project_id)
+    return (*(one.endpoint_id for one in endpoints), *(one.endpoint_group_id for one in groups))
+
+
+def matches(endpoint: Endpoint, filters: Mapping[str, Any]) -> bool:
+    """Whether an endpoint has all that a group of endpoints asks for."""
+    return all(getattr(endpoint, name, None) == value for name, value in filters.items())
 
 
 def _addresses(endpoints: Iterable[Endpoint]) -> Iterable[_Address]:

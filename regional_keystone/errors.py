@@ -79,6 +79,13 @@ class Conflict(IdentityError):
     default = "A conflict occurred."
 
 
+class Gone(IdentityError):
+    """It was served once and will not be again."""
+
+    status = 410
+    default = "The service you have requested is no longer available on this server."
+
+
 class TooLarge(IdentityError):
     """The body is over the limit."""
 

@@ -129,6 +129,25 @@ class Policy:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointFilter:
+    """[endpoint_filter]: which endpoints the catalog of a project has."""
+
+    return_all_endpoints_if_no_filter: bool = option(
+        True,  # noqa: FBT003
+        "Whether a catalog for which nothing is chosen has all endpoints; else it has none.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class UnifiedLimit:
+    """[unified_limit]: limits of projects and domains."""
+
+    enforcement_model: str = option(
+        "flat", "How limits relate: flat, or strict_two_level (no project's above its domain's)."
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fastpath:
     """[fastpath]: remembered verdicts."""
 
@@ -196,6 +215,8 @@ class Settings:
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
     policy: Policy = Policy()
+    endpoint_filter: EndpointFilter = EndpointFilter()
+    unified_limit: UnifiedLimit = UnifiedLimit()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()
     cassandra: Cassandra = Cassandra()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 
 import msgspec
 
-from regional_keystone.errors import Invalid, NotFound, expecting
+from regional_keystone.errors import Invalid, expecting
 from regional_keystone.record import Record, facts
 
 Attributes = dict[str, Any]
@@ -27,6 +27,7 @@ _COMPARE: dict[str, Callable[[str, str], bool]] = {
     "startswith": str.startswith,
     "endswith": str.endswith,
 }
+_UUID = re.compile("[0-9a-fA-F]{32}")
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "boolean": (bool,),
@@ -112,30 +113,20 @@ def _hidden(kind: type[Record]) -> frozenset[str]:
     return frozenset(name for name, f in known if "secret" in f.marks or ("server" in f.marks and name != "id"))
 
 
-def filtered(rows: list[Attributes], query: Iterable[tuple[str, str]], names: Iterable[str]) -> list[Attributes]:
-    """The rows that every filter in the query admits: `name=x`, `name__contains=x` and the like; others are ignored."""
-    allowed = set(names)
-    for key, value in query:
-        name, _, how = key.partition("__")
-        if key in allowed:
-            rows = [row for row in rows if _equals(row.get(key), value)]
-        elif name in allowed and how.removeprefix("i") in _COMPARE:
-            rows = [row for row in rows if _compares(row.get(name), how, value)]
-    return rows
+def equals(wanted: str) -> Callable[[Any], bool]:
+    """Whether a value is the one that a query names; a boolean is what its words mean."""
+    is_true = wanted.strip().lower() in _TRUE
+    return lambda value: value == is_true if isinstance(value, bool) else value is not None and str(value) == wanted
 
 
-def page(rows: list[Attributes], query: Mapping[str, str]) -> tuple[list[Attributes], bool]:
-    """The rows after `marker`, at most `limit`; and whether there are more."""
-    if marker := query.get("marker"):
-        places = [place for place, row in enumerate(rows) if row.get("id") == marker]
-        if not places:
-            raise NotFound(f"Marker {marker} could not be found.")
-        rows = rows[places[0] + 1 :]
-    try:
-        limit = int(query.get("limit") or 0)
-    except ValueError:
-        raise Invalid(f"invalid literal for int() with base 10: '{query['limit']}'") from None
-    return (rows[:limit], True) if 0 < limit <= len(rows) else (rows, False)
+def likeness(how: str, part: str) -> Callable[[Any], bool] | None:
+    """The comparison that a query names, `contains` and the like, with an `i` where case does not count; or None."""
+    folded = how.startswith("i")
+    compare = _COMPARE.get(how.removeprefix("i"))
+    if compare is None:
+        return None
+    part = part.lower() if folded else part
+    return lambda value: isinstance(value, str) and compare(value.lower() if folded else value, part)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Attributes:
@@ -255,10 +246,21 @@ def _reasons(schema: Schema, value: Any) -> Iterator[str]:
             yield "should be non-empty" if schema[at_least] == 1 else "is too short"
         if len(value) > schema.get(at_most, len(value)):
             yield "is too long"
+    if isinstance(value, str) and schema.get("format") == "uuid" and not _UUID.fullmatch(_bare(value)):
+        yield "is not a 'uuid'"
+    if isinstance(value, int | float) and value < schema.get("minimum", value):
+        yield f"is less than the minimum of {schema['minimum']}"
+    if isinstance(value, int | float) and value > schema.get("maximum", value):
+        yield f"is greater than the maximum of {schema['maximum']}"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"does not match {schema['pattern']!r}"
     if isinstance(value, list) and schema.get("uniqueItems") and len({json.dumps(v) for v in value}) != len(value):
         yield "has non-unique elements"
+
+
+def _bare(text: str) -> str:
+    """A UUID as upstream reads it: in braces, with dashes, as a URN or without all that."""
+    return text.replace("urn:", "").replace("uuid:", "").strip("{}").replace("-", "")
 
 
 def _object_reasons(schema: Schema, properties: Schema, value: Attributes) -> Iterator[str]:
@@ -275,17 +277,3 @@ def _object_reasons(schema: Schema, properties: Schema, value: Attributes) -> It
 
 def _is(value: Any, names: Iterable[str]) -> bool:
     return any(isinstance(value, _TYPES[name]) and (name == "boolean" or not isinstance(value, bool)) for name in names)
-
-
-def _equals(value: Any, wanted: str) -> bool:
-    if isinstance(value, bool):
-        return value == (wanted.strip().lower() in _TRUE)
-    return value is not None and str(value) == wanted
-
-
-def _compares(value: Any, how: str, part: str) -> bool:
-    if not isinstance(value, str):
-        return False
-    if how.startswith("i") and how[1:] in _COMPARE:
-        return _COMPARE[how[1:]](value.lower(), part.lower())
-    return _COMPARE[how](value, part)
