@@ -147,6 +147,11 @@ async def chosen(reader: Reader, project_id: str) -> tuple[str, ...]:
     return (*(one.endpoint_id for one in endpoints), *(one.endpoint_group_id for one in groups))
 
 
+async def any_chosen(reader: Reader) -> bool:
+    """Whether any project was given anything."""
+    return bool(await reader.page(ProjectEndpoint, None, 1) or await reader.page(ProjectEndpointGroup, None, 1))
+
+
 def matches(endpoint: Endpoint, filters: Mapping[str, Any]) -> bool:
     """Whether an endpoint has all that a group of endpoints asks for."""
     return all(getattr(endpoint, name, None) == value for name, value in filters.items())

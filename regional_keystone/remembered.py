@@ -8,12 +8,19 @@ from typing import Any, Final, cast
 
 from regional_keystone.fastpath import Derived, Memory
 from regional_keystone.log import Entry, Position
-from regional_keystone.model import Grant, Implication, Project, Role
+from regional_keystone.model import Grant, Implication, Project, ProjectEndpoint, ProjectEndpointGroup, Role
 from regional_keystone.overlay import Positioned, touch_of
 from regional_keystone.record import Key, R, Record, Touch, facts
 
 _ROWS: Final[frozenset[type[Record]]] = frozenset((Role, Project))
-_GROUPS: Final = frozenset(((Implication, ("prior_role_id",)), (Grant, ("actor_id",))))
+_GROUPS: Final = frozenset(
+    (
+        (Implication, ("prior_role_id",)),
+        (Grant, ("actor_id",)),
+        (ProjectEndpoint, ("project_id",)),
+        (ProjectEndpointGroup, ("project_id",)),
+    )
+)
 _LONGEST = 1000  # a longer list is read again each time: the limit counts answers, not rows
 
 
@@ -30,7 +37,7 @@ class _Answer(Derived):
 class Remembered:
     """Answers as the Reader below does, and asks it only once for what nobody has changed since.
 
-    Remembers roles and what they imply, projects and domains, and the grants of an actor. An answer may be newer than
+    Remembers roles and what they imply, projects and domains, what these were given, and the grants of an actor. An answer may be newer than
     the position that was read before it, and is never older.
     """
 

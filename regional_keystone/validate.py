@@ -4,7 +4,7 @@ The only place but `issue` where a Principal is made, so that a handler cannot m
 
 import asyncio
 
-from regional_keystone.catalog import Catalog, visible
+from regional_keystone.catalog import Catalog, any_chosen, chosen, visible
 from regional_keystone.document import common, listed, named, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
@@ -32,13 +32,14 @@ _FAILED = "Failed to validate token"
 
 
 class _Listing(Derived):
-    """The catalog of everybody, until a service or an endpoint changes."""
+    """The catalog of everybody, until a service or an endpoint changes; and whether any project has one of its own."""
 
-    __slots__ = ("catalog",)
+    __slots__ = ("catalog", "narrows")
 
-    def __init__(self, reads: frozenset[Touch], position: int, catalog: Catalog) -> None:
+    def __init__(self, reads: frozenset[Touch], position: int, catalog: Catalog, *, narrows: bool) -> None:
         super().__init__(_Listing, reads, position)
         self.catalog = catalog
+        self.narrows = narrows
 
 
 class Validator:
@@ -106,9 +107,9 @@ class Validator:
         finally:
             self._under_way.pop(key).set_result(None)
 
-    async def catalog(self) -> Catalog:
-        """All that catalogs are made of."""
-        return (await self._listing()).catalog
+    async def catalog(self, project_id: str | None = None) -> Catalog:
+        """What the tokens of a project show; without one, all that tokens without a project do."""
+        return await self._narrowed(await self._listing(), Recording(self._reader), project_id)
 
     async def _examined(self, name: bytes, text: str, *, allow_expired: bool) -> Verdict:
         token, key = self._opened(text)
@@ -186,13 +187,19 @@ class Validator:
     async def _with_catalog(self, bare: Facts, user_id: str, scope: Scope) -> Facts:
         if isinstance(scope, Unscoped):
             return bare
-        listing = await self._listing()
+        listing, recording = await self._listing(), Recording(self._reader)
         project_id = scope.project_id if isinstance(scope, ProjectScope) else None
+        catalog = await self._narrowed(listing, recording, project_id)
         return bare.with_catalog(
-            listed(listing.catalog.rendered(user_id, project_id)),
-            listing.reads,
-            min(bare.position, self._fastpath.holds_at(listing)),
+            listed(catalog.rendered(user_id, project_id)),
+            listing.reads | recording.reads,
+            min(bare.position, self._fastpath.holds_at(listing), int(recording.position)),
         )
+
+    async def _narrowed(self, listing: _Listing, recording: Recording, project_id: str | None) -> Catalog:
+        """Asks what the project was given only where some project was given something."""
+        asks = listing.narrows and project_id is not None
+        return listing.catalog.narrowed(await chosen(recording, project_id) if asks and project_id else ())
 
     async def _listing(self) -> _Listing:
         known = self._fastpath.recall(_Listing)
@@ -201,8 +208,13 @@ class Validator:
         recording = Recording(self._reader)
         front = self._settings.listen.public_endpoint
         names = {"public_endpoint": front} if front else {}
-        catalog = await visible(recording, names=names)
-        listing = _Listing(recording.reads, int(recording.position), catalog)
+        all_if_none = self._settings.endpoint_filter.return_all_endpoints_if_no_filter
+        catalog = await visible(recording, names=names, all_if_none=all_if_none)
+        asked = Recording(self._reader)
+        narrows = await any_chosen(asked)
+        if not narrows:  # the first that is given anything changes it for all; each after that for one project
+            recording.depend(asked.reads)
+        listing = _Listing(recording.reads, int(recording.position), catalog, narrows=narrows)
         self._fastpath.keep(listing)
         return listing
 

@@ -113,7 +113,7 @@ class _Tokens:
         project = call.caller.project
         if project is None:
             raise Forbidden
-        found = (await self._validator.catalog()).visible(call.caller.user_id, project.id)
+        found = (await self._validator.catalog(project.id)).visible(call.caller.user_id, project.id)
         return Result(body={"catalog": found, "links": {"self": call.url("/auth/catalog")}})
 
     async def _subject(self, call: Call, action: str, *, allow_expired: bool = False) -> Verdict:
