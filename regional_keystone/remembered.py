@@ -37,8 +37,8 @@ class _Answer(Derived):
 class Remembered:
     """Answers as the Reader below does, and asks it only once for what nobody has changed since.
 
-    Remembers roles and what they imply, projects and domains, what these were given, and the grants of an actor. An answer may be newer than
-    the position that was read before it, and is never older.
+    Remembers roles and what they imply, projects and domains, what a project's catalog has, and the grants of an actor.
+    An answer may be newer than the position that was read before it, and is never older.
     """
 
     def __init__(self, below: Positioned, memory: Memory) -> None:
