@@ -44,9 +44,9 @@ def _word(about: Attributes) -> str:
     return "domain_role" if about.get("domain_id") else "role"
 
 
-def _is_listed(call: Call, row: Attributes) -> bool:
+def _is_listed(call: Call, role: Role) -> bool:
     """Whether a list shows this role: those of a domain only if that domain is asked for."""
-    return bool(call.query("domain_id")) or row["domain_id"] is None
+    return bool(call.query("domain_id")) or role.domain_id is None
 
 
 async def _on_implication(call: Call, old: Implication | None, new: Implication | None) -> Iterable[Change]:

@@ -13,7 +13,7 @@ import structlog
 
 from regional_keystone.api.consequences import follow
 from regional_keystone.api.fields import check, parse
-from regional_keystone.api.shapes import Call, Result, Route, Shape
+from regional_keystone.api.shapes import Call, Lengths, Result, Route, Shape
 from regional_keystone.api.verbs import routes
 from regional_keystone.errors import Conflict, IdentityError, MethodNotAllowed, NotFound, Unauthenticated, Unavailable
 from regional_keystone.log import Change, put
@@ -104,6 +104,7 @@ class Api:
         own: Committer | None = None,
         current: Callable[[], Awaitable[None]] | None = None,
         keep_s: float,
+        lengths: Lengths = Lengths(),  # noqa: B008  frozen
     ) -> None:
         self._routes = tuple(routes(shapes))
         self._router = Router(self._routes)
@@ -115,6 +116,7 @@ class Api:
         self._forward = forward
         self._current = current
         self._keep_s = keep_s
+        self._lengths = lengths
 
     async def answer(self, request: Request, *, keep: bool = False) -> Response:
         """The answer to a request, whatever happens.
@@ -162,6 +164,7 @@ class Api:
                 fresh=lambda purpose: uuid.uuid5(_NAMES, f"{request.id}/{purpose}").hex,
                 once=once,
                 routes=self._routes,
+                lengths=self._lengths,
             )
 
         now = self._clock.now()
@@ -209,7 +212,10 @@ class Api:
         token = request.headers.get("x-auth-token")
         if not token:
             raise Unauthenticated
-        return await self._prove(token)
+        principal, reads = await self._prove(token)
+        if not principal.may_ask(request.method, request.path):
+            raise Unauthenticated
+        return principal, reads
 
 
 class _Once:

@@ -5,7 +5,7 @@ Three shapes and nothing else: a quirk of one resource is a hook or a Route, of 
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from regional_keystone.log import Change
 from regional_keystone.messages import Request
@@ -15,6 +15,17 @@ from regional_keystone.token import Principal
 
 Attributes = dict[str, Any]
 Enforce = Callable[[Principal, str, Mapping[str, Any]], None]
+
+
+class Lengths(NamedTuple):
+    """How many rows a list has: at most `most` whatever is asked, `usual` of a collection if nothing is; 0: all."""
+
+    most: int = 1000
+    usual: Mapping[str, int] = {}  # by collection, "" for those that are not named
+
+    def of(self, collection: str) -> int:
+        """How many when nothing is asked."""
+        return self.usual.get(collection, self.usual.get("", 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +45,7 @@ class Call:
     fresh: Callable[[str], str]  # purpose -> an id: the same for the same purpose of the same request
     once: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]  # costly work, done once over all runs (a hash)
     routes: "Sequence[Route]" = ()  # everything that is answered
+    lengths: Lengths = Lengths()  # noqa: RUF009  frozen
 
     @property
     def caller(self) -> Principal:
@@ -102,7 +114,7 @@ class Resource:
     )  # JSON schema of attributes where the record does not say it
     least: int = 1  # attributes that a change must say
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
-    only: Callable[[Call, Attributes], bool] | None = None  # whether the list shows a row, beside its filters
+    only: Callable[[Call, Any], bool] | None = None  # whether the list shows a record, beside its filters
     kind: Callable[[Attributes], str] | None = None  # attributes -> the word in actions, where it is not `member`
     prepare: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
     show: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # fields -> what clients see
@@ -122,6 +134,7 @@ class Edge:
     may_lack: str = ""  # the path argument whose record may be gone when the link is broken
     missing: str = ""  # what is said of a link that is not there, with path arguments in braces
     filters: str = ""  # query keys of the list
+    only: Callable[[Call, Any], bool] | None = None  # whether the list shows a far end, beside its filters
     tell: Callable[[Call, Any], Awaitable[Any]] | None = None  # the body that GET and PUT answer, where there is one
     hook: Hook = nothing
 

@@ -193,10 +193,10 @@ def _tree(root_id: str, below: list[Project]) -> Attributes | None:
     return {one: _tree(one, below) for one in children} or None
 
 
-def _is_listed(call: Call, row: Attributes) -> bool:
+def _is_listed(call: Call, project: Project) -> bool:
     """Whether a list shows this project: those that act as domains only on demand, and what the tags ask for."""
-    tags = set(row["tags"])
-    if call.query("is_domain") is None and row["is_domain"]:
+    tags = set(project.tags)
+    if call.query("is_domain") is None and project.is_domain:
         return False
     asked = {name: set(value.split(",")) for name, value in call.request.query if "tags" in name}
     return (
@@ -215,7 +215,7 @@ DOMAINS = Resource(
     member="domain",
     collection="domains",
     filters="name enabled",
-    fixed={"is_domain": True},
+    fixed={"is_domain": True, "domain_id": None},
     accepts={
         **_ACCEPTS,
         "description": {"type": ("string", "null"), "maxLength": 255},

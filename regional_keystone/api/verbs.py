@@ -5,16 +5,18 @@ Checks of uniqueness and references read through the call, so that of several wh
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
-from urllib.parse import quote
 
-from regional_keystone.api.fields import attributes_of, built, filtered, page, schema_of, shown, split
+from regional_keystone.api import lists
+from regional_keystone.api.fields import attributes_of, built, schema_of, shown, split
+from regional_keystone.api.lists import listing
 from regional_keystone.api.rules import SWITCH
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.errors import Conflict, Invalid, NotFound
 from regional_keystone.log import Change, Put, put, remove
 from regional_keystone.record import TABLES, R, Record, facts
 
-_PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
+__all__ = ["allowed", "check_references", "check_unique", "found_or_refused", "listing", "named", "routes", "seen"]
+_ROWS = 500  # that are in memory at a time while a table is read through
 
 
 def routes(shapes: Iterable[Shape]) -> list[Route]:
@@ -40,18 +42,6 @@ async def seen(call: Call, resource: Resource, record: Record) -> Attributes:
         found = await resource.show(call, record, found)
     place = (resource.path or f"/{resource.collection}").format(**call.path)
     return {**found, "links": {"self": call.url(f"{place}/{found['id']}")}}
-
-
-def listing(call: Call, collection: str, rows: list[Attributes], filters: str = "") -> Attributes:
-    """The body of a list: filtered, a page of it if the client asks for one, with the links of upstream."""
-    rows = filtered(rows, call.request.query, filters.split())
-    query = dict(call.request.query)
-    rows, more = page(rows, query) if filters else (rows, False)
-    links = {"next": None, "self": _address(call, call.request.query), "previous": None}
-    if not more:
-        return {collection: rows, "links": links}
-    links["next"] = _address(call, {**query, "marker": rows[-1]["id"]}.items())
-    return {collection: rows, "links": links, "truncated": True}
 
 
 def named(table: str) -> str:
@@ -117,16 +107,9 @@ class _Verbs:
         about = {"id": domain.id, "domain_id": domain.id} if domain else {}
         target = {**about, self.resource.member: about} if domain else {}
         call.enforce(f"identity:list_{self._word(dict(call.request.query))}s", {"target": target})
-        records = {getattr(row, "id"): row for row in await self._rows(call)}  # noqa: B009
-        rows = [shown(row) for row in records.values()]
-        if domain:
-            rows = [row for row in rows if row[self.resource.domain] == domain.id]
-        if self.resource.only:
-            rows = [row for row in rows if self.resource.only(call, row)]
-        body = listing(call, self.resource.collection, rows, self.resource.filters)
-        kept = [records[row["id"]] for row in body[self.resource.collection]]
-        body[self.resource.collection] = [await seen(call, self.resource, row) for row in kept]
-        return Result(body=body)
+        asked = lists.wanted(call, self.resource.collection, self.resource.filters)
+        rows = [await seen(call, self.resource, row) for row in await self._found(call, asked)]
+        return Result(body=lists.body(call, self.resource.collection, rows, asked))
 
     async def show(self, call: Call) -> Result:
         old = await self._allowed(call, "get")
@@ -223,13 +206,40 @@ class _Verbs:
     def _word(self, about: Attributes) -> str:
         return self.resource.kind(about) if self.resource.kind else self.resource.member
 
-    async def _rows(self, call: Call) -> list[Record]:
-        wanted = {**dict(call.request.query), **self.resource.fixed}
-        group = self.table.first_group(name for name, value in wanted.items() if isinstance(value, str))
-        if group is None:
-            return [row async for row in call.reader.scan(self.resource.record) if self._is_here(row)]
-        rows = await call.reader.find(self.resource.record, **{name: wanted[name] for name in group})
-        return [row for row in rows if self._is_here(row)]
+    async def _found(self, call: Call, asked: lists.Wanted) -> list[Record]:
+        """The records that are wanted, and one more if there are more."""
+        after = None if asked.marker is None else (asked.marker,)
+        if asked.marker is not None and await call.reader.get(self.resource.record, asked.marker) is None:
+            raise lists.unknown(asked.marker)
+        equals = self._narrowed(call)
+        plain = not self.resource.only and {name for name, _ in asked.tests} <= equals.keys()
+        size = min(asked.limit + 1, _ROWS) if plain and asked.limit else _ROWS
+        found: list[Record] = []
+        while rows := await call.reader.page(self.resource.record, after, size, **equals):
+            found += [row for row in rows if self._is_wanted(call, asked, row)]
+            if asked.is_over(len(found)) or len(rows) < size:
+                break
+            after = self.table.key_of(rows[-1])
+        return found[: asked.limit + 1] if asked.limit else found
+
+    def _narrowed(self, call: Call) -> Attributes:
+        """The values of the first group that the request and the caller's domain fill."""
+        names = self.resource.filters.split()
+        given: Attributes = {name: value for name, value in call.request.query if name in names}
+        if self.resource.domain and call.caller.domain:
+            given[self.resource.domain] = call.caller.domain.id
+        given |= self.resource.fixed
+        group = self.table.first_group(given)
+        return {name: given[name] for name in group or ()}
+
+    def _is_wanted(self, call: Call, asked: lists.Wanted, row: Record) -> bool:
+        domain = call.caller.domain if self.resource.domain else None
+        return (
+            self._is_here(row)
+            and (domain is None or getattr(row, self.resource.domain) == domain.id)
+            and asked.admits(lambda name: getattr(row, name, None))
+            and (self.resource.only is None or self.resource.only(call, row))
+        )
 
 
 class _Links:
@@ -277,10 +287,26 @@ class _Links:
     async def every(self, call: Call) -> Result:
         await self._allowed(call, "list")
         assert self.far is not None  # noqa: S101  an Edge that lists names a Resource's record
-        links = await self._found(call)
-        found = [await call.reader.get(self.edge.ends[self.edge.lists], self._far_id(link)) for link in links]
-        rows = [await seen(call, self.far, record) for record in found if record is not None]
-        return Result(body=listing(call, self.far.collection, rows, self.edge.filters))
+        asked = lists.wanted(call, self.far.collection, self.edge.filters)
+        ids = lists.after(asked.marker, [self._far_id(link) for link in await self._found(call)])
+        found: list[Record] = []
+        for one in ids:
+            record = await call.reader.get(self.edge.ends[self.edge.lists], one)
+            if record is not None and self._is_wanted(call, asked, record):
+                found.append(record)
+            if asked.is_over(len(found)):
+                break
+        rows = [await seen(call, self.far, record) for record in found]
+        return Result(body=lists.body(call, self.far.collection, rows, asked))
+
+    def _is_wanted(self, call: Call, asked: lists.Wanted, row: Record) -> bool:
+        """Who acts in a domain sees what belongs to it."""
+        domain = call.caller.domain if self.far and self.far.domain else None
+        return (
+            (domain is None or self.far is None or getattr(row, self.far.domain) == domain.id)
+            and asked.admits(lambda name: getattr(row, name, None))
+            and (self.edge.only is None or self.edge.only(call, row))
+        )
 
     def _wanted(self, call: Call) -> Record:
         return built(self.edge.record, self._fields(call.path))
@@ -361,9 +387,3 @@ async def check_references(call: Call, old: Record | None, new: Record, changes:
         if not any([await call.reader.get(one.kind, value) for one in tables]):
             word = "domain" if name == "domain_id" else named(tables[0].name)
             raise NotFound(f"Could not find {word}: {value}.")
-
-
-def _address(call: Call, query: Iterable[tuple[str, str]]) -> str:
-    quoted = [(quote(name, safe=_PLAIN), quote(value, safe=_PLAIN)) for name, value in query]
-    text = "&".join(f"{name}={value}" if value else name for name, value in quoted)
-    return f"{call.request.base_url}{call.request.path}" + (f"?{text}" if text else "")

@@ -1,0 +1,105 @@
+"""Lists: which rows a request wants, how many of them, and what its answer says of the rest.
+
+Below the verbs, which read the rows. Source: keystone/server/flask/common.py, keystone/common/driver_hints.py.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+from regional_keystone.api.fields import equals, likeness
+from regional_keystone.api.shapes import Attributes, Call
+from regional_keystone.errors import Invalid, NotFound
+
+_PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
+_LONGEST = 19  # digits of a limit
+
+
+class Wanted(NamedTuple):
+    """What a request asks of a list: `limit` rows (0: all) after the one with the id `marker`, which `tests` admit."""
+
+    limit: int
+    marker: str | None
+    tests: tuple[tuple[str, Callable[[Any], bool]], ...]
+
+    def admits(self, value_of: Callable[[str], Any]) -> bool:
+        """Whether every filter admits a row with these values."""
+        return all(test(value_of(name)) for name, test in self.tests)
+
+    def is_over(self, found: int) -> bool:
+        """Whether so many rows are more than are wanted: then it is known that there are more."""
+        return 0 < self.limit < found
+
+
+def wanted(call: Call, collection: str, filters: str) -> Wanted:
+    """What the query asks: `name=x`, `name__contains=x` and the like for each of the filters; others are ignored.
+
+    Raises Invalid for a limit that is no number. A list without filters is not paged.
+    """
+    names = filters.split()
+    if not names:
+        return Wanted(0, None, ())
+    return Wanted(_limit(call, collection), call.query("marker") or None, tuple(_tests(call.request.query, names)))
+
+
+def listing(call: Call, collection: str, rows: list[Attributes], filters: str = "") -> Attributes:
+    """The body of a list whose rows are all at hand: filtered, and a page of it, with the links of upstream."""
+    asked = wanted(call, collection, filters)
+    rows = [row for row in rows if asked.admits(row.get)]
+    if asked.marker is not None:
+        rows = rows[_place(asked.marker, [row.get("id") for row in rows]) :]
+    return body(call, collection, rows, asked)
+
+
+def body(call: Call, collection: str, rows: list[Attributes], asked: Wanted) -> Attributes:
+    """The body of a list; `rows` may be more than are wanted, which says that there are more."""
+    links: Attributes = {"next": None, "self": _address(call), "previous": None}
+    if not asked.is_over(len(rows)):
+        return {collection: rows, "links": links}
+    rows = rows[: asked.limit]
+    query: dict[str, Any] = {}
+    for name, value in call.request.query:
+        query.setdefault(name, value)
+    query |= {"marker": rows[-1]["id"], "limit": asked.limit}
+    links["next"] = f"{call.request.base_url}{call.request.path}?{urlencode(query)}"
+    return {collection: rows, "links": links, "truncated": True}
+
+
+def after(marker: str | None, ids: list[str]) -> list[str]:
+    """Those of the ids that follow the marker. Raises NotFound for one that is not there."""
+    return ids if marker is None else ids[_place(marker, ids) :]
+
+
+def unknown(marker: str) -> NotFound:
+    """The refusal of a marker that is nowhere."""
+    return NotFound(f"Marker {marker} could not be found.")
+
+
+def _place(marker: str, ids: list[Any]) -> int:
+    if marker not in ids:
+        raise unknown(marker)
+    return ids.index(marker) + 1
+
+
+def _limit(call: Call, collection: str) -> int:
+    text = call.query("limit") or "0"
+    try:
+        asked = int(text) if len(text) <= _LONGEST else call.lengths.most
+    except ValueError:
+        raise Invalid(f"invalid literal for int() with base 10: '{text}'") from None
+    return min(asked, call.lengths.most) if asked > 0 else call.lengths.of(collection)
+
+
+def _tests(query: Iterable[tuple[str, str]], names: Iterable[str]) -> Iterable[tuple[str, Callable[[Any], bool]]]:
+    for key, value in query:
+        name, _, how = key.partition("__")
+        if key in names:
+            yield key, equals(value)
+        elif name in names and (test := likeness(how, value)):
+            yield name, test
+
+
+def _address(call: Call) -> str:
+    quoted = [(quote(name, safe=_PLAIN), quote(value, safe=_PLAIN)) for name, value in call.request.query]
+    text = "&".join(f"{name}={value}" if value else name for name, value in quoted)
+    return f"{call.request.base_url}{call.request.path}" + (f"?{text}" if text else "")
