@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import structlog
 
 from controller.commit import Sequencer
-from regional_keystone.authenticate import hash_password
 from regional_keystone.log import Change, put
 from regional_keystone.model import Endpoint, Grant, Implication, Project, Region, Role, Service, User
 from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.passwords import How, hash_password
 
 log = structlog.get_logger("bootstrap")
 
@@ -24,10 +24,10 @@ INTERFACES = ("public", "internal", "admin")
 
 
 async def bootstrap(
-    overlay: Overlay, sequencer: Sequencer, *, username: str, project: str, password: str, rounds: int, now: int
+    overlay: Overlay, sequencer: Sequencer, *, username: str, project: str, password: str, how: How, now: int
 ) -> None:
     """Make the default domain, the roles, the administrator with its project and its grants on project and system."""
-    password_hash = await hash_password(password, rounds)
+    password_hash = await hash_password(password, how)
 
     async def decide(reader: Recording) -> tuple[list[Change], None]:
         changes: list[Change] = []

@@ -1,4 +1,4 @@
-"""Takes over into the log what sites revoked themselves: each entry of a site's own feed exactly once, in order.
+"""Takes over into the log what sites did themselves: each entry of a site's own feed exactly once, in order.
 
 Source: docs/feeds.md, "A site's own feed".
 """
@@ -10,9 +10,10 @@ import msgspec
 import structlog
 
 from controller.commit import Sequencer
+from regional_keystone.attempts import changes, facts
 from regional_keystone.follow import LATE
 from regional_keystone.log import Change, Entry, Put, put
-from regional_keystone.model import RevocationEvent, Taken
+from regional_keystone.model import Attempts, RevocationEvent, Taken
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.ports import Clock
 from regional_keystone.record import decode
@@ -20,6 +21,7 @@ from regional_keystone.record import decode
 log = structlog.get_logger("take_over")
 
 SKEW_US = 2_000_000
+MOST_FAILED = 1_000_000
 _FEED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -28,7 +30,7 @@ class Foreign(ValueError):
 
 
 class TakeOver:
-    """Trusts little of what a site says: revocations only, under ids of its own, bounded in time."""
+    """Trusts little of what a site says: revocations under ids of its own, its own counts, both bounded in time."""
 
     def __init__(self, *, overlay: Overlay, sequencer: Sequencer, clock: Clock, keep_s: float) -> None:
         self._overlay = overlay
@@ -49,37 +51,58 @@ class TakeOver:
         async def decide(reader: Recording) -> tuple[list[Change], int]:
             taken = await reader.get(Taken, feed)
             known = number = taken.number if taken else 0
-            changes: list[Change] = []
+            found: list[Change] = []
             for entry in entries:
                 if entry.number == number + 1:
                     number += 1
-                    changes += await self._revocations(reader, feed, entry, now)
+                    found += await self._changes(reader, feed, entry, now)
             if number == known:
                 return [], number
-            return [*changes, put(Taken(feed=feed, number=number), taken)], number
+            return [*found, put(Taken(feed=feed, number=number), taken)], number
 
         number, position = await transact(self._overlay, self._sequencer, f"{feed}/{entries[-1].number}", decide)
         if position is not None:
             log.info("own_feed_taken", feed=feed, number=number, position=position)
 
-    async def _revocations(self, reader: Recording, feed: str, entry: Entry, now: int) -> list[Change]:
-        """A site's entry as changes of the log: revocations only, under ids of its own, bounded in time."""
+    async def _changes(self, reader: Recording, feed: str, entry: Entry, now: int) -> list[Change]:
+        """A site's entry as changes of the log."""
         found: list[Change] = []
         for place, change in enumerate(entry.changes):
-            if not isinstance(change, Put) or change.table != "revocations":
+            if isinstance(change, Put) and change.table == "revocations":
+                found.append(await self._revocation(reader, feed, entry.number, place, change, now))
+            elif isinstance(change, Put) and change.table == "attempts" and change.key[1:] == (feed.partition("/")[0],):
+                found += await _counts(reader, change, now)
+            else:
                 log.error("own_feed_oversteps", feed=feed, number=entry.number, table=change.table)
-                continue
-            event = decode(RevocationEvent, change.row)
-            late = LATE if event.id.startswith(LATE) else ""
-            # a token may be from a fast clock; all tokens of somebody are not to be void in advance
-            latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
-            if event.issued_before > latest:
-                log.error("own_feed_ahead_of_time", feed=feed, number=entry.number, by_us=event.issued_before - now)
-            bounded = msgspec.structs.replace(
-                event,
-                id=f"{late}{feed}/{entry.number}/{place}",
-                issued_before=min(event.issued_before, latest),
-                keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
-            )
-            found.append(put(bounded, await reader.get(RevocationEvent, bounded.id)))
         return found
+
+    async def _revocation(self, reader: Recording, feed: str, number: int, place: int, change: Put, now: int) -> Change:
+        event = decode(RevocationEvent, change.row)
+        late = LATE if event.id.startswith(LATE) else ""
+        # a token may be from a fast clock; all tokens of somebody are not to be void in advance
+        latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
+        if event.issued_before > latest:
+            log.error("own_feed_ahead_of_time", feed=feed, number=number, by_us=event.issued_before - now)
+        bounded = msgspec.structs.replace(
+            event,
+            id=f"{late}{feed}/{number}/{place}",
+            issued_before=min(event.issued_before, latest),
+            keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
+        )
+        return put(bounded, await reader.get(RevocationEvent, bounded.id))
+
+
+async def _counts(reader: Recording, change: Put, now: int) -> list[Change]:
+    """A site's row of a user who is still there: in no case does it lock out, or forget, beyond the present."""
+    row, latest = decode(Attempts, change.row), now + SKEW_US
+    user_id, place = change.key  # what was checked, whatever the row says
+    bounded = msgspec.structs.replace(
+        row,
+        user_id=user_id,
+        place=place,
+        failed=max(0, min(row.failed, MOST_FAILED)),
+        failed_at=min(row.failed_at, latest),
+        cleared_at=min(row.cleared_at, latest - 1),  # a failure after it stays one after it
+        active_at=min(row.active_at, latest),
+    )
+    return changes(await facts(reader, bounded), bounded)

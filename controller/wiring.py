@@ -29,6 +29,7 @@ from regional_keystone.errors import Conflict, StoreRefused, Unavailable
 from regional_keystone.holder import TOKEN
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Ring
+from regional_keystone.passwords import recipe
 from regional_keystone.ports import Clock, Lock, Wake, Writer
 from regional_keystone.record import Touch
 
@@ -228,7 +229,7 @@ class Controller:
             username=username,
             project=settings.bootstrap.project_name,
             password=password,
-            rounds=settings.identity.password_hash_rounds,
+            how=recipe(settings.identity),
             now=self.clock.now(),
         )
         listen = settings.listen

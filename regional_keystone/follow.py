@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from regional_keystone.attempts import Pending
 from regional_keystone.bundle import Seen
 from regional_keystone.errors import Unavailable
 from regional_keystone.holder import Holder
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import LOG, Entry, Put, Remove, disturbed
-from regional_keystone.model import RevocationEvent, Ring
+from regional_keystone.model import Attempts, RevocationEvent, Ring, Taken
 from regional_keystone.overlay import Overlay
 from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import R, Touch, decode
@@ -105,6 +106,7 @@ class Follower:
         self.holder = holder
         self.holders = {one.of: one for one in (holder, *others)}
         self.index = RevocationIndex()
+        self.pending = Pending()
         self.watchers: list[Watcher] = []
         self.forgetters: list[Callable[[], None]] = []  # told when everything remembered may be wrong
         self.late: Callable[[list[RevocationEvent]], None] | None = None
@@ -260,6 +262,14 @@ class Follower:
         """Make a revocation count here at once, before the log has it."""
         self.index.add(revocation(event), event.keep_until)
 
+    def take(self, entry: Entry) -> None:
+        """Make an entry of the site's own feed count here, before the log has it."""
+        for change in entry.changes:
+            if isinstance(change, Put) and change.table == "revocations":
+                self.void(decode(RevocationEvent, change.row))
+            elif isinstance(change, Put) and change.table == "attempts":
+                self.pending.note(entry.number, decode(Attempts, change.row))
+
     async def durable(self, kind: type[R], *key: Any) -> R | None:
         """The record as this replica holds it durably, whatever has been noted since."""
         return await self._store.get(kind, *key)
@@ -274,6 +284,9 @@ class Follower:
             self._epoch = max(self._epoch, ring.epoch) if ring.id == self.holder.of else self._epoch
         self.overlay.note((entry,))
         self._queue.append(entry)
+        for change in entry.changes:
+            if change.table == "taken" and change.key == (self.own,) and isinstance(change, Put):
+                self.pending.drop(decode(Taken, change.row).number)  # from now on the log shows it
         late = [answer for event in events for answer in self._void(event)]
         if any(change.table == "revocations" and isinstance(change, Remove) for change in entry.changes):
             self.index.expire(entry.at)

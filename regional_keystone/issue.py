@@ -8,11 +8,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from regional_keystone.attempts import Verifier
 from regional_keystone.authenticate import METHODS, Evidence, Proof
 from regional_keystone.document import Shared, body, own
 from regional_keystone.errors import Unauthenticated, Unavailable, expecting
 from regional_keystone.keys import KeyRing
 from regional_keystone.model import Project, User
+from regional_keystone.passwords import recipe
 from regional_keystone.ports import Clock, Reader
 from regional_keystone.roles import Lacking
 from regional_keystone.settings import Settings
@@ -84,7 +86,10 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
 class Issuer:
     """Makes tokens out of proofs; `prepare` says who somebody is in a scope, for issuing and validating alike."""
 
-    def __init__(self, reader: Reader, knowledge: Sealing, *, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, reader: Reader, knowledge: Sealing, *, clock: Clock, settings: Settings, verifier: Verifier
+    ) -> None:
+        self._verifier = verifier
         self._reader = reader
         self._knowledge = knowledge
         self._clock = clock
@@ -133,7 +138,8 @@ class Issuer:
         return Evidence(
             reader=self._reader,
             data=login.data[name],
-            rounds=self._settings.identity.password_hash_rounds,
+            verifier=self._verifier,
+            rounds=recipe(self._settings.identity),
             now=self._clock.now(),
             principal=login.principal,
             scope_kinds=kinds,

@@ -1,4 +1,4 @@
-"""The site's own feed: revocations accepted here, effective here at once, taken over into the log exactly once.
+"""The site's own feed: revocations and counts of logins, effective here at once, taken over into the log exactly once.
 
 A store of its own, named site/incarnation, so that a rebuilt replica cannot start its numbers again.
 Source: docs/feeds.md, "A site's own feed".
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from regional_keystone.compliance import joined
 from regional_keystone.errors import TooLarge, Unavailable, Unknown
 from regional_keystone.follow import Follower
-from regional_keystone.log import Entry, Position, Put, Transaction, encode_entry, put
-from regional_keystone.model import RevocationEvent, Taken
+from regional_keystone.log import Change, Entry, Position, Put, Transaction, encode_entry, put
+from regional_keystone.model import Attempts, RevocationEvent, Taken
 from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import decode
 
@@ -34,11 +35,15 @@ class _Waiting:
 
 
 class OwnFeed:
-    """A Committer for what a cut-off site may do alone: nothing but revocations."""
+    """A Committer for what a cut-off site may do alone: revocations, and reports of logins at this site.
+
+    A report is an `Attempts` row with what is new; what is written is the site's row with all reports in it.
+    """
 
     def __init__(self, name: str, *, store: Writer, follower: Follower, clock: Clock) -> None:
         self.name = name
         self.number = 0
+        self._place = name.partition("/")[0]
         self.sent: Callable[[], None] = _nobody
         self.took: Callable[[Entry], None] = _unheard  # is told what has begun to count here
         self._store = store
@@ -57,7 +62,7 @@ class OwnFeed:
         number = self._pruned = await pruned(self._store, self.name)
         while entries := await self._store.tail(self.name, number):
             for entry in entries:
-                self._take(entry)
+                self._follower.take(entry)
             number = entries[-1].number
         await self.returned()
 
@@ -67,9 +72,8 @@ class OwnFeed:
         Whatever the store does, there is an answer within DEADLINE_S: Unavailable when nothing was done, else Unknown.
         What was done though nobody could say so counts here as soon as the feed can be read again.
         """
-        for change in transaction.changes:
-            if not (isinstance(change, Put) and change.table == "revocations"):
-                raise Unavailable("This change needs the controller, which is away.", retry_after_s=5)
+        if not all(self._is_own(change) for change in transaction.changes):
+            raise Unavailable("This change needs the controller, which is away.", retry_after_s=5)
         waiting = _Waiting(transaction)
         task = asyncio.create_task(self._append(waiting))
         self._tasks.add(task)
@@ -118,6 +122,7 @@ class OwnFeed:
                 self._went_back = True
             return
         try:
+            self._follower.pending.drop(taken.number)
             await self._store.prune(self.name, taken.number)
             self._pruned = taken.number
         except Unavailable as error:  # a full disk: it is kept for now
@@ -129,6 +134,21 @@ class OwnFeed:
             changes = tuple(put(event) for event in events[start : start + _AT_ONCE])
             name = f"{self.name}/{uuid.uuid4().hex}"
             await self.commit(Transaction(name, self._follower.position, frozenset(), changes))
+
+    def _is_own(self, change: Change) -> bool:
+        if not isinstance(change, Put):
+            return False
+        return change.table == "revocations" or (change.table == "attempts" and change.key[1] == self._place)
+
+    async def _settled(self, change: Change) -> Change:
+        """What is written for a change: of a report, this site's row as it becomes. Raises Unavailable."""
+        if not (isinstance(change, Put) and change.table == "attempts"):
+            return change
+        said = decode(Attempts, change.row)
+        known = self._follower.pending.get(said.user_id)
+        if known is None:
+            known = await self._follower.overlay.get(Attempts, said.user_id, self._place)
+        return put(joined(known, said))
 
     async def _append(self, waiting: _Waiting) -> Position:
         async with self._appending:
@@ -146,7 +166,13 @@ class OwnFeed:
         end = self._clock.ticks() + DEADLINE_S
         refusal = Unavailable("This site's own feed is written by another process.")
         for _ in range(_TRIES):
-            entry = Entry(self.number + 1, transaction.id, at, transaction.changes)
+            try:
+                changes = tuple([await self._settled(change) for change in transaction.changes])
+            except Unavailable:
+                if isinstance(refusal, Unknown):
+                    break
+                raise
+            entry = Entry(self.number + 1, transaction.id, at, changes)
             if len(encode_entry(entry)) > ENTRY_BYTES:
                 raise TooLarge
             waiting.under_way = True
@@ -195,18 +221,13 @@ class OwnFeed:
 
     def _know(self, entry: Entry) -> None:
         self.number = entry.number
-        self._take(entry)
+        self._follower.take(entry)
         self.took(entry)
 
     def _finished(self, task: asyncio.Task[Position]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waits has it; nobody may be waiting
-
-    def _take(self, entry: Entry) -> None:
-        for change in entry.changes:
-            if isinstance(change, Put):
-                self._follower.void(decode(RevocationEvent, change.row))
 
 
 async def pruned(store: Writer, feed: str) -> int:

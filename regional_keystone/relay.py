@@ -50,7 +50,7 @@ class Serving(msgspec.Struct, frozen=True, tag="serving"):
 
 
 class Commit(msgspec.Struct, frozen=True, tag="commit"):
-    """Revocations for the own feed. The answer is Done or Failed."""
+    """Revocations, or reports of logins, for the own feed. The answer is Done or Failed."""
 
     id: str
     changes: tuple[Change, ...]

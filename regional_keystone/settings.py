@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import ipaddress
 import os
+import re
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from regional_keystone.token import DEFAULT_METHODS
 
 PREFIX = "RK_"
+HASH_ROUNDS = {"bcrypt": (4, 31), "bcrypt_sha256": (4, 31), "scrypt": (1, 31), "pbkdf2_sha512": (1, 2**32 - 1)}
+"""Algorithms for passwords, and what `password_hash_rounds` can be."""
+SCRYPT_MEMORY_BYTES = 512 * 1024 * 1024
+"""What one scrypt may use; a hash that asks for more opens for nobody."""
 
 
 class ConfigurationError(Exception):
@@ -88,7 +93,38 @@ class Auth:
 class Identity:
     """[identity]: passwords."""
 
-    password_hash_rounds: int = option(12, "Cost of bcrypt; one more doubles the time of a login.", least=4, most=31)
+    password_hash_algorithm: str = option("bcrypt", f"How new hashes are made: {', '.join(HASH_ROUNDS)}.")
+    password_hash_rounds: int | None = option(
+        None, "Cost of new hashes; empty: 12 for bcrypt, 16 for scrypt (powers of two both), 60000 for pbkdf2_sha512."
+    )
+    scrypt_block_size: int = option(8, "The `r` of scrypt.", least=1)
+    scrypt_parallelism: int = option(1, "The `p` of scrypt.", least=1)
+    salt_bytesize: int = option(16, "Bytes of salt in scrypt and pbkdf2_sha512; 0: 16.", least=0, most=96)
+    max_password_length: int = option(4096, "Bytes of the longest password that can be set.", least=1, most=4096)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityCompliance:
+    """[security_compliance]: rules for accounts and passwords; each is off where its option is empty or 0."""
+
+    lockout_failure_attempts: int | None = option(None, "Failed logins, in all regions, that lock a user out.", least=1)
+    lockout_duration: int | None = option(
+        1800,
+        "Seconds that a lock lasts from the last failure; empty: until an administrator changes the user.",
+        least=1,
+    )
+    disable_user_account_days_inactive: int | None = option(
+        None, "Days without a login after which a user counts as disabled.", least=1
+    )
+    change_password_upon_first_use: bool = option(
+        False,  # noqa: FBT003
+        "Whether a password that an administrator sets opens nothing but its own change.",
+    )
+    password_expires_days: int | None = option(None, "Days until a password that is set from now on expires.", least=1)
+    unique_last_password_count: int = option(0, "A user's new password differs from so many before it.", least=0)
+    minimum_password_age: int = option(0, "Days that a user's own new password stays before it changes again.", least=0)
+    password_regex: str = option("", "What a new password has to match from its beginning.")
+    password_regex_description: str = option("", "The same in words, for who is refused.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +247,7 @@ class Settings:
     token: Token = Token()
     auth: Auth = Auth()
     identity: Identity = Identity()
+    security_compliance: SecurityCompliance = SecurityCompliance()
     keys: Keys = Keys()
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
@@ -239,6 +276,7 @@ def load(kind: type[S], file: Path | None, sets: Iterable[str] = (), environ: Ma
     values |= _from_sets(known, sets)
     settings = _build(kind, values)
     _check_listen(settings.listen)
+    _check_passwords(settings)
     return settings
 
 
@@ -462,6 +500,29 @@ def _check_listen(listen: Listen) -> None:
             f"listen.host = {listen.host} is not loopback: set listen.tls_cert and tls_key,"
             " or name the proxies that speak TLS in listen.trusted_proxies"
         )
+
+
+def _check_passwords(settings: Settings) -> None:
+    """No program starts with hashes that it cannot make, or a rule that nobody can meet."""
+    section = settings.identity
+    algorithm = section.password_hash_algorithm
+    bounds = HASH_ROUNDS.get(algorithm)
+    if bounds is None:
+        known = ", ".join(HASH_ROUNDS)
+        raise ConfigurationError(f"identity.password_hash_algorithm = {algorithm}: one of {known}")
+    rounds = section.password_hash_rounds
+    if rounds is not None and not bounds[0] <= rounds <= bounds[1]:
+        raise ConfigurationError(
+            f"identity.password_hash_rounds = {rounds}: {algorithm} takes {bounds[0]} to {bounds[1]}"
+        )
+    if algorithm == "scrypt":
+        memory_bytes = 128 * 2 ** (16 if rounds is None else rounds) * section.scrypt_block_size
+        if memory_bytes > SCRYPT_MEMORY_BYTES:
+            raise ConfigurationError("identity: scrypt of these rounds and block size needs more than 512 MiB for each")
+    try:
+        re.compile(settings.security_compliance.password_regex)
+    except re.error as error:
+        raise ConfigurationError(f"security_compliance.password_regex: {error}") from None
 
 
 def is_loopback(host: str) -> bool:

@@ -5,6 +5,7 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 
 import asyncio
 import ssl
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from regional_keystone import front
 from regional_keystone.api import assignment, auth, catalog, credentials, discovery, identity, oauth1, projects
 from regional_keystone.api.serve import Api
-from regional_keystone.authenticate import hashes_waiting
+from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
+from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
 from regional_keystone.errors import Unavailable
 from regional_keystone.fastpath import Confirmed, FastPath, Memory
@@ -24,9 +26,12 @@ from regional_keystone.follow import Follower
 from regional_keystone.holder import CREDENTIAL, Holder
 from regional_keystone.issue import Issuer
 from regional_keystone.keys import KeyRing
+from regional_keystone.log import Change, Transaction, put
 from regional_keystone.messages import Request, Response
 from regional_keystone.metrics import Counts, Metrics
-from regional_keystone.overlay import Overlay
+from regional_keystone.model import Attempts
+from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.passwords import hashes_waiting, recipe
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Cache, Clock, Committer, Writer
 from regional_keystone.remembered import Remembered
@@ -130,14 +135,17 @@ def door(
     shared = _shared(settings, part, fastpath, metrics, cache) if cache else None
     policy = _policy(settings)
     validator = Validator(rows, part.follower, fastpath, policy, clock=part.clock, settings=settings, shared=shared)
-    issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings)
+    verifier = _verifier(settings, part, _in_own_feed(part, own) if own else _in_log(part, committer))
+    issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings, verifier=verifier)
     engine = Api(
         [
             *discovery.SHAPES,
             *auth.shapes(issuer, validator, keep_s(settings)),
             *catalog.SHAPES,
             *projects.SHAPES,
-            *identity.shapes(settings.identity.password_hash_rounds),
+            *identity.shapes(
+                identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
+            ),
             *assignment.SHAPES,
             *credentials.shapes(part.credentials),
             *oauth1.SHAPES,
@@ -154,6 +162,41 @@ def door(
     )
     fast = Confirmed(fastpath, part.follower, CONFIRMED_S) if current else fastpath
     return Door(engine, _web(settings, part, engine, fast, metrics), fastpath, metrics, shared)
+
+
+def _verifier(settings: Settings, part: Replica, record: Record) -> Verifier:
+    """What checks passwords; only where something asks for it is anything counted."""
+    rules, how = settings.security_compliance, recipe(settings.identity)
+    if not (rules.lockout_failure_attempts or rules.disable_user_account_days_inactive):
+        return Uncounted(how)
+    return Counted(
+        how,
+        rules=rules,
+        reader=part.overlay,
+        pending=part.follower.pending,
+        place=part.holder.name,
+        record=record,
+        clock=part.clock,
+    )
+
+
+def _in_own_feed(part: Replica, own: Committer) -> Record:
+    async def record(said: Attempts) -> None:
+        name = f"login/{uuid.uuid4().hex}"
+        await own.commit(Transaction(name, part.follower.position, frozenset(), (put(said),)))
+
+    return record
+
+
+def _in_log(part: Replica, committer: Committer) -> Record:
+    async def record(said: Attempts) -> None:
+        async def decide(reader: Recording) -> tuple[list[Change], None]:
+            known = await facts(reader, said)
+            return changes(known, joined(known.row, said)), None
+
+        await transact(part.overlay, committer, f"login/{uuid.uuid4().hex}", decide)
+
+    return record
 
 
 def _shared(settings: Settings, part: Replica, fastpath: FastPath, metrics: Metrics, cache: Cache) -> SharedFacts:

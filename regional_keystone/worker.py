@@ -19,11 +19,10 @@ from regional_keystone.enrol import Identity
 from regional_keystone.errors import TooLarge, Unavailable
 from regional_keystone.follow import Marks
 from regional_keystone.link import FORWARD_S
-from regional_keystone.log import Entry, Position, Put, Transaction
+from regional_keystone.log import Entry, Position, Transaction
 from regional_keystone.messages import Answer, Echo, Entries, Forward, Own, Request, Response
 from regional_keystone.model import RevocationEvent
 from regional_keystone.ports import Clock
-from regional_keystone.record import decode
 from regional_keystone.relay import (
     Again,
     Begin,
@@ -180,9 +179,7 @@ class Worker:
 
     def _void(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            for change in entry.changes:
-                if isinstance(change, Put):
-                    self.part.follower.void(decode(RevocationEvent, change.row))
+            self.part.follower.take(entry)
             self._own = max(self._own, entry.number)
         self._stand()
 

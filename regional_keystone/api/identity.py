@@ -3,23 +3,26 @@
 Source: keystone/identity/core.py, keystone/identity/schema.py, keystone/identity/backends/resource_options.py.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from regional_keystone import compliance
 from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.api.tree import PROJECTS
 from regional_keystone.api.verbs import allowed, listing, seen
-from regional_keystone.authenticate import DEFAULT_ROUNDS, hash_password, verify_password
+from regional_keystone.attempts import Uncounted, Verifier, cleared
 from regional_keystone.document import time
 from regional_keystone.errors import Invalid, NotFound, Unauthenticated
-from regional_keystone.log import put
-from regional_keystone.model import Group, Membership, Project, User
+from regional_keystone.log import Change, put
+from regional_keystone.model import Attempts, Group, Membership, Project, User
+from regional_keystone.passwords import DEFAULT_ROUNDS, How, hash_password, verify_password
 from regional_keystone.roles import reachable
+from regional_keystone.settings import SecurityCompliance
 
 _FLAG: Mapping[str, Any] = {"type": ("boolean", "null")}
 _FACTORS = {"type": ("array",), "items": {"type": ("string",)}, "minItems": 1, "uniqueItems": True}
@@ -51,13 +54,21 @@ _NEW_PASSWORD = {
     "required": ("original_password", "password"),
     "additionalProperties": False,
 }
-_LOCKED = (
-    "You cannot change your password at this time due to password policy disallowing password changes. "
-    "Please contact your administrator to reset your password."
-)
 
 
-async def _prepare_user(rounds: int, call: Call, old: User | None, sent: Attributes) -> Attributes:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is asked of passwords, how they are hashed, who checks them, and at which place."""
+
+    rules: SecurityCompliance = SecurityCompliance()  # noqa: RUF009  frozen
+    how: How = DEFAULT_ROUNDS
+    verifier: Verifier = Uncounted(DEFAULT_ROUNDS)  # noqa: RUF009  it has no state
+    place: str = ""
+
+
+async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attributes) -> Attributes:
+    if "password" in sent:
+        compliance.check_strength(terms.rules, sent["password"])
     _check_domain(old, sent)
     if old is None:
         sent["domain_id"] = home(call, sent)
@@ -71,7 +82,9 @@ async def _prepare_user(rounds: int, call: Call, old: User | None, sent: Attribu
         raise Invalid(f"Could not find Identity Provider: {one['idp_id']}")
     await _check_default_project(call, sent.get("default_project_id"))
     if "password" in sent:
-        sent |= await _password(call, sent.pop("password"), rounds)
+        sent |= await _reset(terms, call, old, sent.pop("password"), sent.get("options", old.options if old else {}))
+    if terms.rules.disable_user_account_days_inactive and _enables(terms, call, old, sent):
+        sent["last_active_at"] = call.now // compliance.DAY * compliance.DAY
     return sent
 
 
@@ -105,14 +118,45 @@ async def _check_default_project(call: Call, project_id: str | None) -> None:
             raise Invalid(f"User's default project ID cannot be a domain ID: {project_id}")
 
 
-async def _password(call: Call, text: str | None, rounds: int) -> Attributes:
+def _enables(terms: Terms, call: Call, old: User | None, sent: Attributes) -> bool:
+    """Whether the user is enabled after this; upstream takes any change of an enabled one for that."""
+    if "enabled" in sent or old is None:
+        return bool(sent.get("enabled", True))
+    return old.enabled and not terms.verifier.is_inactive(old, call.now)
+
+
+async def _unlock(terms: Terms, call: Call, old: User | None, new: User | None) -> Iterable[Change]:
+    """Whom an administrator changes and leaves enabled is not locked out any longer."""
+    if old is None or new is None or not new.enabled:
+        return ()
+    return cleared(await call.reader.find(Attempts, user_id=new.id), new.id, terms.place, call.now)
+
+
+async def _reset(
+    terms: Terms, call: Call, old: User | None, text: str | None, options: Mapping[str, Any]
+) -> Attributes:
+    """An administrator's new password. At creation no option counts yet, as upstream has it."""
+    set_now = await _password(terms, call, old, text, options if old else {})
+    if compliance.must_change(terms.rules, options if old else {}):
+        set_now["password_expires_at"] = call.now
+    return set_now
+
+
+async def _password(
+    terms: Terms, call: Call, old: User | None, text: str | None, options: Mapping[str, Any]
+) -> Attributes:
+    history = compliance.kept(terms.rules, old) if old else ()
+    expires_at = compliance.expires_at(terms.rules, options, call.now)
+    common = {"password_history": history, "password_expires_at": expires_at, "password_self_service": False}
     if text is None:
-        return {"password_hash": None, "password_changed_at": None, "password_expires_at": None}
-    hashed = await call.once("password", lambda: hash_password(text, rounds))
-    return {"password_hash": hashed, "password_changed_at": call.now, "password_expires_at": None}
+        return {**common, "password_hash": None, "password_changed_at": None}
+    hashed = await call.once("password", lambda: hash_password(text, terms.how))
+    return {**common, "password_hash": hashed, "password_changed_at": call.now}
 
 
-async def _show_user(call: Call, record: User, found: Attributes) -> Attributes:
+async def _show_user(terms: Terms, call: Call, record: User, found: Attributes) -> Attributes:
+    if terms.verifier.is_inactive(record, call.now):
+        found["enabled"] = False
     if call.request.method == "PATCH":
         found["extra"] = record.extra  # as upstream does, here and nowhere else
     if record.default_project_id is None:
@@ -127,21 +171,32 @@ def _is_listed(call: Call, row: Attributes) -> bool:
     return not any(call.query(name) for name in ("idp_id", "protocol_id", "unique_id", "password_expires_at"))
 
 
-async def _change_password(rounds: int, call: Call) -> Result:
+async def _change_password(terms: Terms, call: Call) -> Result:
     """Anyone who knows a user's password may change it; why it did not work is not told."""
     sent = call.body["user"]
+    user = await _who_knows(terms, call, sent["original_password"])
+    compliance.check_strength(terms.rules, sent["password"])
+    compliance.check_change(terms.rules, user, call.now)
+    for hashed in compliance.former(terms.rules, user):
+        if await call.once(f"is {hashed}", partial(verify_password, sent["password"], hashed, terms.how)):
+            raise compliance.repeated(terms.rules)
+    said = await _password(terms, call, user, sent["password"], user.options)
+    new = msgspec.structs.replace(user, **said | {"password_self_service": True})
+    return Result(status=204, changes=(put(new, user),))
+
+
+async def _who_knows(terms: Terms, call: Call, text: str) -> User:
+    """The user of the path, whose password this is, expired or not. Raises Unauthenticated."""
     user = await call.reader.get(User, call.path["user_id"])
-    hashed = user.password_hash if user else None
-    right = await call.once(f"verify {hashed}", lambda: verify_password(sent["original_password"], hashed, rounds))
+    right = await call.once(f"verify {user and user.password_hash}", lambda: terms.verifier.verify(user, text))
     domain = await call.reader.get(Project, user.domain_id) if user else None
     if user is None or not right or domain is None or not domain.enabled:
         raise Unauthenticated
-    if not user.enabled:
+    if not user.enabled or terms.verifier.is_inactive(user, call.now):
         raise Unauthenticated(f"The account is disabled for user: {user.id}.")
-    if user.options.get("lock_password"):
-        raise Invalid(_LOCKED)
-    new = msgspec.structs.replace(user, **await _password(call, sent["password"], rounds))
-    return Result(status=204, changes=(put(new, user),))
+    if not compliance.is_expired(user, call.now):
+        await call.once("entered", lambda: terms.verifier.entered(user))
+    return user
 
 
 async def _groups_of(call: Call) -> Result:
@@ -176,7 +231,7 @@ USERS = Resource(
     },
     domain="domain_id",
     only=_is_listed,
-    show=_show_user,
+    show=partial(_show_user, Terms()),
 )
 GROUPS = Resource(
     record=Group,
@@ -189,16 +244,19 @@ GROUPS = Resource(
 )
 
 
-def shapes(rounds: int = DEFAULT_ROUNDS) -> list[Shape]:
-    """Everything here; a password is hashed at the cost of 2 to the power of `rounds`."""
+def shapes(terms: Terms = Terms()) -> list[Shape]:
+    """Everything here, on these terms."""
+    users = replace(
+        USERS, prepare=partial(_prepare_user, terms), show=partial(_show_user, terms), hook=partial(_unlock, terms)
+    )
     return [
-        replace(USERS, prepare=partial(_prepare_user, rounds)),
+        users,
         GROUPS,
         _MEMBERS,
         Route(
             method="POST",
             path="/users/{user_id}/password",
-            handle=partial(_change_password, rounds),
+            handle=partial(_change_password, terms),
             changes="log",
             open=True,
             body={"type": ("object",), "properties": {"user": _NEW_PASSWORD}, "required": ("user",)},

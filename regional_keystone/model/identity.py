@@ -37,7 +37,7 @@ class User(Record, frozen=True, kw_only=True):
     password_hash: Annotated[str | None, SERVER, SECRET] = None
     password_changed_at: Annotated[int | None, SERVER] = None
     password_expires_at: Annotated[int | None, SERVER] = None
-    password_set_by_admin: Annotated[bool, SERVER] = False
+    password_self_service: Annotated[bool, SERVER] = False
     password_history: Annotated[tuple[str, ...], SERVER, SECRET] = ()
     last_active_at: Annotated[int | None, SERVER] = None
     created_at: Annotated[int, SERVER] = 0
@@ -66,16 +66,18 @@ class Membership(Record, frozen=True, kw_only=True):
 
 @table("attempts", key="user_id place")
 class Attempts(Record, frozen=True, kw_only=True):
-    """Failed logins of a user at one place (a site or controllers) since its last success there; `failed` is bounded.
+    """What one place (a site, or the controllers) knows of a user's logins; only that place writes it.
 
-    What all places count together locks a user out. `succeeded_at` clears what any place counted before it.
+    `failed` logins, the last of them `failed_at`; those of any place up to `cleared_at` of any place no longer count:
+    a login, a lock that ran out, or an administrator came after them. `active_at`: the day of the last login.
     """
 
     user_id: Annotated[Id, Ref("users", "cascade")]
     place: str
     failed: int = 0
     failed_at: int = 0
-    succeeded_at: int = 0
+    cleared_at: int = 0
+    active_at: int = 0
 
 
 @table("domain_options", key="domain_id group option")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from regional_keystone.authenticate import hash_password
+from regional_keystone.passwords import hash_password
 from regional_keystone.issue import Login
 from regional_keystone.log import put
 from regional_keystone.model import User

@@ -4,6 +4,7 @@ import pytest
 
 from regional_keystone import model
 from regional_keystone.api.shapes import Call, Result
+from regional_keystone.attempts import Uncounted
 from regional_keystone.authenticate import Evidence
 from regional_keystone.enrol import JoinRequest, JoinToken
 from regional_keystone.issue import Issued, Login
@@ -45,7 +46,7 @@ TOKEN = Token(user_id="u", methods=("password",), scope=Unscoped(), expires_at=1
         Entry(1, "t", 0, PUTS),
         Transaction("t", 0, frozenset(), PUTS),
         Login(methods=("password",), data={"password": SAID}),
-        Evidence(reader=None, data=SAID),
+        Evidence(reader=None, data=SAID, verifier=Uncounted(4)),
         Issued(text=SECRET, token=TOKEN, body=SECRET.encode(), bare=b""),
         JoinToken(name="s", secret=SECRET, ca="", controllers=()),
         JoinRequest(name="s", secret=SECRET, instance="i", csr="", box_key=b""),

@@ -8,7 +8,8 @@ from pathlib import Path
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.api import assignment, auth, catalog, identity, projects
 from regional_keystone.api.serve import Api
-from regional_keystone.authenticate import hash_password
+from regional_keystone.attempts import Uncounted
+from regional_keystone.passwords import hash_password
 from regional_keystone.fastpath import FastPath
 from regional_keystone.follow import revocation
 from regional_keystone.issue import Issuer, Login
@@ -81,7 +82,7 @@ class Realm:
         self.fastpath = FastPath(self.known, remembered)
         self.policy = Policy()
         self.validator = self.another_validator(self.fastpath)
-        self.issuer = Issuer(self.overlay, self.known, clock=self.clock, settings=settings)
+        self.issuer = Issuer(self.overlay, self.known, clock=self.clock, settings=settings, verifier=Uncounted(4))
 
     def another_validator(self, fastpath: FastPath) -> Validator:
         """The long road over the same replica, with a memory of its own."""

@@ -10,11 +10,11 @@ import bcrypt
 import msgspec
 import pytest
 
-from regional_keystone.authenticate import MAX_PASSWORD_BYTES, _Pool, hash_password, verify_password
 from regional_keystone.errors import Forbidden, IdentityError, Invalid, Unauthenticated, Unavailable
 from regional_keystone.issue import Login
 from regional_keystone.log import put, remove
 from regional_keystone.model import Project, User
+from regional_keystone.passwords import MAX_PASSWORD_BYTES, _Pool, hash_password, verify_password
 from regional_keystone.token import DomainScope, Named, Principal, Token, Unscoped, new_audit_id, unpack
 from tests.site.realm import ON_P, PASSWORD, SCOPE_P, SETTINGS, SYSTEM, P, Realm, U, grant, realm
 
@@ -73,19 +73,19 @@ async def test_a_scope_that_is_none_is_refused(place, scope):
 
 
 @pytest.mark.parametrize(
-    "how", ["disabled", "domain disabled", "no password", "expired", "unknown", "wrong", "empty", "long"]
+    "how", ["disabled", "domain disabled", "no password", "wrong and expired", "unknown", "wrong", "empty", "long"]
 )
 async def test_every_failed_login_gets_the_same_answer(place, how):
     user = await place.overlay.get(User, U)
     fields = {
         "disabled": {"enabled": False},
         "no password": {"password_hash": None},
-        "expired": {"password_expires_at": 1},
+        "wrong and expired": {"password_expires_at": 1},
     }
     await place.replace(msgspec.structs.replace(user, **fields.get(how, {})))
     if how == "domain disabled":
         await place.replace(Project(id="default", name="Default", is_domain=True, enabled=False))
-    password = {"wrong": "no", "empty": "", "long": "x" * 5000}.get(how, PASSWORD)
+    password = {"wrong": "no", "wrong and expired": "no", "empty": "", "long": "x" * 5000}.get(how, PASSWORD)
     with pytest.raises(Unauthenticated) as refused:
         await place.login(password=password, user="nobody" if how == "unknown" else U)
     assert refused.value.message == Unauthenticated.default

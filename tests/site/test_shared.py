@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from regional_keystone import __version__
 from regional_keystone import site as site_
 from regional_keystone.adapters.local import SystemClock
-from regional_keystone.authenticate import hash_password
+from regional_keystone.passwords import hash_password
 from regional_keystone.backends import region_cache
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from regional_keystone import site as site_
-from regional_keystone.authenticate import hash_password
+from regional_keystone.passwords import hash_password
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
 from regional_keystone.messages import Request

@@ -13,7 +13,7 @@ import pytest
 
 from regional_keystone import relay, workers
 from regional_keystone import site as site_
-from regional_keystone.authenticate import hash_password
+from regional_keystone.passwords import hash_password
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, Entry, Transaction, put
