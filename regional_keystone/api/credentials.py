@@ -114,10 +114,8 @@ class _Credentials:
         user_id = call.path["user_id"]
         call.enforce("identity:ec2_create_credential", {"target": {"credential": {"user_id": user_id}}})
         await found_or_refused(call, User, user_id)
-        project_id = call.body.get("tenant_id")
-        if not isinstance(project_id, str | None):
-            raise expecting("tenant_id", "request")
-        await found_or_refused(call, Project, str(project_id))
+        project_id = str(call.body.get("tenant_id"))
+        await found_or_refused(call, Project, project_id)
         _refuse_delegated(call)
         blob = await call.once("ec2", _new_ec2)
         about = {"user_id": user_id, "project_id": project_id, "type": EC2}
@@ -144,7 +142,7 @@ class _Credentials:
             check_length(about, name, limit)
         new = built(Credential, {**about, "id": key, **await self._sealed(call, text)})
         if await call.reader.get(Credential, key) is not None:
-            said = f"Duplicate entry found with ID {key}."
+            said = f"Duplicate entry found with ID {key}"
             raise Conflict(f"Conflict occurred attempting to store credential - {said}.")
         return cast(Credential, new)
 

@@ -54,9 +54,10 @@ waitress.serve(application, host='127.0.0.1', port={port}, threads=4,
 
 
 class Keystone:
-    """A bootstrapped Keystone in a temporary directory."""
+    """A bootstrapped Keystone in a temporary directory; `python` has it installed, `launch` is what serves it."""
 
-    def __init__(self, extra_conf=""):
+    def __init__(self, extra_conf="", python=sys.executable, launch=LAUNCH):
+        self.python = python
         self.dir = tempfile.TemporaryDirectory()
         tmp = self.dir.name
         self.conf = os.path.join(tmp, "keystone.conf")
@@ -94,9 +95,9 @@ class Keystone:
         )
         launcher = os.path.join(tmp, "launch.py")
         with open(launcher, "w") as f:
-            f.write(LAUNCH.format(port=self.port))
+            f.write(launch.format(port=self.port))
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", launcher],
+            [self.python, "-W", "ignore", launcher],
             env=dict(os.environ, OS_KEYSTONE_CONFIG_FILES=self.conf),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -111,7 +112,7 @@ class Keystone:
     def manage(self, *args):
         subprocess.run(
             [
-                sys.executable,
+                self.python,
                 "-W",
                 "ignore",
                 "-c",
@@ -2480,6 +2481,205 @@ def role_assignments(b):
             b.auth(f"login {t} {n}", f"<id:user:{t}>", scope, query="?nocatalog")
     b("delete prior role", "DELETE", "/v3/roles/<id:role:r>")
     b("assignments after", "GET", f"{P}?{u}")
+
+
+@section
+def credentials(b):
+    b.prelude()
+    P, mine, ada = "/v3/credentials", {"user_id": "<id:user:own>"}, {"user_id": "<id:user:admin>"}
+    home = {"project_id": "<id:project:own>"}
+
+    def make(symbol, token="admin", **body):
+        return b.create("credential", symbol, body, token=token)
+
+    for who in ("admin", "system", "member"):
+        make(f"totp {who}", who, type="totp", blob="GEZDGNBVGY3TQOJQ", **mine)
+    make("cert", type="cert", blob="-----BEGIN", colour="red", id="mine", **{"a:b-c": 1}, **ada, **home)
+    make("null project", type="cert", blob="", project_id=None, **mine)
+    make("nobody", type="cert", blob="x", user_id=GONE, project_id=GONE)
+    make("empty", type="", blob="", user_id="", project_id="")
+    make("member for another", "member", type="cert", blob="x", **ada)
+    text = {"access": "cr-access", "secret": "cr-secret"}
+    make("ec2", type="ec2", blob=json.dumps(text), **mine, **home)
+    make("ec2 again", type="ec2", blob=json.dumps(text), **mine, **home)
+    make("EC2", type="EC2", blob=json.dumps({"access": "cr-upper"}), **mine)
+    make("ec2 trust", type="ec2", blob=json.dumps(dict(text, access="cr-trust", trust_id="t")), **mine, **home)
+    make("ec2 no project", type="ec2", blob=json.dumps(dict(text, access="cr-no")), **mine)
+    make("ec2 null project", type="ec2", blob=json.dumps(dict(text, access="cr-null")), project_id=None, **mine)
+    for blob in ("", "x", "null", "[]", "{}", '"x"', "5", '{"secret": "x"}', '{"access": null}', '{"access": 5}'):
+        b(f"create ec2 blob={blob}", "POST", P, {"credential": dict(mine, **home, type="ec2", blob=blob)})
+    b.bad_fields(
+        "credential",
+        P,
+        {"blob": [None, 5, True, {}, []], "type": WRONG, "user_id": WRONG, "project_id": WRONG},
+        base={"blob": "x", "type": "cert", "user_id": "u", "project_id": "p"},
+    )
+    for field in ("blob", "type", "user_id"):
+        body = {k: v for k, v in {"blob": "x", "type": "cert", "user_id": "u"}.items() if k != field}
+        b(f"create without {field}", "POST", P, {"credential": body})
+    b.bad_bodies("credential", P)
+    b.denied("POST", P, {"credential": dict(ada, type="cert", blob="x")})
+    A = f"{P}/<id:credential:totp admin>"
+    for who in ("admin", "system", "member"):
+        b.gethead(f"one as {who}", A, token=who)
+        b.gethead(f"ec2 as {who}", f"{P}/<id:credential:ec2>", token=who)
+        b.gethead(f"another's as {who}", f"{P}/<id:credential:cert>", token=who)
+        b.gethead(f"unknown as {who}", f"{P}/{GONE}", token=who)
+    b.denied("GET", A)
+    q = "user_id=<id:user:own>"
+    for query in (
+        q,
+        q + "&type=totp",
+        q + "&type=TOTP",
+        q + "&type__icontains=TOT",
+        q + "&type__contains=e",
+        q + "&x=1",
+    ):
+        for who in ("admin", "system", "member"):
+            b(f"GET by {query} as {who}", "GET", f"{P}?{query}", token=who)
+    b("GET all as member", "GET", P, token="member")
+    b("GET another's as member", "GET", f"{P}?user_id=<id:user:admin>", token="member")
+    b("GET by type= as member", "GET", f"{P}?type=", token="member")
+    b("GET paged limit=1", "GET", f"{P}?{q}&limit=1", token="member")
+    b("GET unknown user", "GET", f"{P}?user_id={GONE}9")
+    b.denied("GET", P)
+    b("PATCH blob", "PATCH", A, {"credential": {"blob": "NEW"}})
+    b("PATCH blob as member", "PATCH", A, {"credential": {"blob": "MINE"}}, token="member")
+    b("PATCH as system", "PATCH", A, {"credential": {"blob": "SYSTEM"}}, token="system")
+    b("GET after PATCH", "GET", A)
+    for field, value in {"user_id": "x", "project_id": "x", "type": "x", "id": "x", "colour": "x", "blob": 5}.items():
+        b(f"PATCH {field}", "PATCH", A, {"credential": {"blob": "x", field: value}})
+        b(f"PATCH only {field}", "PATCH", A, {"credential": {field: value}})
+    b.bad_bodies("credential", A, "PATCH")
+    E = f"{P}/<id:credential:ec2 trust>"
+    b("PATCH ec2", "PATCH", E, {"credential": {"blob": json.dumps(dict(text, access="cr-trust", trust_id="t", x=1))}})
+    b("PATCH ec2 access", "PATCH", E, {"credential": {"blob": json.dumps(dict(text, access="other", trust_id="t"))}})
+    for name in ("trust_id", "app_cred_id", "access_token_id", "access_id"):
+        blob = json.dumps(dict(text, **{"trust_id": "t", name: "else"}))
+        b(f"PATCH ec2 {name}", "PATCH", E, {"credential": {"blob": blob}})
+    b("PATCH ec2 without trust", "PATCH", E, {"credential": {"blob": json.dumps(text)}})
+    for blob in ("", "x", "{}", "[1]", '{"secret": "x"}'):
+        b(f"PATCH ec2 blob={blob}", "PATCH", E, {"credential": {"blob": blob}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"credential": {"blob": "x"}})
+    b("PATCH another's", "PATCH", f"{P}/<id:credential:cert>", {"credential": {"blob": "x"}}, token="member")
+    b("DELETE another's", "DELETE", f"{P}/<id:credential:cert>", token="member")
+    b("DELETE unknown", "DELETE", f"{P}/{GONE}")
+    b("DELETE unknown as member", "DELETE", f"{P}/{GONE}", token="member")
+    b("DELETE own", "DELETE", A, token="member")
+    b("DELETE again", "DELETE", A)
+    b("DELETE as system", "DELETE", f"{P}/<id:credential:totp system>", token="system")
+    b("PUT", "PUT", P)
+    b("DELETE project", "DELETE", "/v3/projects/<id:project:own>")
+    b("GET ec2 after its project", "GET", f"{P}/<id:credential:ec2>")
+    b("GET after project", "GET", f"{P}?{q}")
+    b("DELETE user", "DELETE", "/v3/users/<id:user:own>")
+    b("GET after user", "GET", f"{P}?{q}")
+
+
+@section
+def ec2_credentials(b):
+    b.prelude()
+    P = "/v3/users/<id:user:own>/credentials/OS-EC2"
+    T = {"tenant_id": "<id:project:own>"}
+
+    def make(symbol, path=P, body=T, **kw):
+        capture = {f"id:access:{symbol}": "credential.access", f"id:secret:{symbol}": "credential.secret"}
+        b(f"create {symbol}", "POST", path, body, capture=capture, **kw)
+
+    make("mine", token="member")
+    make("by admin")
+    make("by system", token="system")
+    make("for admin", "/v3/users/<id:user:admin>/credentials/OS-EC2")
+    make("member for admin", "/v3/users/<id:user:admin>/credentials/OS-EC2", token="member")
+    make("unknown user", f"/v3/users/{GONE}/credentials/OS-EC2")
+    for body in ({}, {"tenant_id": None}, {"tenant_id": GONE}, {"tenant_id": ""}, {"tenant_id": 5}, {"other": 1}):
+        make(f"body {json.dumps(body)}", body=body)
+    b("create extra", "POST", P, dict(T, access="mine", secret="mine", trust_id="mine"))
+    b.denied("POST", P, T, name="create denied")
+    for who in ("admin", "system", "member"):
+        b.gethead(f"list as {who}", P, token=who)
+        b.gethead(f"list of admin as {who}", "/v3/users/<id:user:admin>/credentials/OS-EC2", token=who)
+        b.gethead(f"one as {who}", f"{P}/<id:access:mine>", token=who)
+        b.gethead(f"admin's as {who}", "/v3/users/<id:user:admin>/credentials/OS-EC2/<id:access:for admin>", token=who)
+        b.gethead(f"admin's below own as {who}", f"{P}/<id:access:for admin>", token=who)
+        b.gethead(f"unknown as {who}", f"{P}/nope", token=who)
+        b(f"GET credentials as {who}", "GET", "/v3/credentials?user_id=<id:user:own>", token=who)
+    b("GET list of unknown user", "GET", f"/v3/users/{GONE}/credentials/OS-EC2")
+    b("GET one of unknown user", "GET", f"/v3/users/{GONE}/credentials/OS-EC2/<id:access:mine>")
+    blob = json.dumps({"access": "ec-cert", "secret": "x"})
+    body = {"type": "cert", "blob": blob, "user_id": "<id:user:own>"}
+    b.create("credential", "cert", body)
+    b("GET list with query", "GET", f"{P}?limit=1&x=y", token="member")
+    b.denied("GET", P)
+    b("DELETE admin's as member", "DELETE", f"{P}/<id:access:for admin>", token="member")
+    b("DELETE unknown", "DELETE", f"{P}/nope")
+    b("DELETE unknown as member", "DELETE", f"{P}/nope", token="member")
+    b("DELETE mine", "DELETE", f"{P}/<id:access:mine>", token="member")
+    b("DELETE mine again", "DELETE", f"{P}/<id:access:mine>")
+    b("DELETE as system", "DELETE", f"{P}/<id:access:by system>", token="system")
+    b("GET list after", "GET", P)
+    b("PATCH", "PATCH", f"{P}/<id:access:by admin>", {})
+
+
+@section
+def oauth1(b):
+    b.prelude()
+    P = "/v3/OS-OAUTH1/consumers"
+
+    def make(symbol, body, **kw):
+        capture = {f"id:consumer:{symbol}": "consumer.id", f"id:secret:{symbol}": "consumer.secret"}
+        b(f"create {symbol}", "POST", P, {"consumer": body}, capture=capture, **kw)
+
+    make("a", {"description": "a"})
+    make("bare", {})
+    make("null", {"description": None})
+    make("extra", {"colour": "red", "id": "mine", "secret": "mine", "a:b-c": 1})
+    make("by system", {}, token="system")
+    for value in ("", LONG[64], 5, True, [], {}):
+        shown = json.dumps(value)[:20]
+        make(f"description={shown}", {"description": value})
+    b.bad_bodies("consumer", P)
+    b.denied("POST", P, {"consumer": {}})
+    A = f"{P}/<id:consumer:a>"
+    for who in ("admin", "system", "member"):
+        b.gethead(f"one as {who}", A, token=who)
+        b.gethead(f"unknown as {who}", f"{P}/{GONE}", token=who)
+    b.denied("GET", P)
+    b.denied("GET", A)
+    for i, body in enumerate(
+        (
+            {"description": "b"},
+            {"description": None},
+            {"colour": "blue"},
+            {"colour": None},
+            {"id": "<id:consumer:a>", "description": "c"},
+            {"id": "else", "description": "d"},
+            {"secret": "x"},
+            {"secret": "x", "description": "e"},
+            {"description": 5},
+            {},
+        )
+    ):
+        b(f"PATCH {i}", "PATCH", A, {"consumer": body})
+    b("GET after PATCH", "GET", A)
+    b.bad_bodies("consumer", A, "PATCH")
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"consumer": {"description": "x"}})
+    b.denied("PATCH", A, {"consumer": {"description": "x"}})
+    b.denied("DELETE", A)
+    b("DELETE unknown", "DELETE", f"{P}/{GONE}")
+    b("PUT", "PUT", P)
+    T = "/v3/users/<id:user:own>/OS-OAUTH1/access_tokens"
+    for who in ("admin", "system", "member"):
+        b.gethead(f"access tokens as {who}", T, token=who)
+        b.gethead(f"unknown access token as {who}", f"{T}/{GONE}", token=who)
+        b.gethead(f"roles of unknown as {who}", f"{T}/{GONE}/roles", token=who)
+        b.gethead(f"role of unknown as {who}", f"{T}/{GONE}/roles/<id:role:member>", token=who)
+        b(f"DELETE unknown access token as {who}", "DELETE", f"{T}/{GONE}", token=who)
+    b("GET access tokens of unknown user", "GET", f"/v3/users/{GONE}/OS-OAUTH1/access_tokens")
+    b("POST access tokens", "POST", T, {})
+    b.denied("GET", T)
+    b("DELETE", "DELETE", A)
+    b("DELETE again", "DELETE", A)
 
 
 # --------------------------------------------------------------------------
