@@ -18,6 +18,8 @@ An exchange is a dictionary:
               resolution of one second)
     global    true if the answer depends on what other sections left behind:
               compare only when the whole file is played on a fresh server
+    alone     true if it is global and was recorded without the other sections:
+              never compare
     order     true if the answer depends on the order of an unordered list
               (paging): compare the status only
     response  status, headers, body (JSON, text or null), all normalised

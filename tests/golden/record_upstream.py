@@ -167,6 +167,7 @@ class Battery:
         self.port = port
         self.exchanges = exchanges
         self.names = set()
+        self.alone = False
         self.token = "admin"
 
     def start(self, name):
@@ -215,6 +216,7 @@ class Battery:
             x["pause"] = pause
         if glob or (method, path) in GLOBAL:
             x["global"] = True
+            x |= {"alone": True} if self.alone else {}
         if re.search(r"[?&](limit|marker)=|implies of da after", path + name):
             x["order"] = True
         x["response"] = self.player.play(x)
@@ -2696,6 +2698,7 @@ def main():
     exchanges = []
     try:
         b = Battery(server.port, exchanges)
+        b.alone = bool(only)
         for f in SECTIONS:
             if only and f.__name__ not in only:
                 continue
