@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from regional_keystone import front
 from regional_keystone.api import assignment, auth, catalog, credentials, discovery, identity, oauth1, projects
+from regional_keystone.api import endpoint_filter, endpoint_policy, limits, simple_cert
 from regional_keystone.api.serve import Api
+from regional_keystone.api.shapes import Shape
 from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
 from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
@@ -142,6 +144,10 @@ def door(
             *discovery.SHAPES,
             *auth.shapes(issuer, validator, keep_s(settings)),
             *catalog.SHAPES,
+            *endpoint_filter.SHAPES,
+            *endpoint_policy.SHAPES,
+            *_limit_shapes(settings),
+            *simple_cert.SHAPES,
             *projects.SHAPES,
             *identity.shapes(
                 identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
@@ -208,6 +214,13 @@ def _shared(settings: Settings, part: Replica, fastpath: FastPath, metrics: Metr
     metrics.tell("cache_failures", cache.failures)
     metrics.tell("cache_up", cache.servers)
     return shared
+
+
+def _limit_shapes(settings: Settings) -> list[Shape]:
+    try:
+        return limits.shapes(settings.unified_limit.enforcement_model)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _policy(settings: Settings) -> Policy:
