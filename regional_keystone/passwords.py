@@ -194,7 +194,7 @@ def _matches_long(password: bytes, hashed: str) -> bool:
 
 
 def _scrypt(password: bytes, salt: bytes, cost: int, block_size: int, parallelism: int) -> bytes:
-    if cost > 64 or 128 * 2**cost * block_size > SCRYPT_MEMORY_BYTES:
+    if not 0 < cost <= 31 or 128 * 2**cost * block_size > SCRYPT_MEMORY_BYTES:
         raise ValueError("it needs too much memory")
     return hashlib.scrypt(
         password, salt=salt, n=2**cost, r=block_size, p=parallelism, maxmem=2 * SCRYPT_MEMORY_BYTES, dklen=_SCRYPT_BYTES
