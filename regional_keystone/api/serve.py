@@ -3,7 +3,6 @@
 Names no resource. A handler may run several times; only what it says last is committed, and told after.
 """
 
-import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -13,13 +12,13 @@ import structlog
 
 from regional_keystone.api.consequences import follow
 from regional_keystone.api.fields import check, parse
+from regional_keystone.api.outcomes import kept, outcome
 from regional_keystone.api.shapes import Call, Lengths, Result, Route, Shape
 from regional_keystone.api.verbs import routes
-from regional_keystone.errors import Conflict, IdentityError, MethodNotAllowed, NotFound, Unauthenticated, Unavailable
+from regional_keystone.errors import IdentityError, MethodNotAllowed, NotFound, Unauthenticated, Unavailable
 from regional_keystone.log import Change, put
 from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
-from regional_keystone.model import Outcome
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Clock, Committer, Reader
@@ -178,16 +177,16 @@ class Api:
             return _unchanging(await route.handle(asked))
 
         async def decide(recording: Recording) -> tuple[tuple[Change, ...], Response]:
-            kept = await _kept(recording, request) if keep else None
-            if kept is not None:
-                return (), msgspec.structs.replace(kept, position=self._reader.position)
+            known = await kept(recording, request) if keep else None
+            if known is not None:
+                return (), msgspec.structs.replace(known, position=self._reader.position)
             caller, reads = await self._proven(request, route)
             recording.depend(reads)  # who loses a role at this moment changes nothing with it
             result = await route.handle(call(recording, caller))
             following = await follow(recording, result.changes, now, self._keep_s)
             response = rendered(result)
             if keep and following:
-                following = (*following, put(_outcome(request, response, now)))
+                following = (*following, put(outcome(request, response, now)))
             return following, response
 
         response, position = await transact(self._reader, self._committers[changes], request.id, decide)
@@ -259,27 +258,6 @@ def refused(refusal: IdentityError, base_url: str = "") -> Response:
     if isinstance(refusal, MethodNotAllowed):
         headers["Allow"] = ", ".join(refusal.allow)
     return Response(status=refusal.status, headers=headers, body=msgspec.json.encode({"error": error}))
-
-
-def request_digest(request: Request) -> bytes:
-    """What a request asks, and with whose token: a kept answer is for this and nothing else."""
-    token = hashlib.sha256(request.headers.get("x-auth-token", "").encode()).digest()
-    asked = (request.method, request.path, request.query, request.body, token)
-    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()
-
-
-def _outcome(request: Request, response: Response, now: int) -> Outcome:
-    answer = msgspec.msgpack.encode(response)
-    return Outcome(id=request.id, request_digest=request_digest(request), answer=answer, at=now)
-
-
-async def _kept(reader: Reader, request: Request) -> Response | None:
-    outcome = await reader.get(Outcome, request.id)
-    if outcome is None:
-        return None
-    if outcome.request_digest != request_digest(request):
-        raise Conflict("This request id has been used for another request.")
-    return msgspec.msgpack.decode(outcome.answer, type=Response)
 
 
 def _check(route: Route, request: Request, body: Any) -> None:

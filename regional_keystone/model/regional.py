@@ -79,7 +79,8 @@ class Taken(Record, frozen=True, kw_only=True):
 class Outcome(Record, frozen=True, kw_only=True):
     """What a forwarded change was answered, so that its retry after a lost answer finds it instead of doing it twice.
 
-    `request_digest` binds the id to what was asked; `answer` is an encoded `messages.Response`.
+    `request_digest` binds the id to what was asked; `answer` is a `messages.Response`, sealed so that only
+    the same request opens it (`api/outcomes.py`).
     """
 
     id: str
