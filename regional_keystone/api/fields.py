@@ -74,6 +74,16 @@ def check(schema: Schema, value: Any) -> None:
     raise Invalid(f"Invalid input for field/attribute {path[-1]}. Value: {shown}. {reason}" if path else reason)
 
 
+def misfits(schema: Schema, value: Any) -> list[str]:
+    """Everything that is said against the value, without the places."""
+    return [reason for _, _, reason in _misfits(schema, value, ())]
+
+
+def fits(schema: Schema, value: Any) -> bool:
+    """Whether nothing is said against the value."""
+    return next(_misfits(schema, value, ()), None) is None
+
+
 def split(kind: type[Record], sent: Mapping[str, Any]) -> tuple[Attributes, Attributes]:
     """What was sent as (fields, extra); what only the server sets is left out."""
     known = facts(kind).fields
@@ -240,6 +250,8 @@ def _reasons(schema: Schema, value: Any) -> Iterator[str]:
         yield f"is not of type {', '.join(map(repr, schema['type']))}"
     if "enum" in schema and value not in schema["enum"]:
         yield f"is not one of {list(schema['enum'])!r}"
+    if "oneOf" in schema and not any(fits(one, value) for one in schema["oneOf"]):  # these exclude each other
+        yield "is not valid under any of the given schemas"
     if isinstance(value, str | list):
         at_least, at_most = ("minLength", "maxLength") if isinstance(value, str) else ("minItems", "maxItems")
         if len(value) < schema.get(at_least, 0):
@@ -267,6 +279,8 @@ def _object_reasons(schema: Schema, properties: Schema, value: Attributes) -> It
     for name in schema.get("required", ()):
         if name not in value:
             yield f"{name!r} is a required property"
+    if len(value) > schema.get("maxProperties", len(value)):
+        yield f"{value!r} has too many properties"
     if len(value) < schema.get("minProperties", 0):
         yield f"{value!r} should be non-empty"
     unknown = [name for name in value if name not in properties]

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from regional_keystone import compliance
+from regional_keystone.api.federated import FEDERATED, called, check_named, named_anew, names_of
 from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.api.tree import PROJECTS
@@ -38,14 +39,6 @@ OPTIONS: Mapping[str, Any] = {
         "multi_factor_auth_rules": {"type": ("array", "null"), "items": _FACTORS, "uniqueItems": True},
     },
     "additionalProperties": False,
-}
-_FEDERATED = {
-    "type": ("array",),
-    "items": {
-        "type": ("object",),
-        "properties": {"idp_id": {"type": ("string",)}, "protocols": {"type": ("array",), "minItems": 1}},
-        "required": ("idp_id", "protocols"),
-    },
 }
 _SECRET = {"type": ("string",), "secret": True}
 _NEW_PASSWORD = {
@@ -78,8 +71,7 @@ async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attrib
         sent["name"] = sent["name"].strip()
     if "options" in sent:
         sent["options"] = merged(old.options if old else {}, sent["options"])
-    for one in sent.pop("federated", ()):
-        raise Invalid(f"Could not find Identity Provider: {one['idp_id']}")
+    await check_named(call, sent.pop("federated", ()))
     await _check_default_project(call, sent.get("default_project_id"))
     if "password" in sent:
         sent |= await _reset(terms, call, old, sent.pop("password"), sent.get("options", old.options if old else {}))
@@ -125,6 +117,10 @@ def _enables(terms: Terms, call: Call, old: User | None, sent: Attributes) -> bo
     return old.enabled and not terms.verifier.is_inactive(old, call.now)
 
 
+async def _on_user(terms: Terms, call: Call, old: User | None, new: User | None) -> Iterable[Change]:
+    return (*await _unlock(terms, call, old, new), *await named_anew(call, new))
+
+
 async def _unlock(terms: Terms, call: Call, old: User | None, new: User | None) -> Iterable[Change]:
     """Whom an administrator changes and leaves enabled is not locked out any longer."""
     if old is None or new is None or not new.enabled:
@@ -161,14 +157,16 @@ async def _show_user(terms: Terms, call: Call, record: User, found: Attributes) 
         found["extra"] = record.extra  # as upstream does, here and nowhere else
     if record.default_project_id is None:
         found.pop("default_project_id")
+    if federated := await names_of(call, record):
+        found["federated"] = federated
     at = record.password_expires_at
     return {**found, "password_expires_at": None if at is None else time(at).removesuffix("Z")}
 
 
 def _is_listed(call: Call, row: Attributes) -> bool:
-    """Whether a list shows this user: no user here comes from an identity provider or has a password that expires."""
+    """Whether a list shows this user: no password here expires."""
     del row
-    return not any(call.query(name) for name in ("idp_id", "protocol_id", "unique_id", "password_expires_at"))
+    return not any(call.query(name) for name in ("password_expires_at",))
 
 
 async def _change_password(terms: Terms, call: Call) -> Result:
@@ -227,10 +225,11 @@ USERS = Resource(
         "password": {"type": ("string", "null"), "secret": True},
         "options": OPTIONS,
         "enabled": SWITCH,
-        "federated": _FEDERATED,
+        "federated": FEDERATED,
     },
     domain="domain_id",
     only=_is_listed,
+    among=called,
     show=partial(_show_user, Terms()),
 )
 GROUPS = Resource(
@@ -247,7 +246,7 @@ GROUPS = Resource(
 def shapes(terms: Terms = Terms()) -> list[Shape]:
     """Everything here, on these terms."""
     users = replace(
-        USERS, prepare=partial(_prepare_user, terms), show=partial(_show_user, terms), hook=partial(_unlock, terms)
+        USERS, prepare=partial(_prepare_user, terms), show=partial(_show_user, terms), hook=partial(_on_user, terms)
     )
     return [
         users,

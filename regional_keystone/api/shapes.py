@@ -115,6 +115,7 @@ class Resource:
     least: int = 1  # attributes that a change must say
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
     only: Callable[[Call, Any], bool] | None = None  # whether the list shows a record, beside its filters
+    among: Callable[[Call], Awaitable[list[str] | None]] | None = None  # ids that the list looks through; None: all
     kind: Callable[[Attributes], str] | None = None  # attributes -> the word in actions, where it is not `member`
     prepare: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
     show: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # fields -> what clients see

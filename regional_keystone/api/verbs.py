@@ -208,6 +208,8 @@ class _Verbs:
 
     async def _found(self, call: Call, asked: lists.Wanted) -> list[Record]:
         """The records that are wanted, and one more if there are more."""
+        if self.resource.among and (ids := await self.resource.among(call)) is not None:
+            return await self._found_among(call, asked, ids)
         after = None if asked.marker is None else (asked.marker,)
         if asked.marker is not None and await call.reader.get(self.resource.record, asked.marker) is None:
             raise lists.unknown(asked.marker)
@@ -221,6 +223,16 @@ class _Verbs:
                 break
             after = self.table.key_of(rows[-1])
         return found[: asked.limit + 1] if asked.limit else found
+
+    async def _found_among(self, call: Call, asked: lists.Wanted, ids: list[str]) -> list[Record]:
+        found: list[Record] = []
+        for one in lists.after(asked.marker, ids):
+            row = await call.reader.get(self.resource.record, one)
+            if row is not None and self._is_wanted(call, asked, row):
+                found.append(row)
+            if asked.is_over(len(found)):
+                break
+        return found
 
     def _narrowed(self, call: Call) -> Attributes:
         """The values of the first group that the request and the caller's domain fill."""

@@ -10,29 +10,29 @@ from msgspec import Meta
 from regional_keystone.model.words import Text, Url
 from regional_keystone.record import FIXED, Id, Json, Record, Ref, table
 
+RELAY_STATE_PREFIX = "ss:mem:"
+
 
 @table("identity_providers", by="domain_id", small=True)
 class IdentityProvider(Record, frozen=True, kw_only=True):
-    """Who vouches for users that are not ours. `authorization_ttl` in minutes."""
+    """Who vouches for users that are not ours. `authorization_ttl` in minutes; `remote_ids` no two have in common."""
 
     id: Annotated[Id, FIXED]
-    domain_id: Annotated[Id | None, FIXED, Ref("projects", "cascade")] = None
+    domain_id: Annotated[Id, FIXED, Ref("projects", "cascade")]
     enabled: bool = False
     description: Text | None = None
     remote_ids: tuple[str, ...] = ()
     authorization_ttl: int | None = None
-    extra: Json = {}
 
 
-@table("federation_protocols", key="idp_id id", by="mapping_id", small=True)
+@table("federation_protocols", key="idp_id id", small=True)
 class FederationProtocol(Record, frozen=True, kw_only=True):
-    """How an identity provider is spoken with."""
+    """How an identity provider is spoken with. Its mapping may go and come back: until then nobody gets in by it."""
 
-    idp_id: Annotated[Id, Ref("identity_providers", "cascade")]
+    idp_id: Annotated[Id, FIXED, Ref("identity_providers", "cascade")]
     id: Annotated[Id, FIXED]
-    mapping_id: Annotated[Id, Ref("mappings", "cascade")]
+    mapping_id: Id
     remote_id_attribute: Annotated[str | None, Meta(max_length=64)] = None
-    extra: Json = {}
 
 
 @table("mappings", small=True)
@@ -40,7 +40,7 @@ class AttributeMapping(Record, frozen=True, kw_only=True):
     """Rules that make users and groups out of what an identity provider says."""
 
     id: Annotated[Id, FIXED]
-    rules: Json
+    rules: tuple[Json, ...]
     schema_version: str = "1.0"
 
 
@@ -53,8 +53,7 @@ class ServiceProvider(Record, frozen=True, kw_only=True):
     sp_url: Url
     enabled: bool = False
     description: Text | None = None
-    relay_state_prefix: Annotated[str | None, Meta(max_length=256)] = None
-    extra: Json = {}
+    relay_state_prefix: Annotated[str, Meta(max_length=256)] = RELAY_STATE_PREFIX
 
 
 @table("federated_users", key="idp_id protocol_id unique_id", by="user_id")
@@ -63,6 +62,6 @@ class FederatedUser(Record, frozen=True, kw_only=True):
 
     idp_id: Annotated[Id, Ref("identity_providers", "cascade")]
     protocol_id: Id
-    unique_id: Annotated[str, Meta(min_length=1, max_length=255)]
+    unique_id: Annotated[str, Meta(max_length=255)]
     user_id: Annotated[Id, Ref("users", "cascade")]
     display_name: str | None = None

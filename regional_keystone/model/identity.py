@@ -82,10 +82,13 @@ class Attempts(Record, frozen=True, kw_only=True):
 
 @table("domain_options", key="domain_id group option")
 class DomainOption(Record, frozen=True, kw_only=True):
-    """One option of a domain's configuration. `sensitive`: its value is sealed and never shown."""
+    """One option of a domain's configuration: `blob` is its value as JSON.
+
+    With a `key_hash` the value is a secret: sealed as a credential's is, by the key of that name, and never shown.
+    """
 
     domain_id: Annotated[Id, Ref("projects", "cascade")]
     group: str
     option: str
-    value: Annotated[Json, SECRET] = {}
-    sensitive: bool = False
+    blob: Annotated[bytes, SECRET]
+    key_hash: str | None = None
