@@ -54,6 +54,6 @@ def _digest(request: Request) -> bytes:
 
 
 def _asked(request: Request) -> tuple[object, ...]:
-    """What tells this request from another. Without a token, a password in the body could be guessed by what is kept."""
+    """What tells this request from another. Without a token what is kept must not help to guess a password in it."""
     token = request.headers.get("x-auth-token", "")
     return (request.method, request.path, request.query, request.body if token else b"", token)
