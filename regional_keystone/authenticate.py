@@ -11,8 +11,8 @@ import msgspec
 from regional_keystone import compliance
 from regional_keystone.attempts import Verifier
 from regional_keystone.errors import Forbidden, Unauthenticated, expecting
-from regional_keystone.model import Project, User
-from regional_keystone.passwords import DEFAULT_ROUNDS, How
+from regional_keystone.model import ApplicationCredential, Project, User
+from regional_keystone.passwords import DEFAULT_ROUNDS, How, verify_password
 from regional_keystone.ports import Reader
 from regional_keystone.token import Principal, SystemScope, Unscoped
 
@@ -47,6 +47,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[str, ...]
     expires_at: int | None = None
     chain_id: str | None = None
+    credential: ApplicationCredential | None = None
 
 
 Method = Callable[[Evidence], Awaitable[Proof]]
@@ -92,10 +93,43 @@ async def by_token(evidence: Evidence) -> Proof:
     )
 
 
+async def by_application_credential(evidence: Evidence) -> Proof:
+    """Proves the owner of an application credential that is named by id, or by name and owner, with its secret.
+
+    Raises Unauthenticated in the same words and after the same work whatever was wrong, disabled or expired. A `user`
+    beside an id is nobody's business. Source: keystone/auth/plugins/application_credential.py.
+    """
+    found = await _credential(evidence)
+    secret = evidence.data.get("secret")
+    hashed = found.secret_hash if found else None
+    fits = await verify_password(secret if isinstance(secret, str) else "", hashed, evidence.rounds)
+    if found is None or not fits or (found.expires_at is not None and found.expires_at <= evidence.now):
+        raise Unauthenticated
+    if await _user(evidence, {"id": found.user_id}) is None:
+        raise Unauthenticated
+    return Proof(user_id=found.user_id, methods=("application_credential",), credential=found)
+
+
 METHODS: dict[str, Method] = {
     "password": by_password,
     "token": by_token,
+    "application_credential": by_application_credential,
 }
+
+
+async def _credential(evidence: Evidence) -> ApplicationCredential | None:
+    said = evidence.data
+    if said.get("id"):
+        return await evidence.reader.get(ApplicationCredential, said["id"])
+    if not said.get("name"):
+        raise expecting("name or ID", "application credential")
+    if not said.get("user"):
+        raise expecting("user", "application credential")
+    user = await _user(evidence, said["user"])
+    if user is None:
+        return None
+    found = await evidence.reader.find(ApplicationCredential, user_id=user.id, name=said["name"])
+    return found[0] if found else None
 
 
 def _why_no_other(evidence: Evidence) -> str:

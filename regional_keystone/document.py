@@ -2,7 +2,7 @@
 In parts: what depends on the token alone, and what all tokens of a user in a scope have in common, joined as bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from regional_keystone.model import Project, Role, User
 from regional_keystone.token import Named, Scope, SystemScope, Token, Unscoped
 
 _encode = msgspec.json.Encoder().encode
+_TRUST = "OS-TRUST:trust"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -68,18 +69,22 @@ def common(
     project: Project | None,
     domain: Project | None,
     roles: Sequence[Role],
+    within: Mapping[str, Any] | None = None,
 ) -> Common:
     """The shared parts, of records that were found to be there and enabled.
 
-    `home` is the user's domain, `domain` the project's or the scope's own.
+    `home` is the user's domain, `domain` the project's or the scope's own; `within` what is said of a delegation.
     """
-    rest: dict[str, Any] = {}
+    rest: dict[str, Any] = dict(within or {})
+    trusted = _TRUST in rest
     if project is not None and domain is not None:
-        rest |= {"project": _inside(project, domain), "is_domain": project.is_domain}
+        rest["project"] = _inside(project, domain)
+        if not trusted:
+            rest["is_domain"] = project.is_domain
     elif domain is not None:
         rest["domain"] = {"id": domain.id, "name": domain.name}
     if not isinstance(scope, Unscoped):
-        rest["roles"] = [{"id": role.id, "name": role.name} for role in roles]
+        rest["roles"] = [_whole(role) if trusted else {"id": role.id, "name": role.name} for role in roles]
     if isinstance(scope, SystemScope):
         rest["system"] = {"all": True}
     expires_at = user.password_expires_at
@@ -108,6 +113,11 @@ def named(record: Project | User | Role, domain: Project | None = None) -> Named
     if domain is None:
         return Named(record.id, record.name)
     return Named(record.id, record.name, domain.id, domain.name)
+
+
+def _whole(role: Role) -> dict[str, Any]:
+    """A role as trusts show it, unlike everything else in a token."""
+    return {name: getattr(role, name) for name in ("id", "name", "domain_id", "description", "options")}
 
 
 def _inside(record: Project | User, domain: Project) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Protocol
 
+from regional_keystone.delegation import Within
 from regional_keystone.keys import KeyRing
 from regional_keystone.record import Touch
 from regional_keystone.revocation import RevocationIndex, Traits
@@ -61,10 +62,11 @@ class Derived:
 class Facts(Derived):
     """Who a user is and has in one scope, for any number of tokens; `user`, `rest`, `catalog` are parts of a body.
 
-    `may`: what policy lets such a caller validate, by the methods of its token (see Verdict).
+    `may`: what policy lets such a caller validate, by the methods of its token (see Verdict). `within`: what limits
+    a delegated token.
     """
 
-    __slots__ = ("catalog", "domain", "home_id", "may", "project", "rest", "roles", "user", "who")
+    __slots__ = ("catalog", "domain", "home_id", "may", "project", "rest", "roles", "user", "who", "within")
 
     def __init__(
         self,
@@ -80,11 +82,12 @@ class Facts(Derived):
         user: bytes,
         rest: bytes,
         catalog: bytes = b"",
+        within: Within | None = None,
     ) -> None:
         """`home_id` is the user's domain; `who`, `project`, `domain` and `roles` are a Principal's."""
         super().__init__(key, reads, position)
         self.who, self.home_id, self.project, self.domain, self.roles = who, home_id, project, domain, roles
-        self.user, self.rest, self.catalog = user, rest, catalog
+        self.user, self.rest, self.catalog, self.within = user, rest, catalog, within
         self.may: dict[tuple[str, ...], tuple[bool, bool, bool, bool]] = {}
 
     def with_catalog(self, catalog: bytes, reads: frozenset[Touch], position: int) -> "Facts":
@@ -101,6 +104,7 @@ class Facts(Derived):
             user=self.user,
             rest=self.rest,
             catalog=catalog,
+            within=self.within,
         )
 
 
@@ -139,15 +143,19 @@ class Verdict:
         not_before: int,
         max_age_s: float | None = None,
         may: tuple[bool, bool, bool, bool] = (False, False, False, False),
+        until: int | None = None,
     ) -> None:
         """`key` is what opened it; `head` and `tail` its own parts of the body, before and after the user.
 
-        Refused before `not_before`, and with knowledge older than `max_age_s`. `may`: whether its holder may validate
-        anybody's token, its user's own, and the same two for HEAD.
+        Refused before `not_before`, from `until` on if that is earlier than the token's own end, and with knowledge
+        older than `max_age_s`. `may`: whether its holder may validate anybody's token, its user's own, and the same two
+        for HEAD.
         """
         self.digest, self.key, self.traits, self.facts = digest, key, traits, facts
         self.principal, self.token, self.head, self.tail = principal, principal.token, head, tail
-        self.not_before, self.expires_at, self.max_age_s = not_before, principal.token.expires_at, max_age_s
+        end = principal.token.expires_at
+        self.not_before, self.max_age_s = not_before, max_age_s
+        self.expires_at = end if until is None else min(end, until)
         self.may_validate, self.may_validate_own, self.may_check, self.may_check_own = may
         self.era = -1
 
@@ -163,7 +171,7 @@ class Verdict:
         if self.may_check if head else self.may_validate:
             return True
         own = self.may_check_own if head else self.may_validate_own
-        return own and self.token.user_id == subject.token.user_id
+        return own and self.principal.user.id == subject.token.user_id
 
 
 class Memory:

@@ -10,15 +10,19 @@ import msgspec
 
 from regional_keystone.attempts import Verifier
 from regional_keystone.authenticate import METHODS, Evidence, Proof
+from regional_keystone.delegation import is_used_up, trusted
 from regional_keystone.document import Shared, body, own
 from regional_keystone.errors import Unauthenticated, Unavailable, expecting
 from regional_keystone.keys import KeyRing
-from regional_keystone.model import Project, User
+from regional_keystone.model import ApplicationCredential, Project, Trust, User
 from regional_keystone.passwords import recipe
 from regional_keystone.ports import Clock, Reader
 from regional_keystone.roles import Lacking
 from regional_keystone.settings import Settings
 from regional_keystone.token import (
+    ByCredential,
+    ByTrust,
+    Delegation,
     DomainScope,
     Principal,
     ProjectScope,
@@ -32,6 +36,8 @@ from regional_keystone.token import (
 
 _KINDS = ("system", "project", "domain", "OS-TRUST:trust", "unscoped")
 _SECOND = 1_000_000
+_CREDENTIAL = "application_credential"
+_NO_SCOPE = "Error authenticating with application credential: Application credentials cannot request a scope."
 
 
 class Sealing(Protocol):
@@ -51,8 +57,30 @@ class Sealing(Protocol):
         ...
 
 
-Prepare = Callable[[str, Scope], Awaitable[Shared]]
-"""(user id, scope) -> what is in force there; raises Lacking if the user has nothing there."""
+Prepare = Callable[[str, Scope, Delegation | None], Awaitable[Shared]]
+"""(user id, scope, delegation) -> what is in force there; raises Lacking if the user has nothing there, Forbidden if
+nothing is handed on."""
+
+
+class Aim(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token is to be for. `scope` None: the default; `trust` and `credential` are what it acts within."""
+
+    scope: Scope | None = None
+    trust: Trust | None = None
+    credential: ApplicationCredential | None = None
+
+    @property
+    def delegation(self) -> Delegation | None:
+        """What it acts within."""
+        if self.trust is not None:
+            return ByTrust(self.trust.id)
+        return None if self.credential is None else ByCredential(self.credential.id)
+
+    @property
+    def until(self) -> int | None:
+        """When that ends."""
+        within = self.trust or self.credential
+        return within.expires_at if within else None
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,18 +131,23 @@ class Issuer:
         """
         self._check_isolation()
         check_methods(login, self._settings.auth.methods)
+        if _CREDENTIAL in login.methods and login.scope is not None:
+            raise Unauthenticated(_NO_SCOPE)
         kinds = scope_kinds(login.scope)
-        scope = await self._scope(login.scope, kinds)
+        aim = await self._aim(login.scope, kinds)
         proof = await self._proven(login, kinds)
         await self._check_factors(proof)
+        if proof.credential is not None:
+            aim = Aim(scope=ProjectScope(proof.credential.project_id), credential=proof.credential)
         try:
-            if scope is None:
+            if aim.scope is None:
                 scope, prepared = await self._default(proof.user_id, prepare)
+                aim = msgspec.structs.replace(aim, scope=scope)
             else:
-                prepared = await prepare(proof.user_id, scope)
+                prepared = await prepare(proof.user_id, aim.scope, aim.delegation)
         except Lacking:
             raise Unauthenticated from None
-        return self._sealed(proof, scope, prepared)
+        return self._sealed(proof, aim, prepared)
 
     def _check_isolation(self) -> None:
         if self._knowledge.age_s() > self._settings.keys.isolation_s:
@@ -132,6 +165,7 @@ class Issuer:
             methods=tuple(name for name in reversed(known) if name in named),
             expires_at=next((proof.expires_at for proof in proofs if proof.expires_at is not None), None),
             chain_id=next((proof.chain_id for proof in proofs if proof.chain_id is not None), None),
+            credential=next((proof.credential for proof in proofs if proof.credential is not None), None),
         )
 
     def _evidence(self, login: Login, name: str, kinds: frozenset[str]) -> Evidence:
@@ -162,26 +196,36 @@ class Issuer:
         if user is not None and user.default_project_id:
             scope = ProjectScope(user.default_project_id)
             try:
-                return scope, await prepare(user_id, scope)
+                return scope, await prepare(user_id, scope, None)
             except Lacking:
                 pass
-        return Unscoped(), await prepare(user_id, Unscoped())
+        return Unscoped(), await prepare(user_id, Unscoped(), None)
 
-    async def _scope(self, said: Mapping[str, Any] | str | None, kinds: frozenset[str]) -> Scope | None:
-        """The scope that is meant, None for the default. Raises Invalid, and Unauthenticated for one not there."""
+    async def _aim(self, said: Mapping[str, Any] | str | None, kinds: frozenset[str]) -> Aim:
+        """What is asked for. Raises Invalid, and Unauthenticated for what is not there."""
         if said is None:
-            return None
+            return Aim()
         if isinstance(said, str) or "unscoped" in kinds:
-            return Unscoped()
+            return Aim(scope=Unscoped())
         if "system" in kinds:
-            return SystemScope()
+            return Aim(scope=SystemScope())
         if "project" in kinds:
-            return ProjectScope(await self._project_id(said["project"]))
+            return Aim(scope=ProjectScope(await self._project_id(said["project"])))
         if "domain" in kinds:
-            return DomainScope(await self._domain_id(said["domain"]))
-        if not said["OS-TRUST:trust"].get("id"):
+            return Aim(scope=DomainScope(await self._domain_id(said["domain"])))
+        return await self._by_trust(said["OS-TRUST:trust"])
+
+    async def _by_trust(self, said: Mapping[str, Any]) -> Aim:
+        """A trust that can be used. Raises Forbidden where the chain that it is part of does not hold."""
+        if not said.get("id"):
             raise expecting("trust_id", "trust")
-        raise Unauthenticated  # there are no trusts yet, so this one is unknown
+        try:
+            trust = await trusted(self._reader, str(said["id"]), self._clock.now())
+        except Lacking:
+            raise Unauthenticated from None
+        if is_used_up(trust):
+            raise Unauthenticated
+        return Aim(scope=Unscoped() if trust.project_id is None else ProjectScope(trust.project_id), trust=trust)
 
     async def _project_id(self, said: Mapping[str, Any]) -> str:
         if not said.get("name"):
@@ -203,20 +247,25 @@ class Issuer:
             raise Unauthenticated
         return domain_id
 
-    def _sealed(self, proof: Proof, scope: Scope, prepared: Shared) -> Issued:
+    def _sealed(self, proof: Proof, aim: Aim, prepared: Shared) -> Issued:
         issued_at = self._clock.now() // _SECOND * _SECOND
-        lifetime = self._settings.token.expiration * _SECOND
+        longest = (
+            issued_at + self._settings.token.expiration * _SECOND if proof.expires_at is None else proof.expires_at
+        )
         audit_id = new_audit_id(os.urandom(16))
         token = Token(
             user_id=proof.user_id,
             methods=proof.methods,
-            scope=scope,
-            expires_at=issued_at + lifetime if proof.expires_at is None else proof.expires_at,
+            scope=aim.scope or Unscoped(),
+            expires_at=longest if aim.until is None else min(longest, aim.until),
             issued_at=issued_at,
             audit_ids=(audit_id,) if proof.chain_id is None else (audit_id, proof.chain_id),
+            trust_id=aim.trust.id if aim.trust else None,
+            application_credential_id=aim.credential.id if aim.credential else None,
         )
         text = self._knowledge.ring.seal(pack(token, self._settings.auth.methods), issued_at)
-        self._knowledge.note_issue(token.user_id, issued_at)
+        for user_id in (token.user_id, *([aim.trust.trustor_user_id] if aim.trust else ())):
+            self._knowledge.note_issue(user_id, issued_at)
         parts = own(token)
         return Issued(text=text, token=token, body=body(parts, prepared), bare=body(parts, prepared, catalog=False))
 

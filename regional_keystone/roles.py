@@ -90,16 +90,30 @@ async def effective(reader: Reader, user_id: str, scope: Scope, group_ids: Itera
 
     `group_ids` are the groups to count instead of the stored memberships. Reads of a project: the chain of its parents.
     """
+    return await global_roles(reader, await held(reader, user_id, scope, group_ids))
+
+
+async def held(reader: Reader, user_id: str, scope: Scope, group_ids: Iterable[str] | None = None) -> set[str]:
+    """The ids of all roles of a user in a scope, also of those that belong to a domain."""
     place, above = await _place(reader, scope)
     if place is None:
-        return []
+        return set()
     groups = await groups_of(reader, user_id) if group_ids is None else list(group_ids)
     found = [grant for grant in await _grants(reader, user_id, groups) if _counts(grant, place, above)]
     below = dict.fromkeys(above, (place[1],))
     implies = await implications(reader, {grant.role_id for grant in found})
-    ids = {one.role_id for one in expand(found, dict.fromkeys(groups, (user_id,)), below, implies)}
-    roles = [role for role in [await reader.get(Role, one) for one in sorted(ids)] if role and role.domain_id is None]
-    return sorted(roles, key=lambda role: (role.name, role.id))
+    return {one.role_id for one in expand(found, dict.fromkeys(groups, (user_id,)), below, implies)}
+
+
+async def implied(reader: Reader, role_ids: Iterable[str]) -> set[str]:
+    """These roles and all that follow from them."""
+    return set(await implications(reader, role_ids))
+
+
+async def global_roles(reader: Reader, role_ids: Iterable[str]) -> list[Role]:
+    """Those of these roles that are there and belong to no domain, by name."""
+    found = [await reader.get(Role, one) for one in sorted(role_ids)]
+    return sorted((role for role in found if role and role.domain_id is None), key=lambda role: (role.name, role.id))
 
 
 async def expanded(
@@ -129,17 +143,22 @@ async def reachable(reader: Reader, user_id: str, group_ids: Iterable[str] | Non
 
 async def standing(reader: Reader, user_id: str, scope: Scope, group_ids: Iterable[str] | None = None) -> Standing:
     """Who the user is and has in the scope. Raises Lacking if any of it is missing or disabled, or no role is left."""
-    user = await reader.get(User, user_id)
-    if user is None:
-        raise Lacking(f"Could not find user: {user_id}.")
-    home = await _enabled_domain(reader, user.domain_id)
-    project, domain = await _target(reader, scope)
+    user, home = await present(reader, user_id)
+    project, domain = await target(reader, scope)
     if not user.enabled:
         raise Lacking(f"The account is disabled for user: {user_id}.")
     roles = await effective(reader, user_id, scope, group_ids)
     if not roles and not isinstance(scope, Unscoped):
         raise Lacking(f"User {user_id} has no access to {_named(scope)}")
     return Standing(user=user, home=home, project=project, domain=domain, roles=tuple(roles))
+
+
+async def present(reader: Reader, user_id: str) -> tuple[User, Project]:
+    """A user and its domain, which is enabled; whether the user is, is not asked. Raises Lacking."""
+    user = await reader.get(User, user_id)
+    if user is None:
+        raise Lacking(f"Could not find user: {user_id}.")
+    return user, await _enabled_domain(reader, user.domain_id)
 
 
 async def groups_of(reader: Reader, user_id: str) -> list[str]:
@@ -247,7 +266,8 @@ async def _enabled_domain(reader: Reader, domain_id: str) -> Project:
     return domain
 
 
-async def _target(reader: Reader, scope: Scope) -> tuple[Project | None, Project | None]:
+async def target(reader: Reader, scope: Scope) -> tuple[Project | None, Project | None]:
+    """The project of a scope and its domain, or the domain alone, enabled. Raises Lacking."""
     match scope:
         case DomainScope():
             return None, await _enabled_domain(reader, scope.domain_id)

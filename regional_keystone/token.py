@@ -2,7 +2,9 @@
 Separate from payload (how it is written) and keys (how it is sealed); nothing here knows whether a token is valid.
 """
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias, cast
 
 import msgspec
@@ -11,6 +13,10 @@ from regional_keystone.payload import PAYLOADS, NotAToken, decode, encode, new_a
 
 __all__ = [
     "DEFAULT_METHODS",
+    "Allowed",
+    "ByCredential",
+    "ByTrust",
+    "Delegation",
     "DomainScope",
     "Named",
     "NotAToken",
@@ -27,6 +33,8 @@ __all__ = [
 
 DEFAULT_METHODS = ("external", "password", "token", "oauth1", "mapped", "application_credential", "ec2credential")
 """Upstream's default `[auth] methods`; a method's place is its bit, so the list may only grow at its end."""
+_HERE = "identity"  # the service that access rules call this one
+_PART = re.compile(r"{[^}]*}|\*\*|.", re.DOTALL)  # of an access rule's path
 
 
 class Unscoped(msgspec.Struct, frozen=True):
@@ -50,6 +58,21 @@ class SystemScope(msgspec.Struct, frozen=True):
 
 
 Scope: TypeAlias = Unscoped | DomainScope | ProjectScope | SystemScope
+
+
+class ByTrust(msgspec.Struct, frozen=True):
+    """Acts within a trust, for whom it names."""
+
+    trust_id: str
+
+
+class ByCredential(msgspec.Struct, frozen=True):
+    """Acts within an application credential of its user."""
+
+    application_credential_id: str
+
+
+Delegation: TypeAlias = ByTrust | ByCredential
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +120,15 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
         """True if it acts within what somebody handed on: a trust, an access token, an application credential."""
         return any((self.trust_id, self.access_token_id, self.application_credential_id))
 
+    @property
+    def delegation(self) -> Delegation | None:
+        """The trust or the application credential that it acts within."""
+        if self.trust_id is not None:
+            return ByTrust(self.trust_id)
+        if self.application_credential_id is not None:
+            return ByCredential(self.application_credential_id)
+        return None
+
 
 class Named(msgspec.Struct, frozen=True):
     """A project or domain as a token's body shows it; `domain_*` is None for a domain."""
@@ -107,10 +139,23 @@ class Named(msgspec.Struct, frozen=True):
     domain_name: str | None = None
 
 
+class Allowed(msgspec.Struct, frozen=True):
+    """A request that an access rule lets through: `path` with `{name}` and `*` for one part of it, `**` for any."""
+
+    service: str
+    path: str
+    method: str
+
+    def lets(self, method: str, path: str) -> bool:
+        """Whether it lets this request to the Identity API through."""
+        return self.service == _HERE and self.method == method and _pattern(self.path).fullmatch(path) is not None
+
+
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """A caller proven now: token, user, scope and effective roles; only `validate` and `issue` make one.
 
-    `roles` are the effective roles, `id` and `name`.
+    `user` is as whom the token acts: by a trust with impersonation not the one who holds it. `roles` are the effective
+    roles, `id` and `name`. `allowed`: the only requests that its token is good for; None: any.
     """
 
     token: Token
@@ -118,6 +163,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     project: Named | None = None
     domain: Named | None = None
     roles: tuple[Named, ...] = ()
+    allowed: tuple[Allowed, ...] | None = None
 
     @property
     def user_id(self) -> str:
@@ -128,6 +174,15 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     def is_system(self) -> bool:
         """True if the scope is the system."""
         return isinstance(self.token.scope, SystemScope)
+
+    def may_ask(self, method: str, path: str) -> bool:
+        """Whether the access rules of its token let this request through; a token may always be shown by GET.
+
+        Source: validate_allowed_request of keystonemiddleware, which Keystone itself runs behind.
+        """
+        if self.allowed is None or (method == "GET" and path.endswith("/v3/auth/tokens")):
+            return True
+        return any(one.lets(method, path) for one in self.allowed)
 
 
 def pack(token: Token, methods: Sequence[str] = DEFAULT_METHODS) -> bytes:
@@ -150,6 +205,15 @@ def unpack(payload: bytes, issued_at: int, methods: Sequence[str] = DEFAULT_METH
     fields["methods"] = _method_names(cast(int, fields["methods"]), methods)
     scope = _scope(fields)
     return Token(scope=scope, issued_at=issued_at, **fields)  # type: ignore[arg-type]
+
+
+@lru_cache(1024)
+def _pattern(path: str) -> re.Pattern[str]:
+    """The paths that an access rule means. Stricter than upstream, to which every other sign is part of a regex."""
+    parts = _PART.findall(path)
+    return re.compile(
+        "".join(".*" if one == "**" else re.escape(one) if len(one) == 1 and one != "*" else "[^/]+" for one in parts)
+    )
 
 
 def _version(token: Token) -> int:

@@ -5,6 +5,7 @@ The only place but `issue` where a Principal is made, so that a handler cannot m
 import asyncio
 
 from regional_keystone.catalog import Catalog, any_chosen, chosen, visible
+from regional_keystone.delegation import Within, delegated
 from regional_keystone.document import common, listed, named, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
@@ -18,7 +19,17 @@ from regional_keystone.revocation import Traits
 from regional_keystone.roles import Lacking, Standing, standing
 from regional_keystone.settings import Settings
 from regional_keystone.shared import SharedFacts
-from regional_keystone.token import DomainScope, Principal, ProjectScope, Scope, SystemScope, Token, Unscoped, unpack
+from regional_keystone.token import (
+    Delegation,
+    DomainScope,
+    Principal,
+    ProjectScope,
+    Scope,
+    SystemScope,
+    Token,
+    Unscoped,
+    unpack,
+)
 
 SKEW_S = 60.0
 """How far ahead of this site's clock a token's issue may lie: two sites that are both a little off."""
@@ -72,15 +83,16 @@ class Validator:
         Raises Unauthenticated, and Unavailable if it cannot be known now.
         """
         try:
-            verdict = await self.check(text)
+            verdict = await self.check(text, knows_rules=True)
         except NotFound:
             raise Unauthenticated from None
         return verdict.principal, verdict.facts.reads
 
-    async def check(self, text: str, *, allow_expired: bool = False) -> Verdict:
+    async def check(self, text: str, *, allow_expired: bool = False, knows_rules: bool = False) -> Verdict:
         """What a token says and is worth. Raises NotFound for one that is worth nothing; never repeats its text.
 
-        With `allow_expired` it is shown for a while after its end, unless it was revoked.
+        With `allow_expired` it is shown for a while after its end, unless it was revoked. `knows_rules`: whoever asks
+        will keep to the token's access rules; to others one that has some is worth nothing.
         """
         if not text:
             raise NotFound("No token in the request")
@@ -89,21 +101,28 @@ class Validator:
         except NotAToken:
             raise NotFound(_UNRECOGNIZED) from None
         found = self._fastpath.verdict(name, self._clock.now())
-        return found or await self._examined(name, canonical, allow_expired=allow_expired)
+        found = found or await self._examined(name, canonical, allow_expired=allow_expired)
+        within = found.facts.within
+        if within is not None and within.allowed is not None and not knows_rules:
+            raise NotFound(_FAILED)
+        return found
 
-    async def facts(self, user_id: str, scope: Scope) -> Facts:
-        """Who the user is and has in the scope now, with the parts of the body that say so. Raises Lacking."""
-        key = (user_id, scope)
+    async def facts(self, user_id: str, scope: Scope, delegation: Delegation | None = None) -> Facts:
+        """Who the user is and has in the scope now, with the parts of the body that say so.
+
+        Raises Lacking, and Forbidden where a delegation does not hold. Whether it has ended since is not asked.
+        """
+        key = (user_id, scope) if delegation is None else (user_id, scope, delegation)
         known = self._fastpath.recall(key)
         if isinstance(known, Facts):
             return known
         if key in self._under_way:  # somebody asks the same: what comes of it counts if it can be kept
             await asyncio.wait([self._under_way[key]])
             known = self._fastpath.recall(key)
-            return known if isinstance(known, Facts) else await self._found(user_id, scope)
+            return known if isinstance(known, Facts) else await self._found(user_id, scope, delegation)
         self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
-            return await self._found(user_id, scope)
+            return await self._found(user_id, scope, delegation)
         finally:
             self._under_way.pop(key).set_result(None)
 
@@ -116,17 +135,20 @@ class Validator:
         self._check_times(token, allow_expired=allow_expired)
         _check_kind(token)
         try:
-            facts = await self.facts(token.user_id, token.scope)
+            facts = await self.facts(token.user_id, token.scope, token.delegation)
         except Lacking as lacking:
             raise NotFound(_told(lacking)) from None
+        except Forbidden:
+            raise NotFound(_FAILED) from None
         traits = _traits(token, facts)
-        self._check_times(token, allow_expired=allow_expired)
+        self._check_times(token, facts.within, allow_expired=allow_expired)
         if self._knowledge.index.voided(traits):
             raise NotFound(_FAILED)
         max_age_s = self._max_age_s(token.scope)
         self._check_freshness(max_age_s)
         verdict = self._verdict(name, key, token, traits, facts, max_age_s)
-        self._fastpath.remember(verdict)
+        if verdict.principal.allowed is None:  # whoever asks for another has to be asked what it understands
+            self._fastpath.remember(verdict)
         return verdict
 
     def _opened(self, text: str) -> tuple[Token, bytes]:
@@ -142,10 +164,12 @@ class Validator:
         except NotAToken:
             raise NotFound(_UNRECOGNIZED) from None
 
-    def _check_times(self, token: Token, *, allow_expired: bool) -> None:
+    def _check_times(self, token: Token, within: Within | None = None, *, allow_expired: bool) -> None:
         now = self._clock.now()
         window = self._settings.token.allow_expired_window * _SECOND if allow_expired else 0
         if now >= token.expires_at + window or now < _not_before(token):
+            raise NotFound(_FAILED)
+        if within is not None and within.until is not None and now >= within.until:
             raise NotFound(_FAILED)
 
     def _check_freshness(self, max_age_s: float | None) -> None:
@@ -162,7 +186,9 @@ class Validator:
             case ProjectScope() | Unscoped():
                 return freshness.project or None
 
-    async def _found(self, user_id: str, scope: Scope) -> Facts:
+    async def _found(self, user_id: str, scope: Scope, delegation: Delegation | None) -> Facts:
+        if delegation is not None:
+            return await self._found_within(user_id, scope, delegation)
         if self._shared is not None:
             bare = await self._shared.recall(user_id, scope)
             if bare is not None:
@@ -183,6 +209,18 @@ class Validator:
         recording = Recording(self._reader)
         found = await standing(recording, user_id, scope)
         return _facts((user_id, scope), recording.reads, int(recording.position), found, scope)
+
+    async def _found_within(self, user_id: str, scope: Scope, delegation: Delegation) -> Facts:
+        """The facts of a delegated token; these are not shared with other processes."""
+        for _ in range(_ATTEMPTS):
+            recording = Recording(self._reader)
+            standing, within = await delegated(recording, user_id, scope, delegation, self._clock.now())
+            key = (user_id, scope, delegation)
+            bare = _facts(key, recording.reads, int(recording.position), standing, scope, within)
+            found = await self._with_catalog(bare, within.trustor_id or user_id, scope)
+            if self._fastpath.keep(found):
+                break
+        return found
 
     async def _with_catalog(self, bare: Facts, user_id: str, scope: Scope) -> Facts:
         if isinstance(scope, Unscoped):
@@ -222,7 +260,12 @@ class Validator:
         self, name: bytes, key: bytes, token: Token, traits: Traits, facts: Facts, max_age_s: float | None
     ) -> Verdict:
         principal = Principal(
-            token=token, user=facts.who, project=facts.project, domain=facts.domain, roles=facts.roles
+            token=token,
+            user=facts.who,
+            project=facts.project,
+            domain=facts.domain,
+            roles=facts.roles,
+            allowed=facts.within.allowed if facts.within else None,
         )
         parts = own(token)
         return Verdict(
@@ -236,6 +279,7 @@ class Validator:
             not_before=_not_before(token),
             max_age_s=max_age_s,
             may=self._may(principal, facts),
+            until=facts.within.until if facts.within else None,
         )
 
     def _may(self, principal: Principal, facts: Facts) -> tuple[bool, bool, bool, bool]:
@@ -264,15 +308,11 @@ class Validator:
 
 
 def _check_kind(token: Token) -> None:
-    """Refuse what acts for somebody through something that is not there: none of these can be made yet."""
+    """Refuse what acts for somebody through something that nothing here can make yet."""
     if token.access_token_id:
         raise NotFound(f"Could not find Access Token: {token.access_token_id}.")
-    if token.trust_id:
-        raise NotFound(f"Could not find trust: {token.trust_id}.")
     if token.identity_provider_id or token.protocol_id or token.group_ids:
         raise NotFound(f"Could not find Identity Provider: {token.identity_provider_id}.")
-    if token.application_credential_id:
-        raise NotFound(f"Could not find Application Credential: {token.application_credential_id}.")
     if token.thumbprint:
         raise NotFound(_FAILED)
 
@@ -287,6 +327,7 @@ def _not_before(token: Token) -> int:
 
 
 def _traits(token: Token, facts: Facts) -> Traits:
+    within = facts.within
     return Traits(
         issued_at=token.issued_at,
         expires_at=token.expires_at,
@@ -297,21 +338,31 @@ def _traits(token: Token, facts: Facts) -> Traits:
         assignment_domain_id=token.domain_id,
         project_id=token.project_id,
         role_ids=tuple(role.id for role in facts.roles),
+        trust_id=token.trust_id,
+        trustor_id=within.trustor_id if within else None,
+        trustee_id=within.trustee_id if within else None,
     )
 
 
-def _facts(key: object, reads: frozenset[Touch], position: int, found: Standing, scope: Scope) -> Facts:
-    parts = common(found.user, found.home, scope, found.project, found.domain, found.roles)
+def _facts(
+    key: object, reads: frozenset[Touch], position: int, found: Standing, scope: Scope, within: Within | None = None
+) -> Facts:
+    user, home = found.user, found.home
+    if within is not None and within.acting is not None and within.home is not None:
+        user, home = within.acting, within.home
+    shown = within.shown if within else None
+    parts = common(user, home, scope, found.project, found.domain, found.roles, shown)
     project = named(found.project, found.domain) if found.project else None
     return Facts(
         key,
         reads,
         position,
-        who=named(found.user, found.home),
+        who=named(user, home),
         home_id=found.home.id,
         project=project,
         domain=named(found.domain) if found.domain and project is None else None,
         roles=tuple(named(role) for role in found.roles),
         user=parts.user,
         rest=parts.rest,
+        within=within,
     )

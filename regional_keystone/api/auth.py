@@ -13,16 +13,18 @@ from regional_keystone.api.auth_body import login
 from regional_keystone.api.shapes import Call, Resource, Result, Route, Shape
 from regional_keystone.api.tree import DOMAINS, PROJECTS
 from regional_keystone.api.verbs import found_or_refused, listing, seen
+from regional_keystone.delegation import is_used_up
 from regional_keystone.document import instant, time
-from regional_keystone.errors import Forbidden, Invalid, NotFound
+from regional_keystone.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from regional_keystone.fastpath import Verdict
 from regional_keystone.issue import Issuer
-from regional_keystone.log import put
-from regional_keystone.model import Project, RevocationEvent, User
+from regional_keystone.log import Change, put
+from regional_keystone.model import Project, RevocationEvent, Trust, User
 from regional_keystone.roles import reachable
 from regional_keystone.validate import Validator
 
 _FORESEEN = frozenset(("identity:validate_token", "identity:check_token"))
+_RULES_VERSION = 1.0
 _TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
 _FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
 _SHOWN = ("user_id", "role_id", "domain_id", "project_id", "audit_id", "audit_chain_id")
@@ -37,7 +39,7 @@ def shapes(issuer: Issuer, validator: Validator, keep_s: float) -> list[Shape]:
     """The routes below /auth, and those of revocation. `keep_s`: for how long a token made now may matter."""
     tokens = _Tokens(issuer, validator, keep_s)
     return [
-        Route(method="POST", path="/auth/tokens", handle=tokens.issue, open=True),
+        Route(method="POST", path="/auth/tokens", handle=tokens.issue, weigh=_weigh, open=True),
         Route(method="GET", path="/auth/tokens", handle=tokens.show),
         Route(method="DELETE", path="/auth/tokens", handle=tokens.revoke, changes="own"),
         Route(method="GET", path="/auth/tokens/OS-PKI/revoked", handle=_revoked, open=True),
@@ -67,9 +69,10 @@ class _Tokens:
         if "token" in asked.methods and "token" in asked.data:
             shown = await self._validator.check(asked.data["token"]["id"])
             asked = msgspec.structs.replace(asked, principal=shown.principal)
-        issued = await self._issuer.issue(asked, self._validator.facts)
+        issued = await call.once("token", lambda: self._issuer.issue(asked, self._validator.facts))
         body = issued.bare if call.query("nocatalog") is not None else issued.body
-        return Result(status=201, body=body, headers={"X-Subject-Token": issued.text})
+        changes = await _used(call, issued.token.trust_id) if issued.token.trust_id else ()
+        return Result(status=201, body=body, headers={"X-Subject-Token": issued.text}, changes=changes)
 
     async def show(self, call: Call) -> Result:
         """What a token is worth, to those who may know."""
@@ -122,15 +125,43 @@ class _Tokens:
         if not text:
             call.enforce(action)
             raise NotFound("No token in the request")
-        verdict = await self._validator.check(text, allow_expired=allow_expired)
+        knows = _knows_rules(call.request.headers.get("openstack-identity-access-rules", ""))
+        verdict = await self._validator.check(text, allow_expired=allow_expired, knows_rules=knows)
         if not (action in _FORESEEN and await self._foreseen(call, verdict)):
             call.enforce(action, {"target": {"token": {"user_id": verdict.token.user_id}}})
         return verdict
 
     async def _foreseen(self, call: Call, subject: Verdict) -> bool:
         """Whether policy was asked this for the caller's verdict already, and said yes."""
-        caller = await self._validator.check(call.request.headers["x-auth-token"])
+        caller = await self._validator.check(call.request.headers["x-auth-token"], knows_rules=True)
         return caller.permits(subject, head=call.request.method == "HEAD")
+
+
+async def _weigh(call: Call) -> str:
+    """A login that uses up a part of a trust is a change, made where all changes are; every other changes nothing."""
+    found: Any = call.body
+    for name in ("auth", "scope", "OS-TRUST:trust", "id"):
+        found = found.get(name) if isinstance(found, dict) else None
+    trust = await call.reader.get(Trust, found) if isinstance(found, str) else None
+    return "no" if trust is None or trust.remaining_uses is None else "log"
+
+
+async def _used(call: Call, trust_id: str) -> tuple[Change, ...]:
+    """One use less, if uses are counted. Raises Unauthenticated if none is left by now."""
+    trust = await call.reader.get(Trust, trust_id)
+    if trust is None or is_used_up(trust):
+        raise Unauthenticated
+    if trust.remaining_uses is None:
+        return ()
+    return (put(msgspec.structs.replace(trust, remaining_uses=trust.remaining_uses - 1), trust),)
+
+
+def _knows_rules(version: str) -> bool:
+    """Whether a service says that it keeps to the access rules of application credentials."""
+    try:
+        return float(version) >= _RULES_VERSION
+    except ValueError:
+        return False
 
 
 async def _revoked(call: Call) -> Result:
@@ -175,7 +206,7 @@ def _event(event: RevocationEvent) -> dict[str, Any]:
     found = _set(event, ((name, name) for name in _SHOWN)) | _set(event, _SHOWN_OTHERWISE.items())
     if event.expires_at is not None:
         found["expires_at"] = f"{time(event.expires_at)[:19]}Z"
-    return found | {"issued_before": time(event.issued_before)}
+    return found | {"issued_before": time(event.issued_before), "revoked_at": time(event.revoked_at)}
 
 
 def _set(event: RevocationEvent, names: Iterable[tuple[str, str]]) -> dict[str, Any]:

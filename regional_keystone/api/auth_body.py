@@ -11,6 +11,7 @@ from regional_keystone.errors import Invalid, expecting
 from regional_keystone.issue import Login
 
 _TEXT = {"type": "string"}
+_SECRET = {"type": ["string", "null"]}
 _NAMED = {"type": "object", "properties": {"id": _TEXT, "name": _TEXT}}
 _USER = {"type": "object", "properties": {"id": _TEXT, "name": _TEXT, "password": _TEXT, "domain": _NAMED}}
 _SYSTEM = {"type": "object", "properties": {"all": {"type": "boolean", "enum": [True, False, None]}}}
@@ -23,6 +24,10 @@ SCHEMA: Mapping[str, Any] = {
                 "methods": {"type": "array", "items": _TEXT},
                 "password": {"type": "object", "properties": {"user": _USER}},
                 "token": {"type": "object", "properties": {"id": _TEXT}, "required": ["id"]},
+                "application_credential": {
+                    "type": "object",
+                    "properties": {"id": _TEXT, "name": _TEXT, "secret": _SECRET, "user": _USER},
+                },
             },
             "required": ["methods"],
         },
@@ -38,7 +43,7 @@ SCHEMA: Mapping[str, Any] = {
     },
     "required": ["identity"],
 }
-_TYPES: Mapping[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool}
+_TYPES: Mapping[str, type] = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 _NEEDS_ID_OR_NAME = ("identity/password/user", "identity/password/user/domain")
 _SCOPES_NEED_ID_OR_NAME = ("scope/project", "scope/project/domain", "scope/domain")
 
@@ -91,7 +96,7 @@ def _misfits(schema: Mapping[str, Any], value: Any, path: _Path) -> Iterator[_Mi
 
 def _shown(value: Any, path: _Path) -> str:
     """The value as upstream shows it, unless a secret is or may be in it."""
-    hidden = value and (isinstance(value, dict | list) or (path and path[-1] == "password"))
+    hidden = value and (isinstance(value, dict | list) or (path and path[-1] in {"password", "secret"}))
     return "What was sent" if hidden else repr(value)
 
 

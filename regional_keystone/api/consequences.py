@@ -12,7 +12,18 @@ import msgspec
 
 from regional_keystone.errors import Conflict
 from regional_keystone.log import Change, Put, put, remove
-from regional_keystone.model import AccessToken, Consumer, Grant, Membership, Project, RevocationEvent, User
+from regional_keystone.model import (
+    AccessToken,
+    ApplicationCredential,
+    Consumer,
+    Grant,
+    Membership,
+    Project,
+    RevocationEvent,
+    Role,
+    Trust,
+    User,
+)
 from regional_keystone.ports import Reader
 from regional_keystone.record import TABLES, Record, decode, facts
 
@@ -78,6 +89,8 @@ class _Following:
                     await self._clear(referring, name)
                 else:
                     refusing.append((gone, referring))
+            for handed_on in await self._handed_on(gone):
+                await self.add(remove(handed_on))
         for gone, referring in refusing:
             if _row(referring) not in self._gone:
                 raise Conflict(f"{_named(gone)} cannot be deleted: {_named(referring)} refers to it.")
@@ -102,6 +115,15 @@ class _Following:
                 if field.ref and table.name in field.ref.table.split():
                     rows = await self._reader.find(other.kind, **{name: table.key_of(gone)[0]})
                     found += [(name, field.ref.on_delete, row) for row in rows]
+        return found
+
+    async def _handed_on(self, gone: Record) -> list[Record]:
+        """What users let programs do on a project goes with any role that they had there themselves, as upstream."""
+        found: list[Record] = []
+        for grant in await self._reader.find(Grant, role_id=gone.id) if isinstance(gone, Role) else ():
+            if (grant.actor, grant.target) == ("user", "project"):
+                theirs = await self._reader.find(ApplicationCredential, user_id=grant.actor_id)
+                found += [one for one in theirs if one.project_id == grant.target_id]
         return found
 
     async def _clear(self, referring: Record, name: str) -> None:
@@ -141,6 +163,11 @@ def _consumer(old: Record, new: Record | None) -> dict[str, str] | None:
     return {"consumer_id": old.id} if new is None else None
 
 
+def _trust(old: Record, new: Record | None) -> dict[str, str] | None:
+    assert isinstance(old, Trust)  # noqa: S101
+    return {"trust_id": old.id} if new is None else None
+
+
 def _access_token(old: Record, new: Record | None) -> dict[str, str] | None:
     assert isinstance(old, AccessToken)  # noqa: S101
     return {"access_token_id": old.id} if new is None else None
@@ -154,6 +181,7 @@ _VOIDS: dict[str, Callable[[Record, Record | None], dict[str, str] | None]] = {
     "memberships": _membership,
     "consumers": _consumer,
     "access_tokens": _access_token,
+    "trusts": _trust,
 }
 
 

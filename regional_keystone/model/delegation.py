@@ -23,7 +23,6 @@ class Trust(Record, frozen=True, kw_only=True):
     redelegated_trust_id: Annotated[Id | None, Ref("trusts", "cascade")] = None
     redelegation_count: int = 0
     role_ids: tuple[str, ...] = ()
-    deleted_at: Annotated[int | None, SERVER] = None
     extra: Json = {}
 
 
@@ -38,12 +37,13 @@ class ApplicationCredential(Record, frozen=True, kw_only=True):
     secret_hash: Annotated[str, SERVER, SECRET]
     description: Text | None = None
     expires_at: int | None = None
-    unrestricted: bool = False
+    unrestricted: bool | None = None
+    system: str | None = None
     role_ids: tuple[str, ...] = ()
     access_rule_ids: tuple[str, ...] | None = None
 
 
-@table("access_rules", by="user_id")
+@table("access_rules", unique=["user_id service path method"], by="user_id")
 class AccessRule(Record, frozen=True, kw_only=True):
     """A request to a service that an application credential may be limited to."""
 
