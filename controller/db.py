@@ -17,7 +17,7 @@ import bcrypt
 
 from controller import schema
 from controller.schema import Column, Difference
-from regional_keystone import backends, durable, settings
+from regional_keystone import backends, durable, secret_file, settings
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
 from regional_keystone.ports import Clock
 from regional_keystone.settings import Cassandra, Settings
@@ -315,9 +315,8 @@ def site_role(name: str) -> str:
 
 def password(path: Path) -> str:
     """The password in this file, mode 0600; one is made up and written when it is not there. Raises StoreRefused."""
-    text = durable.keep(path, lambda: secrets.token_urlsafe(24).encode()).decode().strip()
-    if path.stat().st_mode & 0o077:
-        raise StoreRefused(f"{path}: others may read the password; chmod 600 {path}")
+    durable.keep(path, lambda: secrets.token_urlsafe(24).encode())
+    text = secret_file.read(path, "password")
     if not text:
         raise StoreRefused(f"{path} is empty; write the password into it, or remove it and one is made up")
     return text

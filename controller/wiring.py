@@ -23,7 +23,7 @@ from controller.replicate import Replicator
 from controller.rotate import Rotator
 from controller.settings import Settings
 from controller.sites import Sites
-from regional_keystone import backends, logs, wiring
+from regional_keystone import backends, logs, secret_file, wiring
 from regional_keystone.bundle import read_header
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable
 from regional_keystone.holder import TOKEN
@@ -106,7 +106,7 @@ class Controller:
                 clock=self.clock,
                 session_timeout_s=zookeeper.session_timeout_s,
                 username=zookeeper.username,
-                password=_secret(zookeeper.password_file) if zookeeper.password_file else "",
+                password=secret_file.read(zookeeper.password_file, "password") if zookeeper.password_file else "",
                 tls_ca=zookeeper.tls_ca,
             )
             stack.push_async_callback(session.close)
@@ -344,12 +344,3 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
     stack.callback(path.unlink, missing_ok=True)
     operators = await serve_admin(admin, path)
     stack.push_async_callback(operators.cleanup)
-
-
-def _secret(path: Path) -> str:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise StoreRefused(f"{path}: others may read the password; chmod 600 {path}")
-        return path.read_text().strip()
-    except OSError as error:
-        raise StoreRefused(f"{path}: {error.strerror}; it should hold a password") from None

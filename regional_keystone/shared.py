@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from regional_keystone import __version__, durable
+from regional_keystone import __version__, durable, secret_file
 from regional_keystone.errors import StoreRefused
 from regional_keystone.fastpath import Facts, Knowledge, Memory
 from regional_keystone.ports import Cache, Clock
@@ -207,12 +207,10 @@ class SharedFacts:
 def cache_secret(path: Path) -> bytes:
     """The secret of the region's cache, made if there is none. Raises StoreRefused if it is no secret."""
     try:
-        secret = durable.keep(path, lambda: os.urandom(_SECRET_BYTES).hex().encode() + b"\n").strip()
-        mode = path.stat().st_mode
+        durable.keep(path, lambda: os.urandom(_SECRET_BYTES).hex().encode() + b"\n")
     except OSError as error:
         raise StoreRefused(f"{path}: {error.strerror}; it should hold the secret of the region's cache") from None
-    if mode & 0o077:
-        raise StoreRefused(f"{path}: others may read the cache's secret; chmod 600 {path}")
+    secret = secret_file.read(path, "cache's secret").encode()
     if len(secret) < _SECRET_BYTES:
         raise StoreRefused(f"{path}: shorter than {_SECRET_BYTES} bytes; openssl rand -hex {_SECRET_BYTES} > {path}")
     return secret

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from regional_keystone import durable, logs
+from regional_keystone import durable, logs, secret_file
 from regional_keystone.backends import only_user, open_replica, open_store, region_cache, system_clock
 from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
@@ -243,7 +243,7 @@ async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
     path = settings.site.join_token_file
     if path is None:
         raise StoreRefused("this site has not joined a federation; set [site] join_token_file to a file with the token")
-    token = _join_token(path)
+    token = JoinToken.read(secret_file.read(path, "join token"))
     while True:
         try:
             await identity_.join(token)
@@ -253,15 +253,6 @@ async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
         else:
             path.unlink(missing_ok=True)  # it is used
             return
-
-
-def _join_token(path: Path) -> JoinToken:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise StoreRefused(f"{path}: others may read the join token; chmod 600 {path}")
-        return JoinToken.read(path.read_text())
-    except OSError as error:
-        raise StoreRefused(f"{path}: {error.strerror}; write the join token of this site into it") from None
 
 
 async def _open_own(path: Path) -> Writer:

@@ -25,6 +25,7 @@ from cassandra import (
 )
 from cassandra import Unavailable as TooFewReplicas
 
+from regional_keystone import secret_file
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.settings import Cassandra
 
@@ -222,7 +223,7 @@ def _login(section: Cassandra) -> Any:
         return None
     if section.password_file is None:
         raise StoreRefused("[cassandra] username is set: name the file with the password in password_file")
-    password = _secret(section.password_file, "password").strip()
+    password = secret_file.read(section.password_file, "password")
     if not password:
         raise StoreRefused(f"{section.password_file} is empty; write the password into it")
     return PlainTextAuthProvider(section.username, password)
@@ -239,20 +240,11 @@ def _tls(section: Cassandra) -> ssl.SSLContext | None:
         if section.tls_cert:
             place = section.tls_cert
             if section.tls_key:
-                _secret(section.tls_key, "key")
+                secret_file.read(section.tls_key, "key")
             context.load_cert_chain(section.tls_cert, section.tls_key)
     except OSError as error:
         raise StoreRefused(f"{place}: {error.strerror or 'no PEM that can be used'}") from None
     return context
-
-
-def _secret(path: Path, what: str) -> str:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise StoreRefused(f"{path}: others may read the {what}; chmod 600 {path}")
-        return path.read_text()
-    except OSError as error:
-        raise StoreRefused(f"{path}: {error.strerror}; write the {what} into it") from None
 
 
 FROM_SERVER = (RequestExecutionException, RequestValidationException, ErrorMessage)

@@ -91,6 +91,32 @@ class Keyspace:
         finally:
             await driver.close()
 
+    async def fit(self):
+        """Let programs take it for one of theirs."""
+        async with self.driver() as driver:
+            say = f"INSERT INTO {schema.SCHEMA_VERSION} (part, version) VALUES (?, ?)"
+            for part in ("version", "oldest"):
+                await driver.run(say, (part, schema.VERSION), consistency="ALL")
+
+    def text(self, data_centre="dc1"):
+        """[cassandra] of a program's INI file."""
+        section = self.section(data_centre)
+        options = {
+            "contact_points": section.contact_points[0],
+            "port": section.port,
+            "local_data_centre": section.local_data_centre,
+            "username": section.username,
+            "password_file": section.password_file,
+            "keyspace": section.keyspace,
+            "allow_unsafe": "true",
+        }
+        return "\n".join(["[cassandra]", *(f"{name} = {value}" for name, value in options.items()), ""])
+
+    async def empty_all(self):
+        """Empty what any process may have changed."""
+        self.changed.update(schema.definitions(TABLES))
+        await self.empty()
+
     async def empty(self):
         """Empty what was changed since the last time."""
         async with self.driver() as driver:

@@ -1,7 +1,6 @@
 """When nothing is broken any more: are all replicas equal, what does every place show, what does the log hold?"""
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from controller import ask
@@ -10,12 +9,12 @@ from regional_keystone import settings
 from regional_keystone.backends import open_log, open_store, system_clock
 from regional_keystone.log import LOG, Entry, Put
 from regional_keystone.model import RevocationEvent
-from regional_keystone.ports import Writer
-from regional_keystone.record import TABLES, decode
+from regional_keystone.record import decode
 from tests.faults.checker import EQUAL_S
 from tests.faults.cluster import Cluster
 from tests.faults.history import Audit, Calm, Did, Logged, Saw
 from tests.faults.world import Client, World, names
+from tests.tables import Rows, dangling, entries_of, tell, unlike
 
 
 def until_equal(world: World, healed: float) -> Calm:
@@ -91,28 +90,16 @@ async def audit(world: World, place: str, cluster: Cluster, scratch: Path) -> No
         store = await open_store(cluster.home.state(place) / "log.db", only_reads=True)
     try:
         head = await store.head(LOG)
-        rows: dict[tuple[str, tuple], bytes] = {}
+        rows: Rows = {}
         first = 0
-        async for entry in _entries(store):
+        async for entry in entries_of(store):
             first = first or entry.number
             world.history.add(_logged(entry))
-            for change in entry.changes:
-                if isinstance(change, Put):
-                    rows[change.table, change.key] = change.row
-                else:
-                    rows.pop((change.table, change.key), None)
-        wrong = [*await _unlike(store, rows if first == 1 else None), *await _dangling(store)]
+            tell(rows, entry)
+        wrong = [*(await unlike(store, rows) if first == 1 else []), *await dangling(store)]
     finally:
         await store.close()
     world.history.add(Audit(place=place, first=first, head=head, wrong=wrong[:20]))
-
-
-async def _entries(store: Writer) -> AsyncIterator[Entry]:
-    after = 0
-    while page := await store.tail(LOG, after):
-        for entry in page:
-            yield entry
-        after = page[-1].number
 
 
 def _logged(entry: Entry) -> Logged:
@@ -123,36 +110,3 @@ def _logged(entry: Entry) -> Logged:
             audits += [found.audit_id] if found.audit_id else []
     rows = [f"{change.table}/{'/'.join(map(str, change.key))}" for change in entry.changes]
     return Logged(number=entry.number, id=entry.id, rows=rows, audits=audits)
-
-
-async def _unlike(store: Writer, rows: dict[tuple[str, tuple], bytes] | None) -> list[str]:
-    """What the tables have that the log does not say, or lack."""
-    if rows is None:
-        return []
-    async with store.snapshot() as snapshot:
-        held = {(table, tuple(key)): row async for table, key, row in snapshot.rows()}
-    told = {(table, tuple(key)): row for (table, key), row in rows.items()}
-    return [
-        f"{table} {key}: the table and the log differ"
-        for table, key in held.keys() | told.keys()
-        if held.get((table, key)) != told.get((table, key))
-    ]
-
-
-async def _dangling(store: Writer) -> list[str]:
-    """References to what is not there: a deletion without its cascades."""
-    there: dict[str, set[str]] = {}
-    records = {}
-    for name, table in TABLES.items():
-        records[name] = [one async for one in store.scan(table.kind)]
-        there[name] = {table.key_of(one)[0] for one in records[name]}
-    found = []
-    for name, table in TABLES.items():
-        for field, facts in table.fields.items():
-            if facts.ref is None:
-                continue
-            targets = set().union(*(there[one] for one in facts.ref.table.split())) | {None, "system"}
-            for one in records[name]:
-                if getattr(one, field) not in targets:
-                    found.append(f"{name} {table.key_of(one)}: {field} is not there")
-    return found

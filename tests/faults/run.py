@@ -1,6 +1,7 @@
 """A run: load and faults in rounds, each of which ends healed and compared; then everything is read, and judged."""
 
 import asyncio
+import math
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -29,8 +30,8 @@ class Run:
         self._cluster, self._seed, self._tell = cluster, seed, tell
         self._world = World(cluster.places, self.history, f"r{seed}-{int(time.monotonic())}")
 
-    def go(self, seconds: float, only: Sequence[str]) -> list[Violation]:
-        """Break, heal, compare until the time is over. Raises whatever a client failed with."""
+    def go(self, seconds: float, only: Sequence[str], longest_s: float = math.inf) -> list[Violation]:
+        """Break, heal, compare until the time is over; no fault is longer. Raises whatever a client failed with."""
         world, history = self._world, self.history
         topology = self._cluster.topology()
         history.add(
@@ -45,7 +46,8 @@ class Run:
         set_up(world, self._cluster.home.password())
         load = Load(world, self._seed, self._cluster.rotate)
         nemesis = Nemesis(self._cluster, history, topology, self._seed)
-        steps = schedule(self._seed, only or kinds_for(self._cluster), topology)
+        drawn = schedule(self._seed, only or kinds_for(self._cluster), topology)
+        steps = (step._replace(seconds=min(step.seconds, longest_s)) for step in drawn)
         self._begin_calm()
         load.start()
         end = history.now() + seconds
