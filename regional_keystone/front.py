@@ -17,7 +17,8 @@ from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from regional_keystone.errors import IdentityError
-from regional_keystone.web import SERVER, Crowded, Slow, Web, http_date, is_host
+from regional_keystone.transport import is_host
+from regional_keystone.web import SERVER, Crowded, Slow, Web, http_date
 
 _LONGEST: Final = 8192
 _HEAD_END: Final = b"\r\n\r\n"

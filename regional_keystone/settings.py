@@ -44,6 +44,8 @@ class Default:
 
     debug: bool = option(False, "Log what is only of interest while looking for a fault.")  # noqa: FBT003
     log_json: bool = option(False, "One JSON object a line instead of text for people.")  # noqa: FBT003
+    list_limit: int | None = option(None, "Rows of a list when no limit is asked; empty: all.", least=1)
+    max_db_limit: int = option(1000, "Rows of a list at most; also of users, groups, projects and domains.", least=1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,8 @@ class Listen:
     tls_cert: Path | None = option(None, "Certificate chain in PEM. Needed on any address but loopback.")
     tls_key: Path | None = option(None, "The certificate's private key, mode 0600.")
     trusted_proxies: tuple[str, ...] = option(
-        (), "Addresses or networks of proxies that speak TLS for us and whose X-Forwarded headers are believed."
+        (),
+        "Addresses or networks of proxies that speak TLS for us; their X-Forwarded headers are believed, or Forwarded.",
     )
     public_endpoint: str = option("", "Base of the links in answers, without /v3. Empty: as the client asked.")
     admin_host: str = option("127.0.0.1", "Address of /metrics, /status and the health checks.")
@@ -100,6 +103,7 @@ class Identity:
     scrypt_block_size: int = option(8, "The `r` of scrypt.", least=1)
     scrypt_parallelism: int = option(1, "The `p` of scrypt.", least=1)
     salt_bytesize: int = option(16, "Bytes of salt in scrypt and pbkdf2_sha512; 0: 16.", least=0, most=96)
+    list_limit: int | None = option(None, "As list_limit in [DEFAULT], for users and groups.", least=1)
     max_password_length: int = option(4096, "Bytes of the longest password that can be set.", least=1, most=4096)
 
 
@@ -162,6 +166,57 @@ class Policy:
     """[policy]: who may do what."""
 
     file: Path | None = option(None, "policy.yaml with rules that replace the defaults of the same names.")
+    list_limit: int | None = option(None, "As list_limit in [DEFAULT], for policies.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """[resource]: domains and projects."""
+
+    list_limit: int | None = option(None, "As list_limit in [DEFAULT], for domains and projects.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Role:
+    """[role]: roles."""
+
+    list_limit: int | None = option(None, "As list_limit in [DEFAULT], for roles.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """[catalog]: regions, services and endpoints."""
+
+    list_limit: int | None = option(None, "As list_limit in [DEFAULT], for regions, services, endpoints.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Cors:
+    """[cors]: pages of other origins that may call the API from a browser, in oslo.middleware's names."""
+
+    allowed_origin: tuple[str, ...] = option((), "Origins, scheme://host[:port]; empty: none; *: any.")
+    allow_credentials: bool = option(True, "Whether browsers may send credentials.")  # noqa: FBT003
+    expose_headers: tuple[str, ...] = option(
+        ("X-Auth-Token", "X-Openstack-Request-Id", "X-Subject-Token", "Openstack-Auth-Receipt"),
+        "Headers of answers that a page may read.",
+    )
+    max_age: int = option(3600, "Seconds for which a browser remembers a permission.", least=0)
+    allow_methods: tuple[str, ...] = option(("GET", "PUT", "POST", "DELETE", "PATCH"), "Methods that a page may use.")
+    allow_headers: tuple[str, ...] = option(
+        (
+            "X-Auth-Token",
+            "X-Openstack-Request-Id",
+            "X-Subject-Token",
+            "X-Project-Id",
+            "X-Project-Name",
+            "X-Project-Domain-Id",
+            "X-Project-Domain-Name",
+            "X-Domain-Id",
+            "X-Domain-Name",
+            "Openstack-Auth-Receipt",
+        ),
+        "Headers that a page may send.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +236,21 @@ class UnifiedLimit:
     enforcement_model: str = option(
         "flat", "How limits relate: flat, or strict_two_level (no project's above its domain's)."
     )
+    list_limit: int | None = option(None, "As list_limit in [DEFAULT], for limits and registered limits.", least=1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """[trust]: what users let others do for them."""
+
+    max_redelegation_count: int = option(3, "How many trusts may follow from one another.", least=0, most=99)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ApplicationCredential:
+    """[application_credential]: what programs log in with."""
+
+    user_limit: int = option(-1, "Application credentials that a user may have; -1: any number.", least=-1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +322,14 @@ class Settings:
     freshness: Freshness = Freshness()
     limits: Limits = Limits()
     policy: Policy = Policy()
+    resource: Resource = Resource()
+    role: Role = Role()
+    catalog: Catalog = Catalog()
+    cors: Cors = Cors()
     endpoint_filter: EndpointFilter = EndpointFilter()
     unified_limit: UnifiedLimit = UnifiedLimit()
+    trust: Trust = Trust()
+    application_credential: ApplicationCredential = ApplicationCredential()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()
     cassandra: Cassandra = Cassandra()

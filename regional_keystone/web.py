@@ -4,7 +4,6 @@ Apart from `api`, which knows no framework, and from `front`, without which all 
 """
 
 import asyncio
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +26,11 @@ from regional_keystone.errors import IdentityError, Invalid, TooLarge, Unavailab
 from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
 from regional_keystone.ports import Clock
+from regional_keystone.transport import Cors, Origin, forwarded, healthy, is_address, is_health, is_host
 
 SERVER: Final = "regional-keystone"
 POSITION: Final = "X-RK-Position"
 _ONCE: Final = frozenset({"x-auth-token", "x-subject-token", "host", "content-encoding", "x-rk-position", "expect"})
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+){0,8}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 _ROUTES: Final = frozenset(
     {
@@ -145,6 +143,7 @@ class Web:
         fastpath: Fast | None = None,
         public_endpoint: str | None = None,
         trusted_proxies: Sequence[str] = (),
+        cors: Cors = Cors(),  # noqa: B008  frozen
         wait: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         self.fastpath = fastpath
@@ -154,6 +153,7 @@ class Web:
         self._api = api
         self._endpoint = public_endpoint.rstrip("/") if public_endpoint else ""
         self._wait = wait
+        self._cors = cors
         networks = [ip_network(proxy) for proxy in trusted_proxies]
         self.trusts: Callable[[str], bool] = lru_cache(1024)(lambda peer: _within(peer, networks))
 
@@ -168,6 +168,8 @@ class Web:
         except Exception as failure:  # noqa: BLE001
             _log.error("answer_failed", request_id=identifier, error=type(failure).__name__, where=where(failure))
             response = refused(IdentityError(), base)
+        if request.method == "OPTIONS" and not 200 <= response.status < 300:
+            response = Response(status=200)  # as upstream's CORS answers before anything else is asked
         self._count(request, response.status, started)
         return self._reply(request, response, identifier)
 
@@ -190,8 +192,8 @@ class Web:
         return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + response.body
 
     async def _answer(self, request: Request) -> Response:
-        if request.path == "/healthcheck":
-            return _healthy(request.method)
+        if is_health(request.path):
+            return healthy(request.method, request.headers.get("accept", ""))
         await self._caught_up(request.headers.get("x-rk-position"))
         return await self._api.answer(request)
 
@@ -248,31 +250,18 @@ class Web:
         return bytes(body)
 
     def _origin(self, request: web.BaseRequest) -> tuple[str, str]:
-        peer, scheme, host, prefix = request.remote or "", request.scheme, _host(request), ""
-        if self.trusts(peer):
-            said = request.headers
-            scheme = _last(said, "X-Forwarded-Proto", re.compile("https?"), scheme)
-            host = _last(said, "X-Forwarded-Host", _HOST, host)
-            prefix = _last(said, "X-Forwarded-Prefix", _PREFIX, "")
-            peer = self._client(said.getall("X-Forwarded-For", []), peer)
-        if not _HOST.fullmatch(host):
+        origin = Origin(request.remote or "", request.scheme, _host(request))
+        if self.trusts(origin.peer):
+            origin = forwarded(origin, request.headers, self.trusts)
+        if not is_host(origin.host):
             raise Invalid("The Host header is malformed.")
-        return peer, self._endpoint or f"{scheme}://{host}{prefix}"
-
-    def _client(self, said: Iterable[str], peer: str) -> str:
-        """The last address in the chain that no proxy of ours has."""
-        for address in reversed([part.strip() for line in said for part in line.split(",")]):
-            if not _is_address(address):
-                break
-            peer = address
-            if not self.trusts(address):
-                break
-        return peer
+        return origin.peer, self._endpoint or f"{origin.scheme}://{origin.host}{origin.prefix}"
 
     def _reply(self, request: web.BaseRequest, response: Response, identifier: str) -> web.Response:
         headers = self._headers(response, identifier)
-        if request.raw_path.partition("?")[0] == "/healthcheck":
+        if is_health(request.raw_path.partition("?")[0]):
             del headers[hdrs.VARY]
+        headers.update(self._cors.told(request.method, request.headers, headers.get("Vary", "")))
         reply = web.Response(status=response.status, headers=headers, body=response.body)
         if not request.content.is_eof():
             reply.force_close()
@@ -308,24 +297,12 @@ def http_date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
-def is_host(host: str) -> bool:
-    """May this stand in a Host header? A name or an address, with or without a port."""
-    return _HOST.fullmatch(host) is not None
-
-
 def _misread(error: BaseException | None, limits: Limits) -> IdentityError:
     if isinstance(error, LineTooLong):
         return UrlTooLong() if error.args[1] == limits.url_bytes else HeadTooLarge()
     if error is not None and error.args == ("Too many headers received",):
         return HeadTooLarge()
     return Invalid("The request is not valid HTTP.")
-
-
-def _healthy(method: str) -> Response:
-    """As oslo.middleware's healthcheck answers without backends."""
-    if method == "HEAD":
-        return Response(status=204)
-    return Response(status=200, headers={"Content-Type": "text/plain; charset=UTF-8"})
 
 
 def _flat(headers: Mapping[str, str]) -> dict[str, str]:
@@ -373,22 +350,8 @@ def _host(request: web.BaseRequest) -> str:
     return host
 
 
-def _last(said: "CIMultiDict[str] | Mapping[str, str]", name: str, form: re.Pattern[str], default: str) -> str:
-    """What the nearest proxy said, when it has this form."""
-    value = said.get(name, "").rpartition(",")[2].strip()
-    return value if value and form.fullmatch(value) else default
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _within(peer: str, networks: Sequence[object]) -> bool:
-    return _is_address(peer) and any(ip_address(peer) in network for network in networks)  # type: ignore[operator]
+    return is_address(peer) and any(ip_address(peer) in network for network in networks)  # type: ignore[operator]
 
 
 async def _encourage(request: web.BaseRequest, expect: str) -> None:

@@ -4,6 +4,7 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 """
 
 import asyncio
+import dataclasses
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
@@ -15,10 +16,22 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from regional_keystone import front
-from regional_keystone.api import assignment, auth, catalog, credentials, discovery, identity, oauth1, projects
+from regional_keystone.api import (
+    application_credentials,
+    assignment,
+    auth,
+    catalog,
+    credentials,
+    discovery,
+    federation,
+    identity,
+    oauth1,
+    projects,
+    trusts,
+)
 from regional_keystone.api import endpoint_filter, endpoint_policy, limits, simple_cert
 from regional_keystone.api.serve import Api
-from regional_keystone.api.shapes import Shape
+from regional_keystone.api.shapes import Lengths, Shape
 from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
 from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
@@ -39,6 +52,7 @@ from regional_keystone.ports import Cache, Clock, Committer, Writer
 from regional_keystone.remembered import Remembered
 from regional_keystone.settings import ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
+from regional_keystone.transport import Cors
 from regional_keystone.validate import Validator
 from regional_keystone.web import Fast, Limits, Web, admin_app
 
@@ -155,6 +169,9 @@ def door(
             *assignment.SHAPES,
             *credentials.shapes(part.credentials),
             *oauth1.SHAPES,
+            *federation.SHAPES,
+            *trusts.shapes(settings.trust.max_redelegation_count),
+            *application_credentials.shapes(recipe(settings.identity), settings.application_credential.user_limit),
         ],
         reader=part.overlay,
         committer=committer,
@@ -162,6 +179,7 @@ def door(
         policy=policy,
         clock=part.clock,
         keep_s=keep_s(settings),
+        lengths=_lengths(settings),
         forward=forward,
         own=own,
         current=current,
@@ -230,6 +248,19 @@ def _policy(settings: Settings) -> Policy:
         raise ConfigurationError(str(error)) from None
 
 
+def _lengths(settings: Settings) -> Lengths:
+    """How long lists are; those that can be very long are never given whole, as upstream has it."""
+    most, every = settings.default.max_db_limit, settings.default.list_limit
+    long = {"users": settings.identity.list_limit, "groups": settings.identity.list_limit}
+    long |= {"projects": settings.resource.list_limit, "domains": settings.resource.list_limit}
+    short = {"roles": settings.role.list_limit, "policies": settings.policy.list_limit}
+    short |= dict.fromkeys(("regions", "services", "endpoints"), settings.catalog.list_limit)
+    short |= dict.fromkeys(("limits", "registered_limits"), settings.unified_limit.list_limit)
+    usual = {name: limit or every or most for name, limit in long.items()}
+    usual |= {name: limit or every or 0 for name, limit in {**short, "": None}.items()}
+    return Lengths(most, {name: min(limit, most) for name, limit in usual.items()})
+
+
 def _web(settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics: Metrics) -> Web:
     async def wait(position: int) -> None:
         if not await part.follower.reached(position, WAIT_S):
@@ -243,6 +274,7 @@ def _web(settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics
         limits=_limits(settings),
         public_endpoint=settings.listen.public_endpoint or None,
         trusted_proxies=settings.listen.trusted_proxies,
+        cors=Cors(**dataclasses.asdict(settings.cors)),
         wait=wait,
     )
 

@@ -8,6 +8,7 @@ import pytest
 
 from regional_keystone import front
 from regional_keystone.metrics import Metrics
+from regional_keystone.transport import Cors
 from regional_keystone.web import Limits, admin_app
 from tests.site.wire import QUICK, Small, ask, read_answer, request, served, unnamed
 
@@ -75,6 +76,31 @@ async def test_forwarded_headers_count_only_from_a_trusted_proxy():
         assert (await echo(site, *said))["base_url"] == "https://public.example"
 
 
+@pytest.mark.parametrize(
+    ("said", "base", "peer"),
+    [
+        ("for=192.0.2.7;proto=https;host=id.example", "https://id.example", "192.0.2.7"),
+        ('for="[2001:db8::1]:4711";Proto=https', "https://site", "2001:db8::1"),
+        ("for=6.6.6.6;host=evil, for=192.0.2.7:80;host=id.example:5000", "http://id.example:5000", "192.0.2.7"),
+        ("for=192.0.2.7, for=127.0.0.9", "http://site", "192.0.2.7"),
+        ("for=_hidden;proto=javascript;host=a b", "http://site", "127.0.0.1"),
+        (";;=,", "http://site", "127.0.0.1"),
+    ],
+)
+async def test_the_standard_header_of_a_trusted_proxy_counts_too(said, base, peer):
+    async with served(trusted_proxies=["127.0.0.0/8"]) as site:
+        found = await echo(site, f"Forwarded: {said}")
+        assert (found["base_url"], found["peer"]) == (base, peer)
+    async with served() as site:
+        assert (await echo(site, f"Forwarded: {said}"))["base_url"] == "http://site"
+
+
+async def test_a_proxy_that_says_it_the_old_way_passes_on_what_a_client_says_the_new_way():
+    async with served(trusted_proxies=["127.0.0.0/8"]) as site:
+        found = await echo(site, "X-Forwarded-For: 192.0.2.7", "Forwarded: for=6.6.6.6;host=evil.example")
+        assert (found["base_url"], found["peer"]) == ("http://site", "192.0.2.7")
+
+
 @pytest.mark.parametrize("host", ["a b", "a/b", "a@b", 'a"><script>', "", "a:b", "a" * 300])
 async def test_a_malformed_host_is_refused(host):
     async with served() as site:
@@ -117,10 +143,98 @@ async def test_every_answer_has_an_id_a_length_and_no_version_of_the_server():
 
 async def test_health_is_answered_as_upstream_answers_it():
     async with served() as site:
-        got = await ask(site.port, request("GET", "/healthcheck"))
-        assert (got.status, got.headers["content-type"], got.body) == (200, "text/plain; charset=UTF-8", b"")
+        for path in ("/healthcheck", "/healthcheck/", "/healthcheck/x", "/healthcheck?x=1"):
+            got = await ask(site.port, request("GET", path))
+            assert (got.status, got.headers["content-type"], got.body) == (200, "text/plain; charset=UTF-8", b"")
+        assert (await ask(site.port, request("POST", "/healthcheck", body=b"x"))).status == 200
         assert (await ask(site.port, request("HEAD", "/healthcheck"), head=True)).status == 204
         assert not site.api.seen
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "length"),
+    [
+        ("application/json", "application/json", 44),
+        ("text/html", "text/html; charset=UTF-8", 211),
+        ("*/*", "text/plain; charset=UTF-8", 0),
+        ("image/png", "text/plain; charset=UTF-8", 0),
+        ("text/html;q=0.1, application/*", "application/json", 44),
+    ],
+)
+async def test_health_is_told_in_the_form_that_is_asked(accept, kind, length):
+    async with served() as site:
+        got = await ask(site.port, request("GET", "/healthcheck", f"Accept: {accept}"))
+        assert (got.headers["content-type"], len(got.body)) == (kind, length)
+
+
+PAGE = "https://horizon.example.com"
+CORS = Cors(
+    allowed_origin=(PAGE,),
+    expose_headers=("X-Subject-Token", "X-Openstack-Request-Id"),
+    allow_methods=("GET", "PUT"),
+    allow_headers=("X-Auth-Token",),
+)
+
+
+def told(got):
+    return {name: value for name, value in got.headers.items() if name.startswith("access-control")}
+
+
+async def test_pages_of_other_origins_are_told_nothing_unless_they_are_named():
+    async with served() as site:
+        assert told(await ask(site.port, request("GET", "/v3/echo", f"Origin: {PAGE}"))) == {}
+    async with served(cors=CORS) as site:
+        for origin in ("https://evil.example.com", f"{PAGE}.evil.example", "null", ""):
+            got = await ask(site.port, request("GET", "/v3/echo", f"Origin: {origin}"))
+            assert (told(got), got.headers["vary"]) == ({}, "X-Auth-Token")
+        assert told(await ask(site.port, request("GET", "/v3/echo"))) == {}
+
+
+async def test_a_page_of_a_named_origin_may_read_what_is_exposed():
+    async with served(cors=CORS) as site:
+        for path, status in (("/v3/echo", 200), ("/v3/nothing", 404)):
+            got = await ask(site.port, request("GET", path, f"Origin: {PAGE}"))
+            assert (got.status, got.headers["vary"]) == (status, "X-Auth-Token,Origin")
+            assert told(got) == {
+                "access-control-allow-origin": PAGE,
+                "access-control-allow-credentials": "true",
+                "access-control-expose-headers": "X-Subject-Token,X-Openstack-Request-Id",
+            }
+        got = await ask(site.port, request("GET", "/healthcheck", f"Origin: {PAGE}"))
+        assert (got.headers["vary"], told(got)["access-control-allow-origin"]) == ("Origin", PAGE)
+    async with served(cors=Cors(allowed_origin=("*",), allow_credentials=False)) as site:
+        got = await ask(site.port, request("GET", "/v3/echo", "Origin: https://any.example"))
+        assert told(got) == {"access-control-allow-origin": "*"}
+
+
+@pytest.mark.parametrize(
+    ("method", "wanted", "allowed"),
+    [
+        ("PUT", "x-auth-token, Content-Type", True),
+        ("GET", "", True),
+        ("DELETE", "", False),
+        ("put", "", False),
+        ("PUT", "X-Other", False),
+    ],
+)
+async def test_what_a_page_announces_is_allowed_or_not(method, wanted, allowed):
+    asked = (f"Origin: {PAGE}", f"Access-Control-Request-Method: {method}")
+    asked += (f"Access-Control-Request-Headers: {wanted}",) if wanted else ()
+    async with served(cors=CORS) as site:
+        for path in ("/v3/echo", "/v3/nothing"):
+            got = await ask(site.port, request("OPTIONS", path, *asked))
+            assert got.status == 200
+            assert told(got).get("access-control-allow-methods") == (method if allowed else None)
+            assert ("access-control-allow-origin" in told(got)) is allowed
+            assert got.headers["vary"] == ("Origin" if allowed else "X-Auth-Token")
+            if allowed and wanted:
+                assert told(got)["access-control-allow-headers"] == "x-auth-token,Content-Type"
+
+
+async def test_options_of_what_is_not_there_is_answered_as_upstream_answers_it():
+    async with served() as site:
+        got = await ask(site.port, request("OPTIONS", "/v3/nothing"))
+        assert (got.status, got.body) == (200, b"")
 
 
 async def test_head_has_the_length_of_get_and_no_body():
