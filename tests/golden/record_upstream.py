@@ -2687,6 +2687,567 @@ def oauth1(b):
 # --------------------------------------------------------------------------
 
 
+LATER, PAST = "2099-01-02T03:04:05.678901Z", "2001-01-02T03:04:05Z"
+
+
+def _trust_world(b):
+    """Alice, who is admin and member of a project, and Bob and Carol, who have nothing there."""
+    b.prelude()
+    b.create("project", "p", {"name": f"{b.section}-p", "domain_id": "default"})
+    for who in ("alice", "bob", "carol"):
+        b.create("user", who, {"name": f"{b.section}-{who}", "domain_id": "default", "password": "pw-1234"})
+    for role in ("member", "manager"):
+        b("grant", "PUT", f"/v3/projects/<id:project:p>/users/<id:user:alice>/roles/<id:role:{role}>")
+    for who in ("bob", "carol"):
+        b("grant own", "PUT", f"/v3/projects/<id:project:own>/users/<id:user:{who}>/roles/<id:role:reader>")
+        b.auth(f"login {who}", f"<id:user:{who}>", save=who, scope={"project": {"id": "<id:project:own>"}})
+        b.auth(f"login {who}, bare", f"<id:user:{who}>", save=f"{who}-bare", scope="unscoped")
+    b.auth("login alice", "<id:user:alice>", save="alice", scope={"project": {"id": "<id:project:p>"}})
+
+
+def _trust(**changed):
+    found = {
+        "trustor_user_id": "<id:user:alice>",
+        "trustee_user_id": "<id:user:bob>",
+        "project_id": "<id:project:p>",
+        "impersonation": True,
+        "roles": [{"id": "<id:role:member>"}],
+    }
+    return {name: value for name, value in {**found, **changed}.items() if value is not ...}
+
+
+def _new_trust(b, name, symbol=None, token="alice", **changed):
+    kw = {"capture": {f"id:trust:{symbol}": "trust.id"}} if symbol else {}
+    b(f"create {name}", "POST", "/v3/OS-TRUST/trusts", {"trust": _trust(**changed)}, token=token, **kw)
+
+
+def _use_trust(b, name, symbol, who="bob", save=None, token=None, **more):
+    scope = {"OS-TRUST:trust": {"id": f"<id:trust:{symbol}>"}, **more}
+    if token:
+        identity = {"methods": ["token"], "token": {"id": f"<token:{token}>"}}
+        return b.auth(name, identity=identity, scope=scope, save=save)
+    return b.auth(name, f"<id:user:{who}>", scope=scope, save=save)
+
+
+def _check(b, name, subject, token="admin", **headers):
+    b(
+        f"validate {name}",
+        "GET",
+        "/v3/auth/tokens",
+        token=token,
+        headers={"X-Subject-Token": f"<token:{subject}>", **headers},
+    )
+
+
+@section
+def trusts(b):
+    _trust_world(b)
+    path = "/v3/OS-TRUST/trusts"
+    b.bad_bodies("trust", path)
+    b.denied("GET", path)
+    b.denied("POST", path, {"trust": _trust()}, name="POST trust")
+    _new_trust(b, "plain", "plain")
+    _new_trust(b, "with expiry", "expiring", expires_at=LATER)
+    _new_trust(b, "with expiry twice", expires_at=LATER)
+    _new_trust(b, "without impersonation", "plainly", impersonation=False)
+    _new_trust(b, "by role names", "named", roles=[{"name": "member"}, {"name": "reader"}])
+    _new_trust(b, "with extra", "extra", colour="red", redelegation_count=2, remaining_uses=5)
+    _new_trust(b, "for carol", "carols", trustee_user_id="<id:user:carol>")
+    _new_trust(b, "without roles", roles=[])
+    _new_trust(b, "without any roles", roles=...)
+    _new_trust(b, "without project or roles", "nowhere", project_id=..., roles=...)
+    _new_trust(b, "without project", project_id=None)
+    _new_trust(b, "role not held", roles=[{"id": "<id:role:admin>"}])
+    _new_trust(b, "role unknown", roles=[{"id": GONE}])
+    _new_trust(b, "role name unknown", roles=[{"name": "nobody"}])
+    _new_trust(b, "project unknown", project_id=GONE)
+    _new_trust(b, "trustee unknown", trustee_user_id=GONE)
+    _new_trust(b, "for another", trustor_user_id="<id:user:bob>")
+    _new_trust(b, "as admin for another", token="admin")
+    _new_trust(b, "with system token", token="system")
+    _new_trust(b, "without scope", token="bob-bare", trustor_user_id="<id:user:bob>", roles=[], project_id=None)
+    for field, values in {
+        "impersonation": [None, "x", 1, ...],
+        "expires_at": [None, "x", PAST, 5, "2099-01-01", "2099-01-01T00:00:00", "2099-01-01T00:00:00+02:00", ""],
+        "remaining_uses": [None, 0, -1, 1, "1", True],
+        "redelegation_count": [None, 0, 1, -1, 9, "1"],
+        "allow_redelegation": [None, False, "x"],
+        "roles": [
+            None,
+            "x",
+            [5],
+            [{}],
+            [{"id": "<id:role:member>", "name": "member"}],
+            [{"other": "x"}],
+            [{"name": ""}],
+        ],
+        "trustor_user_id": [None, 5, "", ...],
+        "trustee_user_id": [None, 5, "", ...],
+        "project_id": [5, ""],
+        "id": ["mine"],
+        "deleted_at": ["x"],
+    }.items():
+        for value in values:
+            shown = "absent" if value is ... else json.dumps(value)
+            _new_trust(b, f"{field}={shown}", **{field: value})
+    for count in (None, 0, 1, 3, 4, -1):
+        _new_trust(b, f"redelegable {count}", allow_redelegation=True, redelegation_count=count)
+    _new_trust(b, "redelegable with uses", allow_redelegation=True, remaining_uses=2)
+    for who in ("alice", "bob", "carol", "admin", "system"):
+        for trust in ("plain", "expiring", "extra", "named"):
+            b.gethead(f"{trust} as {who}", f"{path}/<id:trust:{trust}>", token=who)
+        b(f"GET roles as {who}", "GET", f"{path}/<id:trust:named>/roles", token=who)
+        b(f"GET role as {who}", "GET", f"{path}/<id:trust:named>/roles/<id:role:member>", token=who)
+        b(f"GET list by trustor as {who}", "GET", f"{path}?trustor_user_id=<id:user:alice>", token=who)
+        b(f"GET list by trustee as {who}", "GET", f"{path}?trustee_user_id=<id:user:carol>", token=who)
+        b(f"GET list as {who}", "GET", path, token=who, glob=True)
+        b(f"DELETE unknown as {who}", "DELETE", f"{path}/{GONE}", token=who)
+        b(f"GET unknown as {who}", "GET", f"{path}/{GONE}", token=who)
+        b(f"GET roles of unknown as {who}", "GET", f"{path}/{GONE}/roles", token=who)
+    b("GET list by both", "GET", f"{path}?trustor_user_id=<id:user:alice>&trustee_user_id=<id:user:carol>")
+    b("GET list by nothing", "GET", f"{path}?trustor_user_id=")
+    b("GET list by something else", "GET", f"{path}?colour=red")
+    b("GET role that is not in it", "GET", f"{path}/<id:trust:plain>/roles/<id:role:reader>")
+    b("GET role unknown", "GET", f"{path}/<id:trust:plain>/roles/{GONE}")
+    b.gethead("roles", f"{path}/<id:trust:named>/roles")
+    b.gethead("role", f"{path}/<id:trust:named>/roles/<id:role:member>")
+    b("PATCH", "PATCH", f"{path}/<id:trust:plain>", {"trust": {}})
+    for who in ("bob", "carol"):
+        b(f"DELETE as {who}", "DELETE", f"{path}/<id:trust:plain>", token=who)
+    b("DELETE as alice", "DELETE", f"{path}/<id:trust:expiring>", token="alice")
+    b("GET after DELETE", "GET", f"{path}/<id:trust:expiring>", token="alice")
+    b("DELETE again", "DELETE", f"{path}/<id:trust:expiring>", token="alice")
+    b("DELETE as admin", "DELETE", f"{path}/<id:trust:named>")
+
+
+@section
+def trust_tokens(b):
+    _trust_world(b)
+    path = "/v3/OS-TRUST/trusts"
+    _new_trust(b, "impersonating", "a", roles=[{"id": "<id:role:manager>"}], expires_at=LATER)
+    _new_trust(b, "not impersonating", "b", impersonation=False)
+    _new_trust(b, "nowhere", "nowhere", project_id=..., roles=...)
+    _new_trust(b, "limited", "n", remaining_uses=2)
+    _use_trust(b, "use a", "a", save="a")
+    _use_trust(b, "use b", "b", save="b")
+    _use_trust(b, "use by token", "a", token="bob-bare", save="a2")
+    _use_trust(b, "use by scoped token", "a", token="bob")
+    _use_trust(b, "use as carol", "a", who="carol")
+    _use_trust(b, "use as alice", "a", who="alice")
+    _use_trust(b, "use nowhere", "nowhere", save="nowhere")
+    _use_trust(b, "use and project", "a", project={"id": "<id:project:own>"})
+    b.auth("use unknown", "<id:user:bob>", scope={"OS-TRUST:trust": {"id": GONE}})
+    b.auth("use null", "<id:user:bob>", scope={"OS-TRUST:trust": {"id": None}})
+    b.auth("use nothing", "<id:user:bob>", scope={"OS-TRUST:trust": {}})
+    for name in ("a", "b"):
+        for who in ("admin", "alice", "bob", name):
+            _check(b, f"{name} as {who}", name, token=who)
+        b(f"HEAD {name}", "HEAD", "/v3/auth/tokens", headers={"X-Subject-Token": f"<token:{name}>"})
+        b(f"catalog {name}", "GET", "/v3/auth/catalog", token=name, glob=True)
+        for list_ in ("projects", "domains", "system"):
+            b(f"{list_} of {name}", "GET", f"/v3/auth/{list_}", token=name)
+        b(f"user of {name}", "GET", "/v3/users/<id:user:alice>", token=name)
+        b(f"trustee of {name}", "GET", "/v3/users/<id:user:bob>", token=name)
+        b(f"trust by {name}", "GET", f"{path}/<id:trust:{name}>", token=name)
+        b(f"trusts by {name}", "GET", f"{path}?trustee_user_id=<id:user:bob>", token=name)
+        for scope in (None, "unscoped", {"project": {"id": "<id:project:p>"}}, {"system": {"all": True}}):
+            identity = {"methods": ["token"], "token": {"id": f"<token:{name}>"}}
+            b.auth(f"rescope {name} {json.dumps(scope)}", identity=identity, scope=scope)
+        _use_trust(b, f"rescope {name} to trust", "a", token=name)
+    for n in range(3):
+        _use_trust(b, f"use n {n}", "n", save=f"n{n}")
+        b(f"GET n {n}", "GET", f"{path}/<id:trust:n>", token="alice")
+        _check(b, f"n{min(n, 1)} after {n}", f"n{min(n, 1)}")
+    b("DELETE n", "DELETE", f"{path}/<id:trust:n>", token="alice")
+    b("revoke a2 by itself", "DELETE", "/v3/auth/tokens", token="a2", headers={"X-Subject-Token": "<token:a2>"})
+    b("revoke a2 by bob", "DELETE", "/v3/auth/tokens", token="bob", headers={"X-Subject-Token": "<token:a2>"})
+    _check(b, "a2 after revocation", "a2")
+    # redelegation
+    _new_trust(b, "redelegable", "r", allow_redelegation=True, redelegation_count=2, expires_at="2098-01-01T00:00:00Z")
+    _new_trust(b, "redelegable plainly", "rp", allow_redelegation=True, impersonation=False)
+    _use_trust(b, "use r", "r", save="r")
+    _use_trust(b, "use rp", "rp", save="rp")
+    onward = {"token": "r", "trustee_user_id": "<id:user:carol>"}
+    _new_trust(b, "onward", "o", **onward)
+    _new_trust(b, "onward redelegable", "o2", allow_redelegation=True, expires_at="2096-01-01T00:00:00Z", **onward)
+    _new_trust(b, "onward again", **onward)
+    _new_trust(
+        b,
+        "onward redelegable 1",
+        allow_redelegation=True,
+        expires_at="2095-01-01T00:00:00Z",
+        redelegation_count=1,
+        **onward,
+    )
+    _new_trust(b, "onward redelegable 2", allow_redelegation=True, redelegation_count=2, **onward)
+    _new_trust(b, "onward too long", expires_at=LATER, **onward)
+    _new_trust(b, "onward shorter", expires_at="2097-01-01T00:00:00Z", **onward)
+    _new_trust(b, "onward more roles", roles=[{"id": "<id:role:member>"}, {"id": "<id:role:manager>"}], **onward)
+    _new_trust(b, "onward with uses", remaining_uses=1, **onward)
+    _new_trust(b, "onward as bob", trustor_user_id="<id:user:bob>", **onward)
+    _new_trust(
+        b, "onward from what may not", token="a", trustee_user_id="<id:user:carol>", roles=[{"id": "<id:role:manager>"}]
+    )
+    plain = {"token": "rp", "trustee_user_id": "<id:user:carol>", "trustor_user_id": "<id:user:bob>"}
+    _new_trust(b, "onward plainly", **plain, impersonation=False)
+    _new_trust(b, "onward impersonating", **plain)
+    _new_trust(b, "onward plainly, named", "op", **plain, impersonation=False, redelegated_trust_id="<id:trust:rp>")
+    _use_trust(b, "use op", "op", who="carol", save="op")
+    _use_trust(b, "use o", "o", who="carol", save="o")
+    _use_trust(b, "use o2", "o2", who="carol", save="o2")
+    _new_trust(b, "onward twice", "o3", token="o2", trustee_user_id="<id:user:bob>", allow_redelegation=True)
+    _use_trust(b, "use o3", "o3", save="o3")
+    _new_trust(b, "onward thrice", token="o3", trustee_user_id="<id:user:carol>")
+    _check(b, "o3", "o3")
+    b("disable bob", "PATCH", "/v3/users/<id:user:bob>", {"user": {"enabled": False}})
+    _check(b, "o with bob disabled", "o")
+    _use_trust(b, "use o with bob disabled", "o", who="carol")
+    _check(b, "a with bob disabled", "a")
+    b("enable bob", "PATCH", "/v3/users/<id:user:bob>", {"user": {"enabled": True}}, pause=1.1)
+    _use_trust(
+        b,
+        "use a again",
+        "a",
+        save="a",
+    )
+    _use_trust(b, "use o again", "o", who="carol", save="o")
+    b("delete r", "DELETE", f"{path}/<id:trust:r>", token="alice")
+    for name in ("o", "o2", "o3"):
+        b(f"GET {name} after its parent", "GET", f"{path}/<id:trust:{name}>")
+        _check(b, f"{name} after its parent", name)
+    _check(b, "r after", "r")
+    _use_trust(b, "use r after", "r")
+    # whoever and whatever goes
+    b("disable alice", "PATCH", "/v3/users/<id:user:alice>", {"user": {"enabled": False}})
+    _check(b, "a with alice disabled", "a")
+    _use_trust(b, "use a with alice disabled", "a")
+    b("enable alice", "PATCH", "/v3/users/<id:user:alice>", {"user": {"enabled": True}}, pause=1.1)
+    _use_trust(b, "use a after", "a", save="a")
+    b("take manager", "DELETE", "/v3/projects/<id:project:p>/users/<id:user:alice>/roles/<id:role:manager>")
+    _check(b, "a without its role", "a")
+    b("a without its role as caller", "GET", "/v3/auth/projects", token="a")
+    _use_trust(b, "use a without its role", "a")
+    b("give manager", "PUT", "/v3/projects/<id:project:p>/users/<id:user:alice>/roles/<id:role:manager>", pause=1.1)
+    b("disable p", "PATCH", "/v3/projects/<id:project:p>", {"project": {"enabled": False}})
+    _check(b, "a with p disabled", "a")
+    _use_trust(b, "use a with p disabled", "a")
+    b("enable p", "PATCH", "/v3/projects/<id:project:p>", {"project": {"enabled": True}}, pause=1.1)
+    _use_trust(b, "use a at last", "a", save="a")
+    b("delete p", "DELETE", "/v3/projects/<id:project:p>")
+    _check(b, "a without p", "a")
+    b("GET a without p", "GET", f"{path}/<id:trust:a>")
+    _use_trust(b, "use a without p", "a")
+    b("delete alice", "DELETE", "/v3/users/<id:user:alice>")
+    b("GET a without alice", "GET", f"{path}/<id:trust:a>")
+    b("GET list without alice", "GET", f"{path}?trustor_user_id=<id:user:alice>")
+
+
+def _app_world(b):
+    b.prelude()
+    b.create("project", "p", {"name": f"{b.section}-p", "domain_id": "default"})
+    for who in ("alice", "bob"):
+        b.create("user", who, {"name": f"{b.section}-{who}", "domain_id": "default", "password": "pw-1234"})
+        b("grant", "PUT", f"/v3/projects/<id:project:p>/users/<id:user:{who}>/roles/<id:role:manager>")
+        b.auth(f"login {who}", f"<id:user:{who}>", save=who, scope={"project": {"id": "<id:project:p>"}})
+    b.auth("login alice, bare", "<id:user:alice>", save="bare", scope="unscoped")
+
+
+APPS = "/v3/users/<id:user:alice>/application_credentials"
+RULES = "/v3/users/<id:user:alice>/access_rules"
+RULE = {"service": "compute", "path": "/v2.1/servers", "method": "GET"}
+
+
+def _new_app(b, name, symbol=None, token="alice", path=APPS, **sent):
+    where = "application_credential"
+    kw = {"capture": {f"secret:{symbol or 'tmp'}": f"{where}.secret"}}
+    if symbol:
+        kw["capture"] = {f"id:app:{symbol}": f"{where}.id", **kw["capture"]}
+    body = {"name": name, **{key: value for key, value in sent.items() if value is not ...}}
+    b(f"create {name}", "POST", path, {"application_credential": body}, token=token, **kw)
+
+
+def _use_app(b, what, save=None, scope=None, **said):
+    b.auth(
+        what, identity={"methods": ["application_credential"], "application_credential": said}, save=save, scope=scope
+    )
+
+
+@section
+def application_credentials(b):
+    _app_world(b)
+    b.bad_bodies("application_credential", APPS)
+    b.token = "alice"
+    b.denied("GET", APPS)
+    b.denied("POST", APPS, {"application_credential": {"name": "x"}}, name="POST application_credential")
+    _new_app(b, "plain", "plain")
+    _new_app(b, "plain")
+    _new_app(
+        b,
+        "full",
+        "full",
+        secret="a secret of mine",
+        description="d",
+        roles=[{"name": "reader"}],
+        expires_at=LATER,
+        unrestricted=True,
+    )
+    _new_app(
+        b,
+        "ruled",
+        "ruled",
+        secret="ruled",
+        access_rules=[RULE, {"service": "identity", "path": "/v3/users/*", "method": "GET"}],
+    )
+    _new_app(b, "ruled again", "again", secret="again", access_rules=[RULE])
+    _new_app(b, "ruled by nothing", access_rules=[])
+    for field, values in {
+        "name": [None, "", 5, "x" * 256, "x" * 255],
+        "secret": [None, "", 5, "x" * 200, "x" * 5000],
+        "description": [None, "", 5],
+        "expires_at": [None, "", "x", PAST, 5, "2099-01-01", "2099-01-01T00:00:00"],
+        "unrestricted": [None, False, "true", 1],
+        "project_id": ["<id:project:own>", None, 5],
+        "id": ["mine", 5],
+        "system": [None, "all"],
+        "user_id": ["<id:user:bob>"],
+        "other": [1],
+        "roles": [
+            None,
+            "x",
+            [],
+            [{}],
+            [{"name": "nobody"}],
+            [{"id": GONE}],
+            [{"id": "<id:role:admin>"}],
+            [{"name": "member"}],
+            [{"id": "<id:role:member>", "name": "member"}],
+        ],
+        "access_rules": [
+            None,
+            "x",
+            [{}],
+            [5],
+            [{"id": GONE}],
+            [{"id": "own-id", "service": "image", "path": "/v2/images", "method": "GET"}],
+            [{**RULE, "method": "get"}],
+            [{**RULE, "path": "x"}],
+            [{**RULE, "path": ""}],
+            [{**RULE, "path": "/" + "x" * 150}],
+            [{**RULE, "service": ""}],
+            [{**RULE, "other": 1}],
+            [{"service": "compute", "path": "/x"}],
+        ],
+    }.items():
+        for value in values:
+            shown = json.dumps(value)
+            shown = shown if len(shown) < 90 else f"{shown[:10]}... ({len(shown)})"
+            if field == "name":
+                body, capture = (
+                    {"application_credential": {"name": value}},
+                    {"secret:tmp": "application_credential.secret"},
+                )
+                b(f"create name={shown}", "POST", APPS, body, capture=capture)
+            else:
+                _new_app(b, f"{field}={shown}", **{field: value})
+    _new_app(b, "for another", path="/v3/users/<id:user:bob>/application_credentials")
+    _new_app(b, "as admin", token="admin")
+    _new_app(b, "without scope", token="bare")
+    _new_app(b, "for nobody", path=f"/v3/users/{GONE}/application_credentials")
+    for who in ("alice", "bob", "admin", "system", "member"):
+        b.gethead(f"plain as {who}", f"{APPS}/<id:app:plain>", token=who)
+        b.gethead(f"by own path as {who}", f"/v3/users/<id:user:bob>/application_credentials/<id:app:plain>", token=who)
+        b(f"GET full as {who}", "GET", f"{APPS}/<id:app:full>", token=who)
+        b(f"GET ruled as {who}", "GET", f"{APPS}/<id:app:ruled>", token=who)
+        b(f"GET list as {who}", "GET", f"{APPS}?name=plain", token=who)
+        b(f"GET unknown as {who}", "GET", f"{APPS}/{GONE}", token=who)
+        b(f"DELETE unknown as {who}", "DELETE", f"{APPS}/{GONE}", token=who)
+        b(f"GET list of nobody as {who}", "GET", f"/v3/users/{GONE}/application_credentials", token=who)
+        b(f"GET rules as {who}", "GET", f"{RULES}?service=identity", token=who)
+        b(f"GET rules of nobody as {who}", "GET", f"/v3/users/{GONE}/access_rules", token=who)
+        b(f"GET rule unknown as {who}", "GET", f"{RULES}/{GONE}", token=who)
+        b(f"DELETE rule unknown as {who}", "DELETE", f"{RULES}/{GONE}", token=who)
+    b("DELETE as bob", "DELETE", f"{APPS}/<id:app:plain>", token="bob")
+    b(
+        "DELETE as bob by own path",
+        "DELETE",
+        "/v3/users/<id:user:bob>/application_credentials/<id:app:plain>",
+        token="bob",
+    )
+    b("GET list all", "GET", APPS)
+    b("GET list by name contains", "GET", f"{APPS}?name__contains=ule")
+    b("GET rules all", "GET", RULES, capture={"id:rule:compute": "access_rules[service=compute].id"})
+    b("GET rules by method", "GET", f"{RULES}?method=GET&path=/v2.1/servers")
+    b("GET rules by path contains", "GET", f"{RULES}?path__contains=servers")
+    for who in ("alice", "bob", "admin", "system"):
+        b.gethead(f"rule as {who}", f"{RULES}/<id:rule:compute>", token=who)
+        b(f"GET rule by own path as {who}", "GET", "/v3/users/<id:user:bob>/access_rules/<id:rule:compute>", token=who)
+    b("DELETE rule as bob", "DELETE", f"{RULES}/<id:rule:compute>", token="bob")
+    b("DELETE rule in use", "DELETE", f"{RULES}/<id:rule:compute>")
+    _new_app(b, "by rule", "byrule", access_rules=[{"id": "<id:rule:compute>"}])
+    b(
+        "create with another's rule",
+        "POST",
+        "/v3/users/<id:user:bob>/application_credentials",
+        {"application_credential": {"name": "x", "access_rules": [{"id": "<id:rule:compute>"}]}},
+        token="bob",
+    )
+    for app in ("ruled", "again", "byrule"):
+        b(f"DELETE {app}", "DELETE", f"{APPS}/<id:app:{app}>")
+    b("GET after DELETE", "GET", f"{APPS}/<id:app:ruled>")
+    b("DELETE rule", "DELETE", f"{RULES}/<id:rule:compute>")
+    b("GET rule after DELETE", "GET", f"{RULES}/<id:rule:compute>")
+    b("PATCH", "PATCH", f"{APPS}/<id:app:plain>", {"application_credential": {}})
+    b("disable alice", "PATCH", "/v3/users/<id:user:alice>", {"user": {"enabled": False}}, token="admin")
+    b("enable alice", "PATCH", "/v3/users/<id:user:alice>", {"user": {"enabled": True}}, token="admin")
+    b("GET list after", "GET", APPS, token="admin")
+    b("GET rules after", "GET", RULES, token="system")
+    b("delete p", "DELETE", "/v3/projects/<id:project:p>", token="admin")
+    b("GET list without p", "GET", APPS, token="admin")
+
+
+@section
+def application_credential_tokens(b):
+    _app_world(b)
+    b.token = "alice"
+    _new_app(b, "plain", "plain", roles=[{"name": "reader"}])
+    _new_app(b, "all", "all")
+    _new_app(b, "free", "free", unrestricted=True, expires_at=LATER)
+    _new_app(b, "ruled", "ruled", access_rules=[RULE, {"service": "identity", "path": "/v3/users/*", "method": "GET"}])
+    for name in ("plain", "all", "free", "ruled"):
+        _use_app(b, f"use {name}", save=name, id=f"<id:app:{name}>", secret=f"<secret:{name}>")
+    _use_app(b, "use by name", name="plain", secret="<secret:plain>", user={"id": "<id:user:alice>"})
+    _use_app(
+        b,
+        "use by names",
+        name="plain",
+        secret="<secret:plain>",
+        user={"name": f"{b.section}-alice", "domain": {"id": "default"}},
+    )
+    _use_app(b, "use as bob", id="<id:app:plain>", secret="<secret:plain>", user={"id": "<id:user:bob>"})
+    _use_app(b, "use by name as bob", name="plain", secret="<secret:plain>", user={"id": "<id:user:bob>"})
+    _use_app(b, "use by name without user", name="plain", secret="<secret:plain>")
+    _use_app(b, "use by name, user without domain", name="plain", secret="<secret:plain>", user={"name": "x"})
+    _use_app(b, "use by name, unknown user", name="plain", secret="<secret:plain>", user={"id": GONE})
+    _use_app(
+        b,
+        "use by name, unknown user name",
+        name="plain",
+        secret="<secret:plain>",
+        user={"name": "x", "domain": {"id": "default"}},
+    )
+    _use_app(b, "use unknown name", name="x", secret="<secret:plain>", user={"id": "<id:user:alice>"})
+    _use_app(b, "use unknown", id=GONE, secret="<secret:plain>")
+    _use_app(b, "use wrong secret", id="<id:app:plain>", secret="x")
+    _use_app(b, "use no secret", id="<id:app:plain>")
+    _use_app(b, "use null secret", id="<id:app:plain>", secret=None)
+    _use_app(b, "use nothing", secret="x")
+    _use_app(
+        b, "use with scope", id="<id:app:plain>", secret="<secret:plain>", scope={"project": {"id": "<id:project:p>"}}
+    )
+    b.auth("use without data", identity={"methods": ["application_credential"]})
+    b.auth("use text", identity={"methods": ["application_credential"], "application_credential": "x"})
+    both = {
+        "methods": ["application_credential", "password"],
+        "application_credential": {"id": "<id:app:plain>", "secret": "<secret:plain>"},
+    }
+    for who in ("alice", "bob"):
+        b.auth(
+            f"use with password of {who}",
+            identity={**both, "password": {"user": {"id": f"<id:user:{who}>", "password": "pw-1234"}}},
+        )
+    for name in ("plain", "all", "free"):
+        for who in ("admin", "alice", "bob", name):
+            _check(b, f"{name} as {who}", name, token=who)
+        for scope in (None, "unscoped", {"project": {"id": "<id:project:p>"}}, {"system": {"all": True}}):
+            b.auth(
+                f"rescope {name} {json.dumps(scope)}",
+                identity={"methods": ["token"], "token": {"id": f"<token:{name}>"}},
+                scope=scope,
+            )
+        b(f"GET list by {name}", "GET", APPS, token=name)
+        b(f"GET one by {name}", "GET", f"{APPS}/<id:app:plain>", token=name)
+        b(f"GET rules by {name}", "GET", RULES, token=name)
+        _new_app(b, f"by {name}", f"by-{name}" if name == "free" else None, token=name)
+        b(f"trust by {name}", "POST", "/v3/OS-TRUST/trusts", {"trust": _trust(roles=[{"name": "reader"}])}, token=name)
+        b(f"trusts by {name}", "GET", "/v3/OS-TRUST/trusts?trustor_user_id=<id:user:alice>", token=name)
+        b(f"unknown trust by {name}", "GET", f"/v3/OS-TRUST/trusts/{GONE}", token=name)
+        b(f"catalog by {name}", "GET", "/v3/auth/catalog", token=name, glob=True)
+    _new_app(b, "more roles by free", token="free", roles=[{"name": "admin"}])
+    b("DELETE by plain", "DELETE", f"{APPS}/<id:app:all>", token="plain")
+    b("DELETE by free", "DELETE", f"{APPS}/<id:app:by-free>", token="free")
+    b(
+        "POST trust",
+        "POST",
+        "/v3/OS-TRUST/trusts",
+        {"trust": _trust(roles=[{"name": "reader"}])},
+        capture={"id:trust:t": "trust.id"},
+    )
+    b.auth("use trust", "<id:user:bob>", scope={"OS-TRUST:trust": {"id": "<id:trust:t>"}}, save="trusted")
+    _new_app(b, "by trust", token="trusted")
+    b("GET list by trust", "GET", APPS, token="trusted")
+    b("GET rules by trust", "GET", RULES, token="trusted")
+    for version in (None, "0.9", "1.0", "2", "x", ""):
+        headers = {} if version is None else {"OpenStack-Identity-Access-Rules": version}
+        _check(b, f"ruled, version {version}", "ruled", **headers)
+    for method, path in (
+        ("GET", "/v3/users/<id:user:alice>"),
+        ("HEAD", "/v3/users/<id:user:alice>"),
+        ("GET", "/v3/auth/projects"),
+        ("GET", "/v3/auth/catalog"),
+        ("GET", "/v3/users/<id:user:alice>/projects"),
+        ("POST", APPS),
+        ("DELETE", f"{APPS}/<id:app:ruled>"),
+    ):
+        b(f"ruled: {method} {path}", method, path, token="ruled", glob="catalog" in path)
+    _check(b, "ruled by ruled", "ruled", token="ruled", **{"OpenStack-Identity-Access-Rules": "1.0"})
+    b(
+        "HEAD ruled by ruled",
+        "HEAD",
+        "/v3/auth/tokens",
+        token="ruled",
+        headers={"X-Subject-Token": "<token:ruled>", "OpenStack-Identity-Access-Rules": "1.0"},
+    )
+    b(
+        "ruled: revoke itself",
+        "DELETE",
+        "/v3/auth/tokens",
+        token="ruled",
+        headers={"X-Subject-Token": "<token:ruled>", "OpenStack-Identity-Access-Rules": "1.0"},
+    )
+    b("create bare implied", "GET", APPS)
+    b(
+        "take manager",
+        "DELETE",
+        "/v3/projects/<id:project:p>/users/<id:user:alice>/roles/<id:role:manager>",
+        token="admin",
+    )
+    _check(b, "plain without the role", "plain")
+    b(
+        "give reader",
+        "PUT",
+        "/v3/projects/<id:project:p>/users/<id:user:alice>/roles/<id:role:reader>",
+        token="admin",
+        pause=1.1,
+    )
+    _check(b, "plain with reader again", "plain")
+    _check(b, "all with reader alone", "all")
+    _use_app(b, "use plain again", save="plain", id="<id:app:plain>", secret="<secret:plain>")
+    b.create("role", "own", {"name": f"{b.section}-own"}, token="admin")
+    b("give own", "PUT", "/v3/projects/<id:project:p>/users/<id:user:alice>/roles/<id:role:own>", token="admin")
+    b("delete plain", "DELETE", f"{APPS}/<id:app:plain>", token="admin")
+    _check(b, "plain after", "plain")
+    _use_app(b, "use plain after", id="<id:app:plain>", secret="<secret:plain>")
+    b("delete role", "DELETE", "/v3/roles/<id:role:own>", token="admin")
+    b("GET list after the role", "GET", APPS, token="admin")
+    _use_app(b, "use all after the role", id="<id:app:all>", secret="<secret:all>")
+    b.auth("login alice again", "<id:user:alice>", save="alice", scope={"project": {"id": "<id:project:p>"}}, pause=1.1)
+    _new_app(b, "last", "last")
+    _use_app(b, "use last", save="last", id="<id:app:last>", secret="<secret:last>")
+    b("disable alice", "PATCH", "/v3/users/<id:user:alice>", {"user": {"enabled": False}}, token="admin")
+    _check(b, "last with alice disabled", "last", token="admin")
+    _use_app(b, "use last with alice disabled", id="<id:app:last>", secret="<secret:last>")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", nargs="?", default=os.path.join(HERE, "upstream", "exchanges.json"))
