@@ -119,6 +119,7 @@ class Counted(Uncounted):
         self._clock = clock
         self._gates: dict[str, _Gate] = {}
         self._unwritten: dict[str, Attempts] = {}  # failures that could not be written: they count in this process
+        self._writing: set[str] = set()
 
     async def verify(self, user: User | None, text: str) -> bool:
         """Whether this is the user's password and the user is not locked out; the work is the same.
@@ -127,6 +128,7 @@ class Counted(Uncounted):
         """
         if user is None or not compliance.counts(self._rules, user):
             return await super().verify(user, text)
+        await self._write_late(user.id)
         async with self._admitted(user.id) as admitted:
             if not admitted:
                 return await super().verify(None, text)
@@ -171,6 +173,21 @@ class Counted(Uncounted):
         except BaseException:
             self._unwritten[user_id] = compliance.joined(self._unwritten.get(user_id), said)
             raise
+
+    async def _write_late(self, user_id: str) -> None:
+        """Try again to write what could not be written, so that whoever unlocks the user knows of it."""
+        said = self._unwritten.get(user_id)
+        if said is None or user_id in self._writing:
+            return
+        self._writing.add(user_id)
+        try:
+            await self._record(said)
+            if self._unwritten.get(user_id) is said:
+                del self._unwritten[user_id]
+        except Unavailable as error:
+            log.warning("failed_login_not_written", user_id=user_id, why=error.message)
+        finally:
+            self._writing.discard(user_id)
 
     async def _left(self, user_id: str) -> int:
         return compliance.attempts_left(self._rules, await self._count(user_id), self._clock.now())
