@@ -8,20 +8,18 @@ import hashlib
 import json
 import secrets
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import msgspec
 
 from regional_keystone.api.fields import built, check, shown
 from regional_keystone.api.rules import check_length, is_delegated
+from regional_keystone.api.sealing import Keys, opened, seal
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.verbs import found_or_refused, listing
-from regional_keystone.blobs import Unreadable, open_blob, seal_blob
-from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable, expecting
-from regional_keystone.holder import CREDENTIAL
-from regional_keystone.keys import KeyRing
+from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound, expecting
 from regional_keystone.log import put, remove
-from regional_keystone.model import Credential, Project, Ring, User
+from regional_keystone.model import Credential, Project, User
 
 EC2 = "ec2"
 _BLOB = {"type": ("string",), "secret": True}
@@ -31,19 +29,6 @@ _NEEDED = ("blob", "type", "user_id")
 _ORIGINS = ("trust_id", "app_cred_id", "access_token_id", "access_id")  # what an EC2 key was made by, for good
 _FILTERS = "user_id type"
 _LIMITS = {"user_id": 64, "project_id": 64, "type": 255}
-
-
-class Keys(Protocol):
-    """The ring that secrets are sealed with, as this process holds it."""
-
-    @property
-    def ring(self) -> KeyRing:
-        """The one in use. Raises Unavailable before the first has arrived."""
-        ...
-
-    async def holding(self, epoch: int) -> KeyRing:
-        """The one of at least this epoch. Raises Unavailable if it does not come soon."""
-        ...
 
 
 def shapes(keys: Keys | None = None) -> list[Shape]:
@@ -147,20 +132,12 @@ class _Credentials:
         return cast(Credential, new)
 
     async def _sealed(self, call: Call, text: str) -> Attributes:
-        """The fields that hold this secret. The ring is read in the transaction, which collides with a turn of it."""
-        record = await call.reader.get(Ring, CREDENTIAL)
-        if self._keys is None or record is None:
-            raise Unavailable("There are no keys for credentials yet.", retry_after_s=2)
-        blob, key_hash = seal_blob(await self._keys.holding(record.epoch), text)
+        """The fields that hold this secret."""
+        blob, key_hash = await seal(call, self._keys, text)
         return {"blob": blob, "key_hash": key_hash}
 
     def _opened(self, row: Credential) -> str:
-        if self._keys is None:
-            raise Unavailable("There are no keys for credentials yet.", retry_after_s=2)
-        try:
-            return open_blob(self._keys.ring, row.blob)
-        except Unreadable:
-            raise Unavailable(f"No key that is held here opens credential {row.id}.", retry_after_s=2) from None
+        return opened(self._keys, row.blob, f"credential {row.id}")
 
     def _parsed(self, row: Credential) -> Attributes:
         found: Attributes = json.loads(self._opened(row))

@@ -184,7 +184,9 @@ async def _home(call: Call, new: IdentityProvider) -> tuple[Change, ...]:
 
 
 def _show_provider(call: Call, record: Record) -> Attributes:
-    return _seen(call, "identity_providers", record)
+    """Who changes it sees the remote ids in the order that was sent, everybody else sorted, as upstream has it."""
+    found = _seen(call, "identity_providers", record)
+    return found if call.request.method in {"PUT", "PATCH"} else {**found, "remote_ids": sorted(found["remote_ids"])}
 
 
 def _list_provider(call: Call, record: Record) -> Attributes:

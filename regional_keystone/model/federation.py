@@ -32,7 +32,7 @@ class FederationProtocol(Record, frozen=True, kw_only=True):
     idp_id: Annotated[Id, FIXED, Ref("identity_providers", "cascade")]
     id: Annotated[Id, FIXED]
     mapping_id: Id
-    remote_id_attribute: Annotated[str | None, Meta(max_length=64)] = None
+    remote_id_attribute: Annotated[str, Meta(max_length=64)] | None = None
 
 
 @table("mappings", small=True)
