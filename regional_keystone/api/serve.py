@@ -105,8 +105,8 @@ class Api:
         keep_s: float,
         lengths: Lengths = Lengths(),  # noqa: B008  frozen
     ) -> None:
-        self._routes = tuple(routes(shapes))
-        self._router = Router(self._routes)
+        self.routes = tuple(routes(shapes))
+        self._router = Router(self.routes)
         self._reader = reader
         self._committers = {"log": committer, "own": own or committer}
         self._prove = prove
@@ -162,7 +162,7 @@ class Api:
                 enforcer=self._policy.check,
                 fresh=lambda purpose: uuid.uuid5(_NAMES, f"{request.id}/{purpose}").hex,
                 once=once,
-                routes=self._routes,
+                routes=self.routes,
                 lengths=self._lengths,
             )
 
