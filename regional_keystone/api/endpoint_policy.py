@@ -8,20 +8,29 @@ from functools import partial
 from typing import Any
 
 from regional_keystone.api.fields import shown
-from regional_keystone.api.shapes import Call, Resource, Result, Route, Shape
+from regional_keystone.api.shapes import Attributes, Call, Resource, Result, Route, Shape
 from regional_keystone.api.verbs import found_or_refused, listing, seen
-from regional_keystone.errors import NotFound
+from regional_keystone.errors import Invalid, NotFound
 from regional_keystone.log import put, remove
 from regional_keystone.model import Endpoint, PolicyAssociation, PolicyDocument, Region, Service
 from regional_keystone.ports import Reader
 
 _ENDS: Mapping[str, Any] = {"endpoint_id": Endpoint, "service_id": Service, "region_id": Region}
+
+
+async def _prepare(call: Call, old: PolicyDocument | None, sent: Attributes) -> Attributes:
+    if old is not None and call.body["policy"].get("id", old.id) != old.id:
+        raise Invalid("Cannot change policy ID")
+    return sent
+
+
 _POLICIES = Resource(
     record=PolicyDocument,
     member="policy",
     collection="policies",
     verbs="create show update delete",
     accepts={"blob": {"type": ("string",)}, "type": {"type": ("string",), "maxLength": 255}},
+    prepare=_prepare,
 )
 
 

@@ -266,6 +266,12 @@ def _reasons(schema: Schema, value: Any) -> Iterator[str]:
         yield f"is greater than the maximum of {schema['maximum']}"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"does not match {schema['pattern']!r}"
+    if "oneOf" in schema:
+        fits = [one for one in schema["oneOf"] if not any(_misfits(one, value, ()))]
+        if not fits:
+            yield "is not valid under any of the given schemas"
+        if len(fits) > 1:
+            yield f"is valid under each of {', '.join(map(repr, (*fits[1:], fits[0])))}"
     if isinstance(value, list) and schema.get("uniqueItems") and len({json.dumps(v) for v in value}) != len(value):
         yield "has non-unique elements"
 

@@ -122,13 +122,10 @@ async def _create(call: Call, *, model: Model) -> Result:
     """All of them or none; each has a registered limit of its service, region and name."""
     call.enforce("identity:create_limits")
     sent: list[Attributes] = call.body["limits"]
-    for one in sent:
-        _check_owner(one)
+    if any(one.get("project_id") is None and one.get("domain_id") is None for one in sent):
+        raise Invalid("A limit is a project's or a domain's.")
     settled = [await _settled(call, one) for one in sent]
-    rows: list[Limit] = []
-    for place, one in enumerate(settled):
-        row = Limit(id=call.fresh(f"limit {place}"), registered_limit_id="", **one)
-        rows.append(row)
+    rows = [Limit(id=call.fresh(f"limit {place}"), registered_limit_id="", **one) for place, one in enumerate(settled)]
     await model.check(call.reader, rows)
     found: list[Limit] = []
     for row in rows:
@@ -137,14 +134,6 @@ async def _create(call: Call, *, model: Model) -> Result:
         found.append(new)
     body = {"limits": [await _seen(call, one) for one in found]}
     return Result(status=201, body=body, changes=tuple(put(one) for one in found))
-
-
-def _check_owner(sent: Attributes) -> None:
-    """Raise Invalid unless it is either a project's or a domain's."""
-    if "project_id" in sent and "domain_id" in sent:
-        raise Invalid(f"both {sent}")
-    if "project_id" not in sent and "domain_id" not in sent:
-        raise Invalid(f"neither {sent}")
 
 
 async def _settled(call: Call, sent: Attributes) -> Attributes:
@@ -260,8 +249,12 @@ def _one(member: str, properties: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"type": ("object",), **outer, "additionalProperties": False}
 
 
-def _many(collection: str, properties: Mapping[str, Any], required: tuple[str, ...]) -> Mapping[str, Any]:
+def _many(
+    collection: str, properties: Mapping[str, Any], required: tuple[str, ...], owners: tuple[str, ...] = ()
+) -> Mapping[str, Any]:
     inner = {"type": ("object",), "properties": properties, "required": required, "additionalProperties": False}
+    if owners:
+        inner["oneOf"] = [{"required": [*required, one]} for one in owners]
     rows = {"type": ("array",), "items": inner, "minItems": 1}
     outer = {"properties": {collection: rows}, "required": (collection,)}
     return {"type": ("object",), **outer, "additionalProperties": False}
@@ -279,7 +272,7 @@ def shapes(enforcement_model: str = "flat") -> list[Shape]:
     registered, one = "/registered_limits", "/registered_limits/{registered_limit_id}"
     limits, limit = "/limits", "/limits/{limit_id}"
     new = _many("registered_limits", _REGISTERED, ("service_id", "resource_name", "default_limit"))
-    rows = _many("limits", _NEW, ("service_id", "resource_name", "resource_limit"))
+    rows = _many("limits", _NEW, ("service_id", "resource_name", "resource_limit"), ("domain_id", "project_id"))
     changed = {"resource_limit": _NUMBER, "description": _TEXT}
     owners = {"project_id": DOMAIN_ID, "domain_id": DOMAIN_ID}
     return [

@@ -76,7 +76,7 @@ class PolicyDocument(Record, frozen=True, kw_only=True):
     """A document that services may fetch; its meaning is theirs."""
 
     id: Annotated[Id, SERVER]
-    type: Name
+    type: Annotated[str, Meta(max_length=255)]
     blob: Text
     extra: Json = {}
 
