@@ -17,6 +17,10 @@ PASSWORD, OTHER = "first-password-1", "second-password-2"
 DAY = 86_400
 WRONG = "The request you have made requires authentication."
 EXPIRED = "The password is expired and needs to be changed for user: {}."
+USED = (
+    "The new password cannot be identical to a previous password. The total number which includes the new password "
+    "must be unique is 2."
+)
 AGE = (
     "You cannot change your password at this time due to the minimum password age. Once you change your password, "
     "it must be used for 3 day(s) before it can be changed. Please try again in {} day(s) or contact your "
@@ -249,11 +253,7 @@ async def test_a_password_that_was_used_before_is_refused(made):
     assert (await place.change(PASSWORD, OTHER)).status == 204
     for again in (PASSWORD, OTHER):
         answer = await place.change(OTHER, again)
-        assert (answer.status, answer.message) == (
-            400,
-            "The new password cannot be identical to a previous password. The total number which includes the new "
-            "password must be unique is 2.",
-        )
+        assert (answer.status, answer.message) == (400, USED)
     assert (await place.change(OTHER, "third")).status == 204
     assert (await place.change("third", PASSWORD)).status == 204
     assert len((await place.stored()).password_history) == 1
@@ -293,7 +293,7 @@ async def test_a_password_expires_and_then_opens_nothing_but_its_own_change(made
     created = (await place.stored()).password_changed_at
     expires_at = (await place.stored()).password_expires_at
     assert expires_at == created // 10**6 * 10**6 + 2 * DAY * 10**6
-    assert shown["password_expires_at"].endswith(":%02d.000000" % (created // 10**6 % 60))
+    assert shown["password_expires_at"].endswith(f":{created // 10**6 % 60:02}.000000")
     token = await place.login()
     assert token.body["token"]["user"]["password_expires_at"] == shown["password_expires_at"] + "Z"
     place.later(2 * DAY)
