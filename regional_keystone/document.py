@@ -2,13 +2,13 @@
 In parts: what depends on the token alone, and what all tokens of a user in a scope have in common, joined as bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from regional_keystone.model import Project, Role, User
+from regional_keystone.model import Project, Role, ServiceProvider, User
 from regional_keystone.token import Named, Scope, SystemScope, Token, Unscoped
 
 _encode = msgspec.json.Encoder().encode
@@ -95,6 +95,12 @@ def common(
 def listed(catalog: bytes) -> bytes:
     """The catalog, given as JSON, as a member that follows others."""
     return b',"catalog":' + catalog
+
+
+def offered(providers: Iterable[ServiceProvider]) -> bytes:
+    """The clouds that our users can go to, as a member that follows others; nothing where there is none."""
+    found = [{"auth_url": one.auth_url, "id": one.id, "sp_url": one.sp_url} for one in providers if one.enabled]
+    return _inner({"service_providers": found}) if found else b""
 
 
 def own(token: Token) -> Own:

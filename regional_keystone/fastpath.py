@@ -90,8 +90,11 @@ class Facts(Derived):
         self.user, self.rest, self.catalog, self.within = user, rest, catalog, within
         self.may: dict[tuple[str, ...], tuple[bool, bool, bool, bool]] = {}
 
-    def with_catalog(self, catalog: bytes, reads: frozenset[Touch], position: int) -> "Facts":
-        """The same with this catalog, which was read from `reads`; both together are true from `position` on."""
+    def with_catalog(self, catalog: bytes, offered: bytes, reads: frozenset[Touch], position: int) -> "Facts":
+        """The same with this catalog and what tokens offer beside it, both read from `reads`.
+
+        All together is true from `position` on.
+        """
         return Facts(
             self.key,
             self.reads | reads,
@@ -102,7 +105,7 @@ class Facts(Derived):
             domain=self.domain,
             roles=self.roles,
             user=self.user,
-            rest=self.rest,
+            rest=self.rest + offered,
             catalog=catalog,
             within=self.within,
         )

@@ -6,10 +6,11 @@ import asyncio
 
 from regional_keystone.catalog import Catalog, any_chosen, chosen, visible
 from regional_keystone.delegation import Within, delegated
-from regional_keystone.document import common, listed, named, own
+from regional_keystone.document import common, listed, named, offered, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
 from regional_keystone.keys import digest, spelling
+from regional_keystone.model import ServiceProvider
 from regional_keystone.overlay import Positioned, Recording
 from regional_keystone.payload import NoKeyFits, NotAToken
 from regional_keystone.policy import Policy
@@ -51,6 +52,16 @@ class _Listing(Derived):
         super().__init__(_Listing, reads, position)
         self.catalog = catalog
         self.narrows = narrows
+
+
+class _Offers(Derived):
+    """The service providers that every token names, until one of them changes."""
+
+    __slots__ = ("shown",)
+
+    def __init__(self, reads: frozenset[Touch], position: int, shown: bytes) -> None:
+        super().__init__(_Offers, reads, position)
+        self.shown = shown
 
 
 class Validator:
@@ -223,21 +234,34 @@ class Validator:
         return found
 
     async def _with_catalog(self, bare: Facts, user_id: str, scope: Scope) -> Facts:
+        offers = await self._offers()
         if isinstance(scope, Unscoped):
-            return bare
+            position = min(bare.position, self._fastpath.holds_at(offers))
+            return bare.with_catalog(b"", offers.shown, offers.reads, position)
         listing, recording = await self._listing(), Recording(self._reader)
         project_id = scope.project_id if isinstance(scope, ProjectScope) else None
         catalog = await self._narrowed(listing, recording, project_id)
         return bare.with_catalog(
             listed(catalog.rendered(user_id, project_id)),
-            listing.reads | recording.reads,
-            min(bare.position, self._fastpath.holds_at(listing), int(recording.position)),
+            offers.shown,
+            listing.reads | recording.reads | offers.reads,
+            min(bare.position, *map(self._fastpath.holds_at, (listing, offers)), int(recording.position)),
         )
 
     async def _narrowed(self, listing: _Listing, recording: Recording, project_id: str | None) -> Catalog:
         """Asks what the project was given only where some project was given something."""
         asks = listing.narrows and project_id is not None
         return listing.catalog.narrowed(await chosen(recording, project_id) if asks and project_id else ())
+
+    async def _offers(self) -> _Offers:
+        known = self._fastpath.recall(_Offers)
+        if isinstance(known, _Offers):
+            return known
+        recording = Recording(self._reader)
+        shown = offered([one async for one in recording.scan(ServiceProvider)])
+        offers = _Offers(recording.reads, int(recording.position), shown)
+        self._fastpath.keep(offers)
+        return offers
 
     async def _listing(self) -> _Listing:
         known = self._fastpath.recall(_Listing)

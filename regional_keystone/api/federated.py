@@ -79,7 +79,8 @@ async def names_of(call: Call, user: User) -> list[Attributes]:
 
 async def called(call: Call) -> list[str] | None:
     """The ids of the users whom the query means by what they are called, in order; None if it does not ask that."""
-    asked = {name: value for name in FILTERS if (value := call.query(name)) is not None}
+    named = ((key.partition("__")[0], value) for key, value in call.request.query)  # upstream compares exactly, always
+    asked = {name: value for name, value in named if name in FILTERS}
     if not asked:
         return None
     rows: Iterable[FederatedUser]
