@@ -6,7 +6,7 @@ STATE ?= federation
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run install dev check test faults bench golden docs clean
+.PHONY: help run install dev check test differential faults bench golden docs clean
 
 BIN := .venv/bin
 # pip compiles nothing while it installs: Python does it at first import, for what is imported
@@ -39,6 +39,9 @@ check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: un
 test: $(ALL) ## the whole suite
 	@$(BIN)/rkctl engines install --if-allowed
 	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder
+
+differential: $(ALL) ## the real Keystone and ours, asked the same: cells, equal, divergences; ONLY=users SAMPLE=300
+	@$(BIN)/python -m tests.differential $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE))
 
 faults: $(ALL) ## break a federation for 30 minutes and judge what its clients saw; SECONDS=120 SEED=7 EMBEDDED=1
 	@$(BIN)/python -m tests.faults $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(EMBEDDED),--embedded)

@@ -11,7 +11,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.differential.run import play, select, show
+from tests.differential.run import Report, play, select, show
 from tests.differential.servers import Ours, Upstream
 
 
@@ -42,10 +42,14 @@ def main():
     print(f"{len(cells)} cells; starting both servers", flush=True)
     with both() as (theirs, ours):
         print(f"both serve after {time.monotonic() - started:.0f} s", flush=True)
-        report = play(theirs.url, ours.url, cells, tell=lambda line: print(line, flush=True))
+        report, ended = Report(), False
+        try:
+            play(theirs.url, ours.url, cells, tell=lambda line: print(line, flush=True), report=report)
+        except (KeyboardInterrupt, SystemExit):
+            ended = True  # what was found until now is shown
         if args.log:
             print(theirs.log()[-5000:], ours.log()[-5000:], sep="\n---\n")
-    whole = not args.only and args.sample is None
+    whole = not (args.only or args.sample or ended)
     show(report)
     stale = report.unshown() if whole else []
     if stale:
@@ -53,7 +57,7 @@ def main():
     if args.json:
         print(json.dumps(_sums(report)))
     print(f"{time.monotonic() - started:.0f} s")
-    return 1 if report.unexplained or report.unmade or stale else 0
+    return 1 if report.unexplained or report.unmade or stale or ended else 0
 
 
 def _sums(report):

@@ -14,7 +14,7 @@ from tests.differential.tables import bare, routes
 from tests.differential.world import NAMES, PERSONAS, Stage, Unmakable, named, needed, token
 from tests.golden.record_upstream import normalise
 
-_FAR = 500  # cells between two lines of progress
+_FAR = 200  # cells between two lines of progress
 
 
 @dataclass
@@ -58,9 +58,9 @@ def select(only=(), sample=None, seed=7):
     return found
 
 
-def play(theirs, ours, cells, tell=print):
-    """The report of all these cells; `theirs` and `ours`: the servers' base URLs."""
-    report = Report()
+def play(theirs, ours, cells, tell=print, report=None):
+    """The report of all these cells; `theirs` and `ours`: the servers' base URLs. `report` is filled on the way."""
+    report = report or Report()
     stage = Stage(theirs, ours)
     try:
         stage.build(MAKERS)

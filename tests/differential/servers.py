@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.compat.conftest import KEYSTONE, venv_with
+from tests.compat.conftest import KEYSTONE, cache_directory, venv_with
 from tests.golden import record_upstream
 
 PASSWORD = record_upstream.ADMIN_PASSWORD
@@ -50,7 +50,8 @@ class Upstream:
 
     def __init__(self):
         python = str(venv_with("keystone-30.0.0", KEYSTONE))
-        self._server = record_upstream.Keystone(_QUIET, python=python, launch=_LAUNCH)
+        empty = str(cache_directory() / "keystone-30.0.0.db")
+        self._server = record_upstream.Keystone(_QUIET, python=python, launch=_LAUNCH, empty=empty)
         self.url = f"http://127.0.0.1:{self._server.port}"
 
     def log(self):
