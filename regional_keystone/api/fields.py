@@ -250,8 +250,12 @@ def _reasons(schema: Schema, value: Any) -> Iterator[str]:
         yield f"is not of type {', '.join(map(repr, schema['type']))}"
     if "enum" in schema and value not in schema["enum"]:
         yield f"is not one of {list(schema['enum'])!r}"
-    if "oneOf" in schema and not any(fits(one, value) for one in schema["oneOf"]):  # these exclude each other
-        yield "is not valid under any of the given schemas"
+    if "oneOf" in schema:
+        fitting = [one for one in schema["oneOf"] if fits(one, value)]
+        if not fitting:
+            yield "is not valid under any of the given schemas"
+        if len(fitting) > 1:
+            yield f"is valid under each of {', '.join(map(repr, (*fitting[1:], fitting[0])))}"
     if isinstance(value, str | list):
         at_least, at_most = ("minLength", "maxLength") if isinstance(value, str) else ("minItems", "maxItems")
         if len(value) < schema.get(at_least, 0):
@@ -266,12 +270,6 @@ def _reasons(schema: Schema, value: Any) -> Iterator[str]:
         yield f"is greater than the maximum of {schema['maximum']}"
     if isinstance(value, str) and "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"does not match {schema['pattern']!r}"
-    if "oneOf" in schema:
-        fits = [one for one in schema["oneOf"] if not any(_misfits(one, value, ()))]
-        if not fits:
-            yield "is not valid under any of the given schemas"
-        if len(fits) > 1:
-            yield f"is valid under each of {', '.join(map(repr, (*fits[1:], fits[0])))}"
     if isinstance(value, list) and schema.get("uniqueItems") and len({json.dumps(v) for v in value}) != len(value):
         yield "has non-unique elements"
 
