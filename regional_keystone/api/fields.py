@@ -227,6 +227,9 @@ def _misfits(schema: Schema, value: Any, path: tuple[str | int, ...]) -> Iterato
                 yield from _misfits(inner, value[name], (*path, name))
         for reason in _object_reasons(schema, properties, value):
             yield path, _told(schema, value), reason
+        for reason in _choices(schema, value):
+            told = _told(schema, value)
+            yield path, told, f"{told!r} {reason}"
     elif isinstance(value, list) and "items" in schema:
         for place, inner in enumerate(value):
             yield from _misfits(schema["items"], inner, (*path, place))
@@ -250,12 +253,6 @@ def _reasons(schema: Schema, value: Any) -> Iterator[str]:
         yield f"is not of type {', '.join(map(repr, schema['type']))}"
     if "enum" in schema and value not in schema["enum"]:
         yield f"is not one of {list(schema['enum'])!r}"
-    if "oneOf" in schema:
-        fitting = [one for one in schema["oneOf"] if fits(one, value)]
-        if not fitting:
-            yield "is not valid under any of the given schemas"
-        if len(fitting) > 1:
-            yield f"is valid under each of {', '.join(map(repr, (*fitting[1:], fitting[0])))}"
     if isinstance(value, str | list):
         at_least, at_most = ("minLength", "maxLength") if isinstance(value, str) else ("minItems", "maxItems")
         if len(value) < schema.get(at_least, 0):
@@ -291,6 +288,16 @@ def _object_reasons(schema: Schema, properties: Schema, value: Attributes) -> It
     if unknown and schema.get("additionalProperties") is False:
         were = "was" if len(unknown) == 1 else "were"
         yield f"Additional properties are not allowed ({', '.join(map(repr, unknown))} {were} unexpected)"
+
+
+def _choices(schema: Schema, value: Attributes) -> Iterator[str]:
+    """What is said of an object that should have exactly one of several forms, after it."""
+    if "oneOf" in schema:
+        fitting = [one for one in schema["oneOf"] if fits(one, value)]
+        if not fitting:
+            yield "is not valid under any of the given schemas"
+        if len(fitting) > 1:
+            yield f"is valid under each of {', '.join(map(repr, (*fitting[1:], fitting[0])))}"
 
 
 def _is(value: Any, names: Iterable[str]) -> bool:
