@@ -41,9 +41,10 @@ async def delegated(
 
     Raises Lacking for what is not there any more, Forbidden for what was not, or is no longer, handed on.
     """
+    place = await target(reader, scope)
     match delegation:
         case ByTrust():
-            return await _by_trust(reader, user_id, scope, await trusted(reader, delegation.trust_id, now))
+            return await _by_trust(reader, user_id, scope, place, await trusted(reader, delegation.trust_id, now))
         case ByCredential():
             return await _by_credential(reader, user_id, scope, delegation.application_credential_id)
 
@@ -104,12 +105,14 @@ async def rules_of(reader: Reader, credential: ApplicationCredential) -> list[Ac
     return [rule for rule in found if rule is not None]
 
 
-async def _by_trust(reader: Reader, user_id: str, scope: Scope, trust: Trust) -> tuple[Standing, Within]:
+async def _by_trust(
+    reader: Reader, user_id: str, scope: Scope, place: tuple[Project | None, Project | None], trust: Trust
+) -> tuple[Standing, Within]:
     if user_id != trust.trustee_user_id:
         raise Forbidden
     if trust.project_id is None or scope != ProjectScope(trust.project_id):
         raise Lacking(f"Could not find project: {trust.project_id}.")
-    project, domain = await target(reader, scope)
+    project, domain = place
     trustor, trustor_home = await present(reader, trust.trustor_user_id)
     trustee, trustee_home = await present(reader, user_id)
     for user in (trustee, trustor):

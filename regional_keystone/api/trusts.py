@@ -30,7 +30,8 @@ _TRUST: Mapping[str, Any] = {
         "impersonation": {"type": ("boolean",)},
         "project_id": _MAYBE,
         "remaining_uses": {"type": ("integer", "null"), "minimum": 1},
-        "expires_at": _MAYBE,
+        "expires_at": {"type": ("null", "string")},
+        "deleted_at": {"type": ("null",)},
         "allow_redelegation": {"type": ("boolean", "null")},
         "redelegation_count": {"type": ("integer", "null"), "minimum": 0},
         "redelegated_trust_id": _MAYBE,
@@ -44,7 +45,7 @@ _BODY: Mapping[str, Any] = {
     "required": ("trust",),
     "additionalProperties": False,
 }
-_OWN = ("id", "deleted_at", "links", "roles_links", "extra", *_TRUST["properties"])
+_OWN = ("id", "links", "roles_links", "extra", *_TRUST["properties"])
 
 
 def shapes(max_redelegations: int = 3) -> list[Shape]:
