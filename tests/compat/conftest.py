@@ -48,9 +48,15 @@ def federation(tmp_path_factory):
     port = next(one for one in range(30100, 32500, 25) if all(is_free(one + offset) for offset in range(10)))
     rkctl = pathlib.Path(sys.executable).with_name("rkctl")
     where = ["--state", str(home.directory)]
-    cheap = ["--set", "identity.password_hash_rounds=4"]
+    chosen = (
+        "identity.password_hash_rounds=4",
+        "security_compliance.lockout_failure_attempts=2",
+        "security_compliance.lockout_duration=5",
+        "security_compliance.unique_last_password_count=2",
+    )
+    sets = [word for one in chosen for word in ("--set", one)]
     subprocess.run(
-        [rkctl, "up", "--detach", *where, "--port", str(port), "--sites", "RegionOne,RegionTwo", *cheap], check=True
+        [rkctl, "up", "--detach", *where, "--port", str(port), "--sites", "RegionOne,RegionTwo", *sets], check=True
     )
     try:
         yield home
