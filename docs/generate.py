@@ -19,7 +19,7 @@ import msgspec
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # also when it is run as a file, from anywhere
 
-from docs import cassandra_tables  # noqa: E402
+from docs import cassandra_tables, openapi  # noqa: E402
 from regional_keystone import api, model  # noqa: E402
 from regional_keystone.api.shapes import Shape  # noqa: E402
 from regional_keystone.api.verbs import routes  # noqa: E402
@@ -89,6 +89,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/api.md": lambda: routes_page() + "\n",
     "docs/data-model.md": lambda: data_model() + "\n",
     "docs/metrics.md": lambda: metrics() + "\n",
+    "docs/openapi.json": lambda: openapi.text(shape for module in _domains() for shape in _shapes(module)),
 }
 """Path below the repository -> what the page says, rendered now."""
 
@@ -156,7 +157,8 @@ def _shapes(module: ModuleType) -> Sequence[Shape]:
     if make is None:
         found: Sequence[Shape] = module.SHAPES
         return found
-    return make(*[None for _ in inspect.signature(make).parameters])  # only the table is looked at
+    needed = [one for one in inspect.signature(make).parameters.values() if one.default is inspect.Parameter.empty]
+    return make(*[None for _ in needed])  # only the table is looked at
 
 
 def _prose(text: str | None) -> str:
