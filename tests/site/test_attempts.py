@@ -1,21 +1,26 @@
 """Counts of logins: in a site's own feed at once, in the log exactly once, for all places together."""
 
 import asyncio
-from contextlib import AsyncExitStack
+import dataclasses
+import json
+import uuid
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import pytest
 
 from controller.take_over import SKEW_US
-from regional_keystone import compliance, wiring
+from regional_keystone import compliance, wiring, worker
 from regional_keystone.attempts import Counted, Pending, cleared
 from regional_keystone.errors import Unavailable, Unknown
 from regional_keystone.log import Entry, Transaction, put, remove
+from regional_keystone.messages import Request
 from regional_keystone.model import Attempts, Project, Taken, User
 from regional_keystone.passwords import hash_password
-from regional_keystone.settings import SecurityCompliance
+from regional_keystone.settings import Identity, SecurityCompliance
 from tests.cloud import eventually, running, wired
 from tests.site.test_own_feed import Feed
+from tests.site.test_workers import LOGIN, region
 
 PASSWORD = "correct horse"
 RULES = SecurityCompliance(lockout_failure_attempts=3, lockout_duration=60)
@@ -385,3 +390,65 @@ async def test_a_login_of_one_user_does_not_wait_for_another(feed):
             assert await verifier.verify(two, PASSWORD)
     assert await asyncio.gather(*failing) == [False] * 5
     assert verifier._gates == {}
+
+
+# --- processes of one site
+
+
+@asynccontextmanager
+async def processes(directory, limit):
+    def strict(made):
+        made.settings = dataclasses.replace(
+            made.settings,
+            identity=Identity(password_hash_rounds=4),
+            security_compliance=SecurityCompliance(lockout_failure_attempts=limit),
+        )
+
+    async with region(directory, prepare=strict) as made:
+        yield made
+
+
+async def login(door, password=LOGIN["password"]):
+    auth = {"identity": {"methods": ["password"], "password": {"user": LOGIN | {"password": password}}}}
+    body = json.dumps({"auth": auth}).encode()
+    response = await door.api.answer(Request(id=uuid.uuid4().hex, method="POST", path="/v3/auth/tokens", body=body))
+    return response.status
+
+
+async def test_failures_through_any_process_add_up_and_all_lock_out(tmp_path):
+    async with processes(tmp_path, 9) as three:
+        doors = [three.site.door, three.worker(2).door, three.worker(3).door]
+        await three.controller.stop()
+        assert await asyncio.gather(*(login(door, "wrong") for door in doors * 2)) == [401] * 6
+        assert [follower.pending.get("u").failed for follower in three.everyone] == [6] * 3
+        assert [await login(door, "wrong") for door in doors] == [401] * 3
+        assert [await login(door) for door in doors] == [401] * 3
+        assert three.site.own.number == 9
+        three.processes[2][-1].kill()
+        await eventually(lambda: len(three.processes[2]) == 2 and three.site.missing() is None)
+        assert await login(three.worker(2).door) == 401, "a new process knows it too"
+
+
+async def test_a_success_through_one_process_clears_for_all(tmp_path):
+    async with processes(tmp_path, 3) as three:
+        doors = [three.worker(2).door, three.worker(3).door, three.site.door]
+        for _ in range(2):
+            assert [await login(door, "wrong") for door in doors[:2]] == [401] * 2
+            assert await login(doors[2]) == 201
+        await eventually(lambda: three.site.own.pending() == 0)
+        assert [len(follower.pending) for follower in three.everyone] == [0] * 3
+        assert [await login(door, "wrong") for door in doors] == [401] * 3
+        assert await login(doors[0]) == 401
+
+
+async def test_a_worker_whose_leader_does_not_answer_counts_for_itself(tmp_path, monkeypatch):
+    async with processes(tmp_path, 2) as three:
+        monkeypatch.setattr(worker, "_ANSWER_S", 0.05)
+        door = three.worker(2).door
+        monkeypatch.setattr(three.workers, "commit", _never)
+        assert [await login(door, "wrong") for _ in range(2)] == [503] * 2
+        assert [await login(door, password) for password in ("wrong", LOGIN["password"])] == [401] * 2
+
+
+async def _never(transaction):
+    await asyncio.Event().wait()
