@@ -1,7 +1,8 @@
 """What a forwarded change was answered, kept for its retry after a lost answer, and readable by that retry alone.
 
-An answer may hold a secret that is shown once. So it is sealed with a key that is made of the request, the caller's
-token and the body among it: the log, its copies and their backups hold nothing that opens it.
+An answer may hold a secret that is shown once, or a token. So it is sealed with a key that is made of the request,
+the caller's token, the body and what its site has added among it: the log, its copies and their backups hold nothing
+that opens it.
 """
 
 import hashlib
@@ -18,9 +19,18 @@ from regional_keystone.messages import Request, Response
 from regional_keystone.model import Outcome
 from regional_keystone.ports import Reader
 
-_NONCE_BYTES = 12
+_NONCE_BYTES, _SECRET_BYTES = 12, 16
+_HEADER = "x-rk-secret"  # a header between a site and its controllers
 _PURPOSE = b"regional-keystone outcome 1\x00"
 _ANOTHER = "This request id has been used for another request."
+
+
+def repeatable(request: Request) -> Request:
+    """The same request with a secret of its own, for who forwards it, and its retries are the same again.
+
+    Without it the answer to a login could be opened by whoever guesses what was asked.
+    """
+    return msgspec.structs.replace(request, headers={**request.headers, _HEADER: os.urandom(_SECRET_BYTES).hex()})
 
 
 def outcome(request: Request, response: Response, now: int) -> Outcome:
@@ -54,6 +64,7 @@ def _digest(request: Request) -> bytes:
 
 
 def _asked(request: Request) -> tuple[object, ...]:
-    """What tells this request from another. Without a token what is kept must not help to guess a password in it."""
-    token = request.headers.get("x-auth-token", "")
-    return (request.method, request.path, request.query, request.body if token else b"", token)
+    """What tells this request from another. Without a secret what is kept must not help to guess a password in it."""
+    token, secret = request.headers.get("x-auth-token", ""), request.headers.get(_HEADER, "")
+    body = request.body if token or secret else b""
+    return (request.method, request.path, request.query, body, token, secret)

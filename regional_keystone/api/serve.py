@@ -12,7 +12,7 @@ import structlog
 
 from regional_keystone.api.consequences import follow
 from regional_keystone.api.fields import check, parse
-from regional_keystone.api.outcomes import kept, outcome
+from regional_keystone.api.outcomes import kept, outcome, repeatable
 from regional_keystone.api.shapes import Call, Lengths, Result, Route, Shape
 from regional_keystone.api.verbs import routes
 from regional_keystone.errors import IdentityError, MethodNotAllowed, NotFound, Unauthenticated, Unavailable
@@ -172,7 +172,7 @@ class Api:
         if behind is not None and changes != "no":
             raise behind
         if changes == "log" and self._forward is not None and not keep:
-            return await self._forward(request)
+            return await self._forward(repeatable(request))
         if changes == "no":
             return _unchanging(await route.handle(asked))
 
