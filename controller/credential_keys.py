@@ -1,4 +1,4 @@
-"""The ring that seals the secrets of credentials: made once, turned only when asked, never away from under a row.
+"""The ring that seals credentials and what else is secret in a row: made once, turned when asked, never ahead of a row.
 
 Upstream's rule keeps every row readable: no turn while a row is sealed with another key than the primary. `migrate`
 seals such rows again. A site reads a row as soon as the log has it, so a turn also waits until every site holds the
@@ -6,8 +6,8 @@ ring before it. Source: keystone/credential/providers/fernet/core.py, keystone/c
 """
 
 import secrets
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -21,15 +21,20 @@ from regional_keystone.errors import Conflict
 from regional_keystone.holder import CREDENTIAL
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import Change, put
-from regional_keystone.model import Credential, Ring, Site
+from regional_keystone.model import Ring, Site
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.ports import Clock, Reader
+from regional_keystone.record import TABLES, Key, Record, facts
 
 log = structlog.get_logger("credential_keys")
 
+SEALED = [one.kind for one in TABLES.values() if {"blob", "key_hash"} <= one.fields.keys()]
+"""The records whose `blob` the ring seals, where their `key_hash` names a key."""
+
+Place = tuple[type[Record], Key]
 _ROWS, _BYTES = 100, 262_144  # that one transaction seals again
 _PATIENCE_S, _POLL_S = 10.0, 0.2
-_NONE = "There is no ring for credentials yet; `rkctl credential setup` makes one."
+_NONE = "There is no ring for secrets yet; `rkctl credential setup` makes one."
 
 
 class Standing(NamedTuple):
@@ -38,7 +43,7 @@ class Standing(NamedTuple):
     epoch: int
     primary: int
     keys: dict[int, str]
-    credentials: int
+    secrets: int
     others: int
     waits_for: tuple[str, ...]
 
@@ -73,7 +78,7 @@ class CredentialKeys:
         record = _there(await self._overlay.get(Ring, CREDENTIAL))
         primary = primary_hash(await self._sites.held(record))
         count, others = 0, 0
-        async for row in self._overlay.scan(Credential):
+        async for _, row in _sealed(self._overlay):
             count += 1
             others += row.key_hash != primary
         waits_for = self._holdouts(record, await self._sites.all())
@@ -108,39 +113,37 @@ class CredentialKeys:
         Raises Conflict for a row that no key of the ring opens, after all others were done.
         """
         ring = await self._sites.held(_there(await self._overlay.get(Ring, CREDENTIAL)))
-        done, lost, primary = 0, 0, primary_hash(ring)
-        batch: list[str] = []
+        done, lost = 0, 0
+        batch: list[Place] = []
         size_bytes = 0
-        async for row in self._overlay.scan(Credential):
-            if row.key_hash == primary:
+        async for kind, row in _sealed(self._overlay):
+            if row.key_hash == primary_hash(ring):
                 continue
-            if not _opens(ring, row):
+            if not _opens(ring, row.blob):
                 lost += 1
                 continue
-            batch.append(row.id)
+            batch.append((kind, facts(kind).key_of(row)))
             size_bytes += len(row.blob)
             if len(batch) == _ROWS or size_bytes > _BYTES:
                 done += await self._seal_again(batch)
                 batch, size_bytes = [], 0
         done += await self._seal_again(batch)
         if lost:
-            raise Conflict(
-                f"{lost} credentials are sealed with keys that are not in the ring; {done} were sealed again."
-            )
+            raise Conflict(f"{lost} secrets are sealed with keys that are not in the ring; {done} were sealed again.")
         return done
 
-    async def _seal_again(self, ids: Sequence[str]) -> int:
+    async def _seal_again(self, places: Sequence[Place]) -> int:
         async def decide(reader: Recording) -> tuple[list[Change], int]:
             ring = await self._sites.held(_there(await reader.get(Ring, CREDENTIAL)))
             changes: list[Change] = []
-            for one in ids:
-                row = await reader.get(Credential, one)
-                if row is not None and row.key_hash != primary_hash(ring):
+            for kind, key in places:
+                row: Any = await reader.get(kind, *key)
+                if row is not None and row.key_hash not in {None, primary_hash(ring)}:
                     blob, hashed = seal_blob(ring, open_blob(ring, row.blob))
                     changes.append(put(msgspec.structs.replace(row, blob=blob, key_hash=hashed), row))
             return changes, len(changes)
 
-        return (await transact(self._overlay, self._sequencer, _name("migrate"), decide))[0] if ids else 0
+        return (await transact(self._overlay, self._sequencer, _name("migrate"), decide))[0] if places else 0
 
     async def _acknowledged(self) -> None:
         """A ring that was sealed a moment ago, for a site that joins say, is acknowledged soon."""
@@ -153,18 +156,26 @@ class CredentialKeys:
         return tuple(self._replicator.holdouts(active, CREDENTIAL, record.epoch, record.fingerprint))
 
 
+async def _sealed(reader: Reader) -> AsyncIterator[tuple[type[Record], Any]]:
+    """Every row with a secret that the ring seals."""
+    for kind in SEALED:
+        async for row in reader.scan(kind):
+            if getattr(row, "key_hash", None) is not None:
+                yield kind, row
+
+
 async def _check_all_sealed_by(primary: str, reader: Reader) -> None:
-    async for row in reader.scan(Credential):
+    async for _, row in _sealed(reader):
         if row.key_hash != primary:
             raise Conflict(
-                "Credentials are sealed with another key than the primary; seal them again first: "
+                "Secrets are sealed with another key than the primary; seal them again first: "
                 "`rkctl credential migrate`."
             )
 
 
-def _opens(ring: KeyRing, row: Credential) -> bool:
+def _opens(ring: KeyRing, blob: bytes) -> bool:
     try:
-        open_blob(ring, row.blob)
+        open_blob(ring, blob)
     except Unreadable:
         return False
     return True
