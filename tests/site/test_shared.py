@@ -105,7 +105,7 @@ async def test_what_one_process_has_validated_costs_another_no_read(place, serve
     second.store.asked.clear()
     assert await second.says(text) == said == await without.says(text)
     assert b'"token"' in said
-    assert second.store.asked == []
+    assert set(second.store.asked) <= {("ServiceProvider",)}  # what all tokens offer each process reads by itself, once
     assert (first.lookups, second.lookups) == ({"miss": 1}, {"hit": 1})
     assert other is None or await second.says(other) == await without.says(other)
 
