@@ -44,9 +44,9 @@ def _word(about: Attributes) -> str:
     return "domain_role" if about.get("domain_id") else "role"
 
 
-def _is_listed(call: Call, role: Role) -> bool:
-    """Whether a list shows this role: those of a domain only if that domain is asked for."""
-    return bool(call.query("domain_id")) or role.domain_id is None
+def _listed(call: Call) -> Callable[[Role], bool] | None:
+    """Whether a list shows a role: those of a domain only if that domain is asked for."""
+    return None if call.query("domain_id") else lambda role: role.domain_id is None
 
 
 async def _on_implication(call: Call, old: Implication | None, new: Implication | None) -> Iterable[Change]:
@@ -190,7 +190,7 @@ ROLES = Resource(
     filters="name domain_id",
     accepts={"domain_id": {**DOMAIN_ID, "type": ("string", "null")}, "options": IMMUTABLE},
     kind=_word,
-    only=_is_listed,
+    only=_listed,
     prepare=_prepare_role,
     hook=_on_role,
 )

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from regional_keystone import compliance
+from regional_keystone.api.expiry import expiring
 from regional_keystone.api.federated import FEDERATED, called, check_named, named_anew, names_of
+from regional_keystone.api.lists import of_domain
 from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, home, merged
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
 from regional_keystone.api.tree import PROJECTS
@@ -163,12 +165,6 @@ async def _show_user(terms: Terms, call: Call, record: User, found: Attributes) 
     return {**found, "password_expires_at": None if at is None else time(at).removesuffix("Z")}
 
 
-def _is_listed(call: Call, row: Attributes) -> bool:
-    """Whether a list shows this user: no password here expires."""
-    del row
-    return not any(call.query(name) for name in ("password_expires_at",))
-
-
 async def _change_password(terms: Terms, call: Call) -> Result:
     """Anyone who knows a user's password may change it; why it did not work is not told."""
     sent = call.body["user"]
@@ -200,8 +196,10 @@ async def _who_knows(terms: Terms, call: Call, text: str) -> User:
 async def _groups_of(call: Call) -> Result:
     user = await allowed(call, User, "user", "list_groups_for_user")
     links = await call.reader.find(Membership, user_id=user.id)
+    mine = of_domain(call, GROUPS.domain)
     found = [await call.reader.get(Group, one.group_id) for one in links]
-    rows = [{**await seen(call, GROUPS, one), "membership_expires_at": None} for one in found if one is not None]
+    shown = [one for one in found if one is not None and (mine is None or mine(one))]
+    rows = [{**await seen(call, GROUPS, one), "membership_expires_at": None} for one in shown]
     return Result(body=listing(call, "groups", rows, "name"))
 
 
@@ -228,7 +226,7 @@ USERS = Resource(
         "federated": FEDERATED,
     },
     domain="domain_id",
-    only=_is_listed,
+    only=expiring,
     among=called,
     show=partial(_show_user, Terms()),
 )
@@ -278,5 +276,6 @@ _MEMBERS = Edge(
     },
     missing="User '{user_id}' not found in group '{group_id}'",
     filters="domain_id enabled name",
+    only=expiring,
 )
 SHAPES = shapes()

@@ -16,36 +16,49 @@ _LONGEST = 19  # digits of a limit
 
 
 class Wanted(NamedTuple):
-    """What a request asks of a list: `limit` rows (0: all) after the one with the id `marker`, which `tests` admit."""
+    """What a request asks of a list: `limit` rows (0: all) after the one with the id `marker`.
+
+    `tests` are of values by their names, `rules` of whole records.
+    """
 
     limit: int
     marker: str | None
     tests: tuple[tuple[str, Callable[[Any], bool]], ...]
+    rules: tuple[Callable[[Any], bool], ...] = ()
 
-    def admits(self, value_of: Callable[[str], Any]) -> bool:
-        """Whether every filter admits a row with these values."""
-        return all(test(value_of(name)) for name, test in self.tests)
+    def admits(self, record: Any) -> bool:
+        """Whether every filter and every rule admits this record."""
+        tested = all(test(getattr(record, name, None)) for name, test in self.tests)
+        return tested and all(rule(record) for rule in self.rules)
 
     def is_over(self, found: int) -> bool:
         """Whether so many rows are more than are wanted: then it is known that there are more."""
         return 0 < self.limit < found
 
 
-def wanted(call: Call, collection: str, filters: str) -> Wanted:
-    """What the query asks: `name=x`, `name__contains=x` and the like for each of the filters; others are ignored.
+def wanted(call: Call, collection: str, filters: str, *rules: Callable[[Any], bool] | None) -> Wanted:
+    """What the query asks, by these rules as well: `name=x`, `name__contains=x` and the like for each of the filters.
 
-    Raises Invalid for a limit that is no number. A list without filters is not paged.
+    Other keys are ignored. Raises Invalid for a limit that is no number. A list without filters is not paged.
     """
     names = filters.split()
+    holding = tuple(rule for rule in rules if rule)
     if not names:
-        return Wanted(0, None, ())
-    return Wanted(_limit(call, collection), call.query("marker") or None, tuple(_tests(call.request.query, names)))
+        return Wanted(0, None, (), holding)
+    tests = tuple(_tests(call.request.query, names))
+    return Wanted(_limit(call, collection), call.query("marker") or None, tests, holding)
+
+
+def of_domain(call: Call, name: str) -> Callable[[Any], bool] | None:
+    """Who acts in a domain sees what belongs to it by the field of this name, where there is one."""
+    domain = call.caller.domain if name else None
+    return None if domain is None else lambda record: getattr(record, name) == domain.id
 
 
 def listing(call: Call, collection: str, rows: list[Attributes], filters: str = "") -> Attributes:
     """The body of a list whose rows are all at hand: filtered, and a page of it, with the links of upstream."""
     asked = wanted(call, collection, filters)
-    rows = [row for row in rows if asked.admits(row.get)]
+    rows = [row for row in rows if all(test(row.get(name)) for name, test in asked.tests)]
     if asked.marker is not None:
         rows = rows[_place(asked.marker, [row.get("id") for row in rows]) :]
     return body(call, collection, rows, asked)

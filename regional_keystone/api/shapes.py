@@ -86,6 +86,7 @@ class Result:
 
 
 Handler = Callable[[Call], Awaitable[Result]]
+Only = Callable[[Call], Callable[[Any], bool] | None]  # what a query asks of a record; None: nothing. May refuse
 Hook = Callable[[Call, Any, Any], Awaitable[Iterable[Change]]]  # (call, old, new) -> further changes; may refuse
 
 
@@ -114,7 +115,7 @@ class Resource:
     )  # JSON schema of attributes where the record does not say it
     least: int = 1  # attributes that a change must say
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
-    only: Callable[[Call, Any], bool] | None = None  # whether the list shows a record, beside its filters
+    only: Only | None = None  # what the list asks of a record beside its filters
     among: Callable[[Call], Awaitable[list[str] | None]] | None = None  # ids that the list looks through; None: all
     kind: Callable[[Attributes], str] | None = None  # attributes -> the word in actions, where it is not `member`
     prepare: Callable[[Call, Any, Attributes], Awaitable[Attributes]] | None = None  # client's words -> fields
@@ -135,7 +136,7 @@ class Edge:
     may_lack: str = ""  # the path argument whose record may be gone when the link is broken
     missing: str = ""  # what is said of a link that is not there, with path arguments in braces
     filters: str = ""  # query keys of the list
-    only: Callable[[Call, Any], bool] | None = None  # whether the list shows a far end, beside its filters
+    only: Only | None = None  # what the list asks of a far end beside its filters
     tell: Callable[[Call, Any], Awaitable[Any]] | None = None  # the body that GET and PUT answer, where there is one
     hook: Hook = nothing
 

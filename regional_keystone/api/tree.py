@@ -6,7 +6,7 @@ Source: keystone/resource/core.py, keystone/resource/schema.py.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from regional_keystone.api.fields import shown
@@ -21,6 +21,7 @@ from regional_keystone.roles import ancestors, descendants, reachable
 DEPTH = 5
 TAG: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 255, "pattern": "^[^,/]*$"}
 TAGS: Mapping[str, Any] = {"type": ("array",), "items": TAG, "maxItems": 80, "uniqueItems": True}
+_TAG_FILTERS = frozenset({"tags", "tags-any", "not-tags", "not-tags-any"})
 _NEVER = ("id", "domain_id", "parent_id", "is_domain")  # what a domain's attributes cannot say
 
 
@@ -193,18 +194,23 @@ def _tree(root_id: str, below: list[Project]) -> Attributes | None:
     return {one: _tree(one, below) for one in children} or None
 
 
-def _is_listed(call: Call, project: Project) -> bool:
-    """Whether a list shows this project: those that act as domains only on demand, and what the tags ask for."""
-    tags = set(project.tags)
-    if call.query("is_domain") is None and project.is_domain:
-        return False
-    asked = {name: set(value.split(",")) for name, value in call.request.query if "tags" in name}
-    return (
-        asked.get("tags", set()) <= tags
-        and ("tags-any" not in asked or bool(asked["tags-any"] & tags))
-        and ("not-tags" not in asked or not asked["not-tags"] <= tags)
-        and not asked.get("not-tags-any", set()) & tags
-    )
+def _wanted(call: Call) -> Callable[[Project], bool]:
+    """Whether a list shows a project: those that act as domains only on demand, and what the tags ask for."""
+    also_domains = call.query("is_domain") is not None
+    # the first of each, as upstream takes them
+    asked = {name: set(value.split(",")) for name, value in reversed(call.request.query) if name in _TAG_FILTERS}
+
+    def is_listed(project: Project) -> bool:
+        tags = set(project.tags)
+        return (
+            (also_domains or not project.is_domain)
+            and asked.get("tags", set()) <= tags
+            and ("tags-any" not in asked or bool(asked["tags-any"] & tags))
+            and ("not-tags" not in asked or not asked["not-tags"] <= tags)
+            and not asked.get("not-tags-any", set()) & tags
+        )
+
+    return is_listed
 
 
 _ACCEPTS = {"options": IMMUTABLE, "tags": TAGS, "enabled": SWITCH}
@@ -237,7 +243,7 @@ PROJECTS = Resource(
     accepts={**_ACCEPTS, "is_domain": SWITCH, "domain_id": _NULLABLE_ID, "parent_id": _NULLABLE_ID},
     least=0,
     domain="domain_id",
-    only=_is_listed,
+    only=_wanted,
     prepare=_prepare_project,
     show=_show_project,
     hook=_on_project,

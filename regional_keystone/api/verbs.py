@@ -107,7 +107,8 @@ class _Verbs:
         about = {"id": domain.id, "domain_id": domain.id} if domain else {}
         target = {**about, self.resource.member: about} if domain else {}
         call.enforce(f"identity:list_{self._word(dict(call.request.query))}s", {"target": target})
-        asked = lists.wanted(call, self.resource.collection, self.resource.filters)
+        rules = lists.of_domain(call, self.resource.domain), self.resource.only and self.resource.only(call)
+        asked = lists.wanted(call, self.resource.collection, self.resource.filters, *rules)
         rows = [await seen(call, self.resource, row) for row in await self._found(call, asked)]
         return Result(body=lists.body(call, self.resource.collection, rows, asked))
 
@@ -214,11 +215,11 @@ class _Verbs:
         if asked.marker is not None and await call.reader.get(self.resource.record, asked.marker) is None:
             raise lists.unknown(asked.marker)
         equals = self._narrowed(call)
-        plain = not self.resource.only and {name for name, _ in asked.tests} <= equals.keys()
+        plain = not asked.rules and {name for name, _ in asked.tests} <= equals.keys()
         size = min(asked.limit + 1, _ROWS) if plain and asked.limit else _ROWS
         found: list[Record] = []
         while rows := await call.reader.page(self.resource.record, after, size, **equals):
-            found += [row for row in rows if self._is_wanted(call, asked, row)]
+            found += [row for row in rows if self._is_here(row) and asked.admits(row)]
             if asked.is_over(len(found)) or len(rows) < size:
                 break
             after = self.table.key_of(rows[-1])
@@ -228,7 +229,7 @@ class _Verbs:
         found: list[Record] = []
         for one in lists.after(asked.marker, ids):
             row = await call.reader.get(self.resource.record, one)
-            if row is not None and self._is_wanted(call, asked, row):
+            if row is not None and self._is_here(row) and asked.admits(row):
                 found.append(row)
             if asked.is_over(len(found)):
                 break
@@ -243,15 +244,6 @@ class _Verbs:
         given |= self.resource.fixed
         group = self.table.first_group(given)
         return {name: given[name] for name in group or ()}
-
-    def _is_wanted(self, call: Call, asked: lists.Wanted, row: Record) -> bool:
-        domain = call.caller.domain if self.resource.domain else None
-        return (
-            self._is_here(row)
-            and (domain is None or getattr(row, self.resource.domain) == domain.id)
-            and asked.admits(lambda name: getattr(row, name, None))
-            and (self.resource.only is None or self.resource.only(call, row))
-        )
 
 
 class _Links:
@@ -299,26 +291,18 @@ class _Links:
     async def every(self, call: Call) -> Result:
         await self._allowed(call, "list")
         assert self.far is not None  # noqa: S101  an Edge that lists names a Resource's record
-        asked = lists.wanted(call, self.far.collection, self.edge.filters)
+        rules = lists.of_domain(call, self.far.domain), self.edge.only and self.edge.only(call)
+        asked = lists.wanted(call, self.far.collection, self.edge.filters, *rules)
         ids = lists.after(asked.marker, [self._far_id(link) for link in await self._found(call)])
         found: list[Record] = []
         for one in ids:
             record = await call.reader.get(self.edge.ends[self.edge.lists], one)
-            if record is not None and self._is_wanted(call, asked, record):
+            if record is not None and asked.admits(record):
                 found.append(record)
             if asked.is_over(len(found)):
                 break
         rows = [await seen(call, self.far, record) for record in found]
         return Result(body=lists.body(call, self.far.collection, rows, asked))
-
-    def _is_wanted(self, call: Call, asked: lists.Wanted, row: Record) -> bool:
-        """Who acts in a domain sees what belongs to it."""
-        domain = call.caller.domain if self.far and self.far.domain else None
-        return (
-            (domain is None or self.far is None or getattr(row, self.far.domain) == domain.id)
-            and asked.admits(lambda name: getattr(row, name, None))
-            and (self.edge.only is None or self.edge.only(call, row))
-        )
 
     def _wanted(self, call: Call) -> Record:
         return built(self.edge.record, self._fields(call.path))
