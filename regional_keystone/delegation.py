@@ -89,7 +89,7 @@ def check_onward(parent: Trust, child: Trust, max_redelegations: int | None = No
     depth = parent.redelegation_count
     if depth <= 0 or (max_redelegations is not None and depth > max_redelegations):
         raise Forbidden
-    if child.remaining_uses is not None:
+    if child.remaining_uses is not None or child.project_id != parent.project_id:
         raise Forbidden
     if parent.expires_at is not None and (child.expires_at is None or child.expires_at > parent.expires_at):
         raise Forbidden
