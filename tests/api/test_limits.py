@@ -325,11 +325,9 @@ async def test_two_levels(strict):
     project = (await strict.make("project", name="p", domain_id=domain))["id"]
 
     above = await limits(strict, of(service, project_id=project, limit=11))
-    assert (above.status, above.message) == (
-        403,
-        f"Invalid resource limit: The resource limit (project_id: {project}, resource_name: cpu, resource_limit: 11, "
-        f"service_id: {service}, region_id: None) doesn't satisfy current hierarchy model..",
-    )
+    about = f"project_id: {project}, resource_name: cpu, resource_limit: 11, service_id: {service}, region_id: None"
+    told = f"Invalid resource limit: The resource limit ({about}) doesn't satisfy current hierarchy model.."
+    assert (above.status, above.message) == (403, told)
     mine = (await limits(strict, of(service, project_id=project, limit=10))).body["limits"][0]
     below = await limits(strict, of(service, domain_id=domain, limit=9))
     assert (below.status, "domain_id: " in below.message) == (403, True)
