@@ -18,6 +18,7 @@ GROUPS = {
     "": cli.app,
     "region": cli.region,
     "keys": cli.keys,
+    "credential": cli.credential,
     "config": cli.config,
     "engines": cli.engines,
     "store": cli.store,
@@ -58,6 +59,7 @@ def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
     told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
     told += ", db sync, db version, db status, db check, db site, db roles"
+    told += ", credential status, credential setup, credential rotate, credential migrate"
     assert {*told.split(", ")} == set(COMMANDS)
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from controller import ask
 from controller.federation import CONTROLLER, is_free
+from regional_keystone.key_directory import read_directory
 from tests.processes import (
     PATIENCE_S,
     admin_token,
@@ -138,6 +139,24 @@ def test_region_and_keys_commands_speak_to_the_controller(federation):
     assert json.loads(dry.stdout)["turned"] is False
     turned = json.loads(rkctl("keys", "rotate", "--json", "--state", str(home.directory)).stdout)
     assert turned["epoch"] == before + 1
+
+
+def test_credential_commands_turn_the_ring_and_seal_again(federation):
+    home, _ = federation
+
+    def credential(command):
+        done = rkctl("credential", command, "--json", "--state", str(home.directory))
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    assert credential("setup")["made"] is False  # the controller did, at its first start
+    before = credential("status")
+    turned = credential("rotate")
+    assert (turned["epoch"], turned["primary"]) == (before["epoch"] + 1, before["primary"] + 1)
+    assert credential("migrate")["others"] == 0
+    for one in home.members():
+        keys = home.state(one.name) / "credential-keys"
+        until(lambda keys=keys: read_directory(keys).epoch == turned["epoch"], "the ring at every member")
 
 
 def test_a_child_that_was_killed_is_reported_and_revived_by_up(federation):
