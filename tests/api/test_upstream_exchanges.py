@@ -29,10 +29,13 @@ DIVERGENCES = {
         r"regions/tidy POST region body extra key",
         r"services/update service type=.*",
         r"grants/manager GET regions",
+        r"policies/(PATCH|PATCH same id|GET one|GET by type__startswith=ext)",
+        r"limits/PATCH (registered|limit) body [34]",
     ],
     "strict-query": [
         r"regions/GET (by description|by unknown filter|limit)",
         r"projects/GET by parent_id bad",
+        r"endpoint_filter/GET groups by (name__contains|colour|limit|description)=.*",
         r"users/GET by domain &(sort_dir|password_expires_at).*",
         r"groups/GET (members )?by .*(password_expires_at|sort_dir).*",
     ],
@@ -50,6 +53,8 @@ DIVERGENCES = {
     "words": [
         r"\w+/update \w+ (domain_id|is_domain)=.*",
         r"projects/create project is_domain=.*",
+        r"policies/(create without|create policy|update policy) .*",
+        r"policies/(POST|PATCH) policy body .* member",
         r"endpoints/(create|update) endpoint service_id=.*",
         r"role_assignments/GET by odd user\.id=.*&group\.id=.*",
         r"credentials/PATCH only .*",
@@ -63,6 +68,7 @@ DIVERGENCES = {
     "blank": [
         r"endpoints/GET by .*region_id=",
         r"domains/GET by .*enabled=",
+        r"policies/GET by type=",
         r"credentials/GET by type= .*",
         r"trusts/GET list by nothing",
         r"role_assignments/GET by odd user\.id=",
@@ -81,6 +87,10 @@ DIVERGENCES = {
     "ec2-owner": [r"ec2_credentials/(GET|HEAD) admin's below own as .*"],
     "access-token": [r"oauth1/DELETE unknown access token as .*"],
     "inherit-ghost": [r"grants/.* inherited (list )?unknown (user|group|project|domain)"],
+    "policy-ghost": [r"policies/GET policy of endpoint by region above"],
+    "limit-nobody": [r"limits/create limit (of null domain|domain_id 0)"],
+    "limit-nothing": [r"limits/update limit (resource_limit 8|description [01])"],
+    "whole-number": [r"limits/PATCH limit whole number"],
     "implied-ghost": [r"roles/implies of da after DELETE.*"],
     "assigned-system": [r"role_assignments/GET by .*scope\.(system=all&effective|OS-INHERIT:inherited_to=projects).*"],
     "password-length": [

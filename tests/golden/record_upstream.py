@@ -3262,6 +3262,497 @@ def application_credential_tokens(b):
     _use_app(b, "use last with alice disabled", id="<id:app:last>", secret="<secret:last>")
 
 
+@section
+def endpoint_filter(b):
+    b.prelude()
+    P = "/v3/OS-EP-FILTER"
+    G = P + "/endpoint_groups"
+    b.create("region", "r", {"id": "ef-r"})
+    b.create("service", "s", {"type": "ef-t", "name": "ef-s"})
+    b.create("service", "s2", {"type": "ef-t2", "name": "ef-s2"})
+    e = {"service_id": "<id:service:s>", "interface": "public", "region_id": "ef-r"}
+    b.create("endpoint", "a", dict(e, url="http://ef/a"))
+    b.create("endpoint", "i", dict(e, url="http://ef/i", interface="internal"))
+    b.create("endpoint", "off", dict(e, url="http://ef/off", interface="admin", enabled=False))
+    b.create("endpoint", "other", dict(e, url="http://ef/o/$(project_id)s", service_id="<id:service:s2>"))
+    own, ea = "<id:project:own>", "<id:endpoint:a>"
+    scope = {"project": {"id": own}}
+    domain = {"domain": {"id": "<id:domain:own>"}}
+    b("grant on domain", "PUT", "/v3/domains/<id:domain:own>/users/<id:user:own>/roles/<id:role:reader>")
+    one = f"{P}/projects/{own}/endpoints/{ea}"
+    b.gethead("before", one)
+    b("DELETE before", "DELETE", one)
+    b("PUT", "PUT", one)
+    b("PUT again", "PUT", one)
+    b.gethead("after", one)
+    for what, path in (
+        ("project", f"{P}/projects/{GONE}/endpoints/{ea}"),
+        ("endpoint", f"{P}/projects/{own}/endpoints/{GONE}"),
+    ):
+        for m in ("PUT", "GET", "HEAD", "DELETE"):
+            b(f"{m} unknown {what}", m, path)
+    for m in ("PUT", "GET", "DELETE"):
+        b(f"{m} unknown both", m, f"{P}/projects/{GONE}/endpoints/{GONE}")
+        b.denied(m, one, name=f"{m} project endpoint")
+    b.gethead("endpoints of project", f"{P}/projects/{own}/endpoints")
+    b.gethead("endpoints of unknown project", f"{P}/projects/{GONE}/endpoints")
+    b("GET endpoints of project filtered", "GET", f"{P}/projects/{own}/endpoints?interface=internal&limit=1")
+    b.denied("GET", f"{P}/projects/{own}/endpoints", name="GET project endpoints")
+    b.gethead("projects of endpoint", f"{P}/endpoints/{ea}/projects")
+    b.gethead("projects of unknown endpoint", f"{P}/endpoints/{GONE}/projects")
+    b("GET projects of endpoint without", "GET", f"{P}/endpoints/<id:endpoint:i>/projects")
+    b.denied("GET", f"{P}/endpoints/{ea}/projects", name="GET endpoint projects")
+    b.auth("token of project with an endpoint", "<id:user:own>", scope, save="p")
+    b("GET catalog with an endpoint", "GET", "/v3/auth/catalog", token="p")
+    b("validate with an endpoint", "GET", "/v3/auth/tokens", headers={"X-Subject-Token": "<token:p>"})
+    b.auth("token of domain", "<id:user:own>", domain, save="d")
+    b("PUT disabled endpoint", "PUT", f"{P}/projects/{own}/endpoints/<id:endpoint:off>")
+    b("PUT other endpoint", "PUT", f"{P}/projects/{own}/endpoints/<id:endpoint:other>")
+    b("GET catalog with three endpoints", "GET", "/v3/auth/catalog", token="p")
+    b("DELETE endpoint", "DELETE", one)
+    b("DELETE other endpoint", "DELETE", f"{P}/projects/{own}/endpoints/<id:endpoint:other>")
+    b("GET catalog with a disabled endpoint", "GET", "/v3/auth/catalog", token="p")
+    b("DELETE disabled endpoint", "DELETE", f"{P}/projects/{own}/endpoints/<id:endpoint:off>")
+    b("GET catalog without filter", "GET", "/v3/auth/catalog", token="p")
+
+    def group(symbol, **more):
+        body = {"name": symbol, "filters": {"interface": "public", "service_id": "<id:service:s>"}} | more
+        b(
+            f"create group {symbol}",
+            "POST",
+            G,
+            {"endpoint_group": body},
+            capture={f"id:eg:{symbol}": "endpoint_group.id"},
+        )
+
+    group("public", description="d")
+    group("all-s", filters={"service_id": "<id:service:s>"})
+    group("no-region", filters={"region_id": None})
+    group("none", filters={"region_id": "nowhere"})
+    group("none")
+    base = {"name": "x", "filters": {"interface": "public"}}
+    for i, filters in enumerate(
+        (
+            {},
+            None,
+            "x",
+            [],
+            {"enabled": True},
+            {"enabled": "x"},
+            {"foo": 1},
+            {"id": "x"},
+            {"interface": "other"},
+            {"interface": "public", "name": "x"},
+            {"service_id": 5},
+            {"service_id": None},
+            {"region_id": 5},
+            {"region": "x"},
+            {"region_id": ""},
+        )
+    ):
+        b(f"create group filters {i}", "POST", G, {"endpoint_group": dict(base, filters=filters)})
+        b(f"update group filters {i}", "PATCH", G + "/<id:eg:none>", {"endpoint_group": {"filters": filters}})
+    A = G + "/<id:eg:public>"
+    for k in base:
+        b(f"create group without {k}", "POST", G, {"endpoint_group": {x: y for x, y in base.items() if x != k}})
+    f = {
+        "name": WRONG + [LONG[255], LONG[256]],
+        "description": WRONG + [LONG[256]],
+        "id": ["x"],
+        "colour": ["red"],
+        "links": [{}],
+    }
+    b.bad_fields("endpoint_group", G, f, base)
+    b.bad_fields("endpoint_group", A, f, method="PATCH", verb="update")
+    b.bad_bodies("endpoint_group", G)
+    b.bad_bodies("endpoint_group", A, "PATCH")
+    b("PATCH description", "PATCH", A, {"endpoint_group": {"name": "public", "description": "new"}})
+    b("PATCH unknown", "PATCH", f"{G}/{GONE}", {"endpoint_group": {"description": "new"}})
+    b.gethead("group", A)
+    b.gethead("unknown group", f"{G}/{GONE}")
+    for q in ("name=public", "name=nobody", "name=", "name__contains=ubl", "colour=red", "limit=1", "description=new"):
+        b(f"GET groups by {q}", "GET", f"{G}?{q}")
+    one = A + f"/projects/{own}"
+    b.gethead("group before", one)
+    b("DELETE group before", "DELETE", one)
+    b("PUT group", "PUT", one)
+    b("PUT group again", "PUT", one)
+    b.gethead("group after", one)
+    for what, path in (
+        ("project", f"{A}/projects/{GONE}"),
+        ("group", f"{G}/{GONE}/projects/{own}"),
+        ("both", f"{G}/{GONE}/projects/{GONE}"),
+    ):
+        for m in ("PUT", "GET", "DELETE"):
+            b(f"{m} group unknown {what}", m, path)
+    for m, p, d in (
+        ("GET", G, None),
+        ("GET", A, None),
+        ("POST", G, {"endpoint_group": base}),
+        ("POST", G, {"endpoint_group": {}}),
+        ("PATCH", A, {"endpoint_group": {"name": "x"}}),
+        ("DELETE", A, None),
+        ("PUT", one, None),
+        ("GET", one, None),
+        ("DELETE", one, None),
+        ("GET", A + "/projects", None),
+        ("GET", A + "/endpoints", None),
+        ("GET", f"{P}/projects/{own}/endpoint_groups", None),
+        ("GET", f"{G}/{GONE}", None),
+    ):
+        b.denied(m, p, d)
+    b.gethead("projects of group", A + "/projects")
+    b.gethead("projects of unknown group", f"{G}/{GONE}/projects")
+    b.gethead("endpoints of group", A + "/endpoints")
+    b.gethead("endpoints of unknown group", f"{G}/{GONE}/endpoints")
+    for s in ("all-s", "no-region", "none"):
+        b(f"GET endpoints of group {s}", "GET", f"{G}/<id:eg:{s}>/endpoints")
+    b.gethead("groups of project", f"{P}/projects/{own}/endpoint_groups")
+    b.gethead("groups of unknown project", f"{P}/projects/{GONE}/endpoint_groups")
+    b("GET endpoints of project by group", "GET", f"{P}/projects/{own}/endpoints")
+    b("GET catalog by group", "GET", "/v3/auth/catalog", token="p")
+    b("PUT group none", "PUT", f"{G}/<id:eg:none>/projects/{own}")
+    b("DELETE group link", "DELETE", one)
+    b("GET catalog by empty group", "GET", "/v3/auth/catalog", token="p")
+    b("PUT group link", "PUT", f"{G}/<id:eg:all-s>/projects/{own}")
+    b("GET catalog by group all-s", "GET", "/v3/auth/catalog", token="p")
+    b("DELETE service", "DELETE", "/v3/services/<id:service:s>")
+    b("GET endpoints of project after service", "GET", f"{P}/projects/{own}/endpoints")
+    b("DELETE group all-s", "DELETE", f"{G}/<id:eg:all-s>")
+    b("GET groups of project after", "GET", f"{P}/projects/{own}/endpoint_groups")
+    b("DELETE group all-s again", "DELETE", f"{G}/<id:eg:all-s>")
+    b("DELETE service 2", "DELETE", "/v3/services/<id:service:s2>")
+    b("DELETE region", "DELETE", "/v3/regions/ef-r")
+
+
+@section
+def policies(b):
+    b.prelude()
+    P = "/v3/policies"
+    b.create("region", "r", {"id": "po-r"})
+    b.create("region", "below", {"id": "po-below", "parent_region_id": "po-r"})
+    b.create("service", "s", {"type": "po-t", "name": "po-s"})
+    e = {"service_id": "<id:service:s>", "interface": "public"}
+    b.create("endpoint", "a", dict(e, url="http://po/a", region_id="po-below"))
+    b.create("endpoint", "none", dict(e, url="http://po/n"))
+    base = {"type": "application/json", "blob": '{"a": "b"}'}
+    for s in ("e", "s", "r", "extra"):
+        body = dict(base, type=s, **({"colour": "red", "odd-name:x": 1, "id": "mine"} if s == "extra" else {}))
+        b.create("policy", s, body, plural="policies")
+    for k in base:
+        b(f"create without {k}", "POST", P, {"policy": {x: y for x, y in base.items() if x != k}})
+    f = {"type": WRONG + [LONG[255], LONG[256]], "blob": WRONG, "links": [{}]}
+    b.bad_fields("policy", P, f, base)
+    A = P + "/<id:policy:extra>"
+    b.bad_fields("policy", A, dict(f, extra=[{}], id=["x", 5, None]), method="PATCH", verb="update")
+    b.bad_bodies("policy", P)
+    b.bad_bodies("policy", A, "PATCH")
+    b("PATCH", "PATCH", A, {"policy": {"type": "extra", "blob": "x", "size": 1, "a-b": 2}})
+    b("PATCH same id", "PATCH", A, {"policy": {"id": "<id:policy:extra>"}})
+    b("PATCH unknown", "PATCH", f"{P}/{GONE}", {"policy": {"type": "x"}})
+    b.gethead("one", A)
+    b.gethead("unknown", f"{P}/{GONE}")
+    for q in ("type=e", "type=nothing", "type=", "type__startswith=ext", "type=e&colour=x"):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("POST", P, {"policy": base}),
+        ("PATCH", A, {"policy": {"type": "x"}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{P}/{GONE}", None),
+    ):
+        b.denied(m, p, d)
+    b("DELETE", "DELETE", A)
+    b("DELETE again", "DELETE", A)
+    ext = "OS-ENDPOINT-POLICY"
+    here = "/v3/endpoints/<id:endpoint:a>/" + ext + "/policy"
+    b.gethead("policy of endpoint before", here)
+    b.gethead("policy of unknown endpoint", f"/v3/endpoints/{GONE}/{ext}/policy")
+    paths = {
+        "service": ("s", f"{ext}/services/<id:service:s>", f"{ext}/services/{GONE}"),
+        "region": ("r", f"{ext}/services/<id:service:s>/regions/po-r", f"{ext}/services/<id:service:s>/regions/{GONE}"),
+        "endpoint": ("e", f"{ext}/endpoints/<id:endpoint:a>", f"{ext}/endpoints/{GONE}"),
+    }
+    for kind, (symbol, path, unknown) in paths.items():
+        one = f"{P}/<id:policy:{symbol}>"
+        b.gethead(f"{kind} before", f"{one}/{path}")
+        b(f"DELETE {kind} before", "DELETE", f"{one}/{path}")
+        b(f"PUT {kind}", "PUT", f"{one}/{path}")
+        b(f"PUT {kind} again", "PUT", f"{one}/{path}")
+        b.gethead(f"{kind} after", f"{one}/{path}")
+        b(f"GET {kind} of another policy", "GET", f"{P}/<id:policy:{'e' if symbol == 's' else 's'}>/{path}")
+        for m in ("PUT", "GET", "DELETE"):
+            b(f"{m} {kind} unknown", m, f"{one}/{unknown}")
+            b(f"{m} {kind} unknown policy", m, f"{P}/{GONE}/{path}")
+            b.denied(m, f"{one}/{path}", name=f"{m} {kind}")
+        b.gethead(f"endpoints of policy {symbol}", f"{one}/{ext}/endpoints")
+        b.gethead(f"policy of endpoint by {kind}", here)
+        b(f"GET policy of endpoint without region by {kind}", "GET", f"/v3/endpoints/<id:endpoint:none>/{ext}/policy")
+    b("PUT region below", "PUT", f"{P}/<id:policy:s>/{ext}/services/<id:service:s>/regions/po-below")
+    b("GET endpoints of policy s", "GET", f"{P}/<id:policy:s>/{ext}/endpoints")
+    b("PUT endpoint other policy", "PUT", f"{P}/<id:policy:s>/{paths['endpoint'][1]}")
+    b("GET endpoint old policy", "GET", f"{P}/<id:policy:e>/{paths['endpoint'][1]}")
+    b("GET endpoint new policy", "GET", f"{P}/<id:policy:s>/{paths['endpoint'][1]}")
+    b("GET policy of endpoint new", "GET", here)
+    b("DELETE endpoint association of another policy", "DELETE", f"{P}/<id:policy:e>/{paths['endpoint'][1]}")
+    b("DELETE endpoint association", "DELETE", f"{P}/<id:policy:s>/{paths['endpoint'][1]}")
+    b("GET policy of endpoint by region below", "GET", here)
+    b("DELETE policy s", "DELETE", P + "/<id:policy:s>")
+    b("GET policy of endpoint by region above", "GET", here)
+    b("GET endpoints of unknown policy", "GET", f"{P}/{GONE}/{ext}/endpoints")
+    b.denied("GET", here, name="GET policy of endpoint")
+    b.denied("GET", f"{P}/<id:policy:r>/{ext}/endpoints", name="GET endpoints of policy")
+    b("DELETE service", "DELETE", "/v3/services/<id:service:s>")
+    b("GET endpoints of policy after", "GET", f"{P}/<id:policy:r>/{ext}/endpoints")
+    b("DELETE region", "DELETE", "/v3/regions/po-r")
+
+
+@section
+def limits(b):
+    b.prelude()
+    R, L = "/v3/registered_limits", "/v3/limits"
+    own, dom = "<id:project:own>", "<id:domain:own>"
+    b.create("region", "r", {"id": "li-r"})
+    b.create("service", "s", {"type": "li-t", "name": "li-s"})
+    b.create("service", "s2", {"type": "li-t2", "name": "li-s2"})
+    s = "<id:service:s>"
+    base = {"service_id": s, "resource_name": "#", "default_limit": 10}
+    b.gethead("model", L + "/model")
+    b.denied("GET", L + "/model")
+
+    def registered(name, *rows, **kw):
+        b(name, "POST", R, {"registered_limits": list(rows)}, **kw)
+
+    def limits(name, *rows, **kw):
+        b(name, "POST", L, {"limits": list(rows)}, **kw)
+
+    registered(
+        "create two",
+        dict(base, resource_name="vcpu", region_id="li-r", description="d"),
+        dict(base, resource_name="ram"),
+        capture={
+            "id:rl:vcpu": "registered_limits[resource_name=vcpu].id",
+            "id:rl:ram": "registered_limits[resource_name=ram].id",
+        },
+    )
+    registered(
+        "create vcpu elsewhere", dict(base, resource_name="vcpu"), capture={"id:rl:vcpu2": "registered_limits.0.id"}
+    )
+    registered("create duplicate", dict(base, resource_name="ram"))
+    registered("create duplicate in one request", dict(base, resource_name="disk"), dict(base, resource_name="disk"))
+    registered("create with a duplicate at its end", dict(base, resource_name="disk2"), dict(base, resource_name="ram"))
+    b("GET after duplicates", "GET", f"{R}?service_id={s}")
+    registered("create unknown service", dict(base, service_id=GONE, resource_name="x"))
+    registered("create unknown region", dict(base, region_id="nope", resource_name="x"))
+    registered("create odd key", dict(base, resource_name="x", **{"id": "x"}))
+    registered("create extra", dict(base, resource_name="x", colour="red"))
+    registered("create project_id", dict(base, resource_name="x", project_id=own))
+    for k in base:
+        registered(f"create without {k}", {x: y for x, y in dict(base, resource_name="x").items() if x != k})
+    lists = [None, "x", {}, [], [None], ["x"], [{}], [[]]]
+    for i, bad in enumerate(lists):
+        b(f"create registered body {i}", "POST", R, {"registered_limits": bad})
+        b(f"create limits body {i}", "POST", L, {"limits": bad})
+    numbers = [None, "", "5", True, [], {}, -1, -2, 0, 1.5, 2147483647, 2147483648]
+    f = {
+        "service_id": WRONG + ["x"],
+        "region_id": WRONG + ["li-r", LONG[256]],
+        "resource_name": WRONG + [LONG[255], LONG[256]],
+        "default_limit": numbers,
+        "description": WRONG + [LONG[255], LONG[256]],
+    }
+    for field, values in f.items():
+        for i, value in enumerate(values):
+            row = dict(base, resource_name=f"{field}-{i}") | {field: value}
+            registered(f"create registered {field} {i}", row)
+            b(f"update registered {field} {i}", "PATCH", R + "/<id:rl:vcpu2>", {"registered_limit": {field: value}})
+            b(
+                "update back",
+                "PATCH",
+                R + "/<id:rl:vcpu2>",
+                {"registered_limit": {"region_id": None, "service_id": s, "resource_name": "vcpu-back"}},
+            )
+    A = R + "/<id:rl:vcpu>"
+    b.gethead("registered", A)
+    b.gethead("unknown registered", f"{R}/{GONE}")
+    for q in (
+        f"service_id={s}&resource_name=vcpu",
+        "region_id=li-r",
+        f"service_id={s}&region_id=",
+        "resource_name=none",
+        f"service_id={GONE}",
+        "service_id=x",
+        "resource_name__contains=cp",
+        "resource_name=",
+        f"service_id={s}&default_limit=10&resource_name=ram",
+        "limit=x&resource_name=ram",
+    ):
+        b(f"GET registered by {q}", "GET", f"{R}?{q}")
+    b("PATCH same name", "PATCH", A, {"registered_limit": {"resource_name": "vcpu"}})
+    b(
+        "PATCH taken",
+        "PATCH",
+        R + "/<id:rl:vcpu2>",
+        {"registered_limit": {"resource_name": "vcpu", "region_id": "li-r"}},
+    )
+    b("PATCH default", "PATCH", A, {"registered_limit": {"default_limit": 0, "description": None}})
+    b("PATCH nothing", "PATCH", A, {"registered_limit": {}})
+    b("PATCH id", "PATCH", A, {"registered_limit": {"id": "<id:rl:vcpu>"}})
+    b("PATCH unknown service", "PATCH", A, {"registered_limit": {"service_id": GONE}})
+    b("PATCH unknown", "PATCH", f"{R}/{GONE}", {"registered_limit": {"default_limit": 1}})
+    for i, bad in enumerate(
+        ([], {}, {"registered_limit": None}, {"registered_limit": []}, {"limit": {}}, {"registered_limit": {}, "x": 1})
+    ):
+        b(f"PATCH registered body {i}", "PATCH", A, bad) if bad != [] else None
+    for m, p, d in (
+        ("GET", R, None),
+        ("POST", R, {"registered_limits": [dict(base, resource_name="no")]}),
+        ("POST", R, {}),
+        ("PATCH", A, {"registered_limit": {"default_limit": 1}}),
+        ("DELETE", A, None),
+        ("DELETE", f"{R}/{GONE}", None),
+    ):
+        b.denied(m, p, d)
+    b.denied("GET", A, name="GET registered one")
+
+    mine = {"service_id": s, "region_id": "li-r", "resource_name": "vcpu", "resource_limit": 5}
+    b.create("project", "second", {"name": "li-second", "domain_id": dom})
+    b.create("domain", "other", {"name": "li-other"})
+    limits(
+        "create limits",
+        dict(mine, project_id=own, description="d"),
+        dict(mine, domain_id=dom),
+        capture={"id:li:own": "limits.0.id", "id:li:dom": "limits.1.id"},
+    )
+    limits("create limit second", dict(mine, project_id="<id:project:second>"), capture={"id:li:second": "limits.0.id"})
+    limits(
+        "create limit by project that is a domain",
+        dict(mine, project_id="<id:domain:other>"),
+        capture={"id:li:other": "limits.0.id"},
+    )
+    limits("create limit duplicate", dict(mine, project_id=own))
+    limits("create limit duplicate domain", dict(mine, domain_id=dom))
+    limits("create limit not registered", dict(mine, resource_name="nothing", project_id=own))
+    limits("create limit not registered there", dict(mine, resource_name="ram", project_id=own))
+    limits(
+        "create limits duplicate in one",
+        *([{"service_id": s, "resource_name": "ram", "resource_limit": 5, "project_id": own}] * 2),
+    )
+    limits(
+        "create limits with one not registered",
+        {"service_id": s, "resource_name": "ram", "resource_limit": 5, "project_id": own},
+        dict(mine, resource_name="nothing", project_id=own),
+    )
+    b("GET limits after", "GET", f"{L}?project_id={own}")
+    limits("create limit unknown project", dict(mine, project_id=GONE))
+    limits("create limit unknown domain", dict(mine, domain_id=GONE))
+    limits("create limit domain that is a project", dict(mine, domain_id=own))
+    limits("create limit unknown service", dict(mine, project_id=own, service_id=GONE))
+    limits("create limit unknown region", dict(mine, project_id=own, region_id="nope"))
+    limits("create limit of nobody", mine)
+    limits("create limit of both", dict(mine, project_id=own, domain_id=dom))
+    limits("create limit of both, one null", dict(mine, project_id=own, domain_id=None))
+    limits("create limit of null", dict(mine, project_id=None))
+    limits("create limit of null domain", dict(mine, domain_id=None))
+    limits("create limit extra", dict(mine, project_id=own, colour="red"))
+    for k in mine:
+        limits(f"create limit without {k}", {x: y for x, y in dict(mine, project_id=own).items() if x != k})
+    f = {
+        "service_id": WRONG,
+        "region_id": WRONG,
+        "resource_name": WRONG,
+        "resource_limit": numbers,
+        "description": WRONG + [LONG[255], LONG[256]],
+        "project_id": WRONG + ["a/b", LONG[65]],
+        "domain_id": WRONG,
+    }
+    for field, values in f.items():
+        for i, value in enumerate(values):
+            to = {} if field == "domain_id" else {"project_id": "<id:project:second>"}
+            limits(f"create limit {field} {i}", dict(mine, **to) | {field: value})
+            if field in ("resource_limit", "description", "project_id"):
+                b(f"update limit {field} {i}", "PATCH", L + "/<id:li:own>", {"limit": {field: value}})
+                if value in (0, None, ""):
+                    b(
+                        f"tidy limit {field} {i}",
+                        "PATCH",
+                        L + "/<id:li:own>",
+                        {"limit": {"resource_limit": 7, "description": "tidy"}},
+                    )
+    A = L + "/<id:li:own>"
+    b.gethead("limit", A)
+    b("GET domain limit", "GET", L + "/<id:li:dom>")
+    b.gethead("unknown limit", f"{L}/{GONE}")
+    b("PATCH limit whole number", "PATCH", A, {"limit": {"resource_limit": 3.0}})
+    b("PATCH limit", "PATCH", A, {"limit": {"resource_limit": 6, "description": "e"}})
+    b("PATCH limit nothing", "PATCH", A, {"limit": {}})
+    b("PATCH limit id", "PATCH", A, {"limit": {"id": "x"}})
+    b("PATCH limit service", "PATCH", A, {"limit": {"service_id": s}})
+    b("PATCH unknown limit", "PATCH", f"{L}/{GONE}", {"limit": {"resource_limit": 1}})
+    for i, bad in enumerate(({}, {"limit": None}, {"limit": []}, {"limits": []}, {"limit": {}, "x": 1})):
+        b(f"PATCH limit body {i}", "PATCH", A, bad)
+    for q in (
+        "",
+        "?resource_name=vcpu",
+        "?project_id=" + own,
+        "?domain_id=" + dom,
+        f"?service_id={s}",
+        "?region_id=li-r",
+        "?region_id=none",
+        "?project_id=" + GONE,
+        "?project_id=a/b",
+        "?service_id=x",
+        "?resource_name__contains=cp",
+        "?resource_limit=6",
+        "?domain_id=",
+        "?project_id=",
+    ):
+        b(f"GET limits{q}", "GET", L + q)
+    b.auth("login member on the domain without a role", "<id:user:own>", {"domain": {"id": dom}})
+    b("grant on domain", "PUT", f"/v3/domains/{dom}/users/<id:user:own>/roles/<id:role:reader>")
+    b("grant on system", "PUT", "/v3/system/users/<id:user:own>/roles/<id:role:reader>")
+    b("grant on second", "PUT", "/v3/projects/<id:project:second>/users/<id:user:own>/roles/<id:role:service>")
+    b.auth("login domain", "<id:user:own>", {"domain": {"id": dom}}, save="domain")
+    b.auth("login system", "<id:user:own>", {"system": {"all": True}}, save="reader")
+    b.auth("login unscoped", "<id:user:own>", save="unscoped")
+    b.auth("login service", "<id:user:own>", {"project": {"id": "<id:project:second>"}}, save="service")
+    for t in ("member", "domain", "reader", "unscoped", "service"):
+        b(f"GET limits as {t}", "GET", L, token=t)
+        b(f"GET limits of other as {t}", "GET", L + "?project_id=<id:project:second>", token=t)
+        b(f"GET limits of domain as {t}", "GET", L + "?domain_id=" + dom, token=t)
+        b(f"GET registered as {t}", "GET", R + "?resource_name=vcpu", token=t)
+        b(f"GET model as {t}", "GET", L + "/model", token=t)
+        for i in ("own", "dom", "second", "other"):
+            b(f"GET limit {i} as {t}", "GET", f"{L}/<id:li:{i}>", token=t)
+        b(f"GET unknown limit as {t}", "GET", f"{L}/{GONE}", token=t)
+        b(f"POST as {t}", "POST", L, {"limits": [dict(mine, project_id=own)]}, token=t)
+        b(f"PATCH as {t}", "PATCH", A, {"limit": {"resource_limit": 1}}, token=t)
+        b(f"DELETE as {t}", "DELETE", A, token=t)
+    b("PATCH registered in use", "PATCH", R + "/<id:rl:vcpu>", {"registered_limit": {"default_limit": 1}})
+    b("DELETE registered in use", "DELETE", R + "/<id:rl:vcpu>")
+    b("DELETE registered", "DELETE", R + "/<id:rl:ram>")
+    b("DELETE registered again", "DELETE", R + "/<id:rl:ram>")
+    b("DELETE project", "DELETE", "/v3/projects/<id:project:second>")
+    b("GET limit of project that is gone", "GET", L + "/<id:li:second>")
+    b("DELETE limit", "DELETE", A)
+    b("DELETE limit again", "DELETE", A)
+    b("DELETE limit dom", "DELETE", L + "/<id:li:dom>")
+    b("DELETE limit other", "DELETE", L + "/<id:li:other>")
+    b("DELETE registered vcpu", "DELETE", R + "/<id:rl:vcpu>")
+    # out of every later catalog
+    b("disable service", "PATCH", f"/v3/services/{s}", {"service": {"enabled": False}})
+    b("DELETE service 2", "DELETE", "/v3/services/<id:service:s2>")
+
+
+@section
+def simple_cert(b):
+    b.prelude()
+    for path in ("ca", "certificates"):
+        b.gethead(path, f"/v3/OS-SIMPLE-CERT/{path}")
+        b.denied("GET", f"/v3/OS-SIMPLE-CERT/{path}")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", nargs="?", default=os.path.join(HERE, "upstream", "exchanges.json"))
