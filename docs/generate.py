@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parent))  # also when it is run as a file, from anyw
 
 from docs import cassandra_tables, openapi  # noqa: E402
 from regional_keystone import api, model  # noqa: E402
-from regional_keystone.api.shapes import Shape  # noqa: E402
+from regional_keystone.api.shapes import Route, Shape  # noqa: E402
 from regional_keystone.api.verbs import routes  # noqa: E402
 from regional_keystone.metrics import Metrics  # noqa: E402
 from regional_keystone.record import TABLES, Field, Table  # noqa: E402
@@ -33,6 +33,10 @@ _MARKS = {
     "secret": "never shown",
 }
 _CHANGES = {"no": "answered where it arrives", "log": "forwarded by a site", "own": "taken by a site itself"}
+
+
+def _changes(route: Route) -> str:
+    return "depends on the request" if route.weigh else _CHANGES[route.changes]
 
 
 def metrics() -> str:
@@ -76,7 +80,7 @@ def routes_page() -> str:
     ]
     for module in _domains():
         rows = [
-            (one.method, _code(one.base + one.path), _CHANGES[one.changes], "no" if one.open else "yes")
+            (one.method, _code(one.base + one.path), _changes(one), "no" if one.open else "yes")
             for one in routes(_shapes(module))
         ]
         name = module.__name__.rpartition(".")[2]

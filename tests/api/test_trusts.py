@@ -185,6 +185,22 @@ async def test_a_token_by_a_trust_is_void_at_once_when_anything_of_it_goes(peopl
         await people.use(trust, status=403 if what in {"role", "grant"} else 401)
 
 
+@pytest.mark.parametrize("whose", ["alice_id", "bob_id"])
+@pytest.mark.parametrize("how", ["password", "disabled for a moment", "all tokens"])
+async def test_what_voids_the_tokens_of_either_end_voids_those_by_the_trust(people, world, whose, how):
+    holder, user_id = await people.use(await people.trust()), getattr(people, whose)
+    assert [(await people.worth(holder))[0] for _ in range(2)] == [200, 200]
+    if how == "all tokens":
+        assert (await people.admin("DELETE", f"/users/{user_id}/tokens")).status == 204
+    changes = {
+        "password": [{"password": "another one"}],
+        "disabled for a moment": [{"enabled": False}, {"enabled": True}],
+    }
+    for change in changes.get(how, ()):
+        assert (await people.admin("PATCH", f"/users/{user_id}", {"user": change})).status == 200
+    assert (await people.worth(holder))[0] == 404
+
+
 async def test_deleting_a_trust_revokes_its_tokens_and_those_of_what_was_made_of_it(people):
     first = await people.trust(allow_redelegation=True)
     holder = await people.use(first)
