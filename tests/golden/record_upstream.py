@@ -3753,6 +3753,678 @@ def simple_cert(b):
         b.denied("GET", f"/v3/OS-SIMPLE-CERT/{path}")
 
 
+FEDERATION = "/v3/OS-FEDERATION"
+RULES = [{"local": [{"user": {"name": "{0}"}}], "remote": [{"type": "UserName"}]}]
+WRONG_RULES = {
+    "no rules": [],
+    "text": "x",
+    "object": {},
+    "null": None,
+    "empty rule": [{}],
+    "no remote": [{"local": []}],
+    "empty remote": [{"local": [], "remote": []}],
+    "extra in rule": [{"local": [], "remote": [{"type": "a"}], "more": 1}],
+    "extra in local": [{"local": [{"more": 1}], "remote": [{"type": "a"}]}],
+    "local text": [{"local": "x", "remote": [{"type": "a"}]}],
+    "local of texts": [{"local": ["x"], "remote": [{"type": "a"}]}],
+    "remote without type": [{"local": [], "remote": [{}]}],
+    "remote text": [{"local": [], "remote": ["x"]}],
+    "two conditions": [{"local": [], "remote": [{"type": "a", "any_one_of": ["x"], "not_any_of": ["y"]}]}],
+    "condition text": [{"local": [], "remote": [{"type": "a", "any_one_of": "x"}]}],
+    "regex text": [{"local": [], "remote": [{"type": "a", "whitelist": ["x"], "regex": "yes"}]}],
+    "type number": [{"local": [], "remote": [{"type": 5}]}],
+    "user text": [{"local": [{"user": "x"}], "remote": [{"type": "a"}]}],
+    "user type": [{"local": [{"user": {"name": "x", "type": "odd"}}], "remote": [{"type": "a"}]}],
+    "user extra": [{"local": [{"user": {"name": "x", "colour": "red"}}], "remote": [{"type": "a"}]}],
+    "user domain": [{"local": [{"user": {"domain": {"colour": "red"}}}], "remote": [{"type": "a"}]}],
+    "group empty": [{"local": [{"group": {}}], "remote": [{"type": "a"}]}],
+    "group both": [{"local": [{"group": {"id": "x", "name": "y"}}], "remote": [{"type": "a"}]}],
+    "group without domain": [{"local": [{"group": {"name": "y"}}], "remote": [{"type": "a"}]}],
+    "groups list": [{"local": [{"groups": ["x"]}], "remote": [{"type": "a"}]}],
+    "group_ids list": [{"local": [{"group_ids": ["x"]}], "remote": [{"type": "a"}]}],
+    "project without roles": [{"local": [{"projects": [{"name": "p"}]}], "remote": [{"type": "a"}]}],
+    "project with domain": [
+        {"local": [{"projects": [{"name": "p", "roles": [], "domain": {"id": "x"}}]}], "remote": [{"type": "a"}]}
+    ],
+    "role without name": [{"local": [{"projects": [{"name": "p", "roles": [{}]}]}], "remote": [{"type": "a"}]}],
+    "two faults": [{"local": [{"groups": 5}], "remote": [{"type": 5}]}],
+}
+RIGHT_RULES = {
+    "conditions": [
+        {
+            "local": [{"user": {"name": "{0}", "email": "{1}", "type": "local", "domain": {"name": "d"}}}],
+            "remote": [
+                {"type": "a", "any_one_of": ["x", 5], "regex": True},
+                {"type": "b", "not_any_of": []},
+                {"type": "c", "whitelist": ["x"]},
+                {"type": "d", "blacklist": ["x"], "regex": False},
+            ],
+        }
+    ],
+    "groups": [
+        {"local": [{"group": {"id": "x"}}, {"group": {"name": "y", "domain": {}}}], "remote": [{"type": "a"}]},
+        {"local": [{"groups": "{0}", "domain": {"id": "x"}}, {"group_ids": "{0}"}], "remote": [{"type": "a"}]},
+    ],
+    "projects": [
+        {"local": [{"projects": [{"name": "p", "roles": [{"name": "member"}]}]}], "remote": [{"type": "a"}]},
+        {"local": [], "remote": [{"type": "a"}]},
+    ],
+}
+
+
+@section
+def mappings(b):
+    b.prelude()
+    P = FEDERATION + "/mappings"
+    A = P + "/mp-a"
+    b("PUT", "PUT", A, {"mapping": {"rules": RULES}})
+    b("PUT again", "PUT", A, {"mapping": {"rules": RULES}})
+    b.gethead("one", A)
+    b.gethead("unknown", P + "/mp-none")
+    b("GET all", "GET", P)
+    b("HEAD all", "HEAD", P)
+    b("GET all by id", "GET", P + "?id=mp-none")
+    for v in ("1.0", "2.0", "3.0"):
+        for name, rules in RIGHT_RULES.items():
+            path = f"{P}/mp-{name}-{v[0]}"
+            b(f"PUT {name} {v}", "PUT", path, {"mapping": {"schema_version": v, "rules": rules}})
+            b(f"DELETE {name} {v}", "DELETE", path)
+        rules = WRONG_RULES["project with domain"]
+        b(f"PUT project with domain {v}", "PUT", f"{P}/mp-d{v[0]}", {"mapping": {"schema_version": v, "rules": rules}})
+        rules = [{"local": [{"projects_json": "{0}"}], "remote": [{"type": "a"}]}]
+        b(f"PUT projects_json {v}", "PUT", f"{P}/mp-j{v[0]}", {"mapping": {"schema_version": v, "rules": rules}})
+    for name in ("mp-d2", "mp-d3", "mp-j3"):
+        b(f"DELETE {name}", "DELETE", f"{P}/{name}")
+    for name, rules in WRONG_RULES.items():
+        b(f"PUT {name}", "PUT", P + "/mp-bad", {"mapping": {"rules": rules}})
+    b("PATCH wrong", "PATCH", A, {"mapping": {"rules": WRONG_RULES["two faults"]}})
+    for v in ("", None, "4.0", 1, "1"):
+        b(f"PUT version {v!r}", "PUT", P + "/mp-v", {"mapping": {"schema_version": v, "rules": RULES}})
+    b("DELETE mp-v", "DELETE", P + "/mp-v")
+    b("PUT extra", "PUT", P + "/mp-e", {"mapping": {"rules": RULES, "description": "d"}})
+    b("PUT id", "PUT", P + "/mp-i", {"mapping": {"rules": RULES, "id": "other"}})
+    b("DELETE mp-i", "DELETE", P + "/mp-i")
+    b("DELETE mp-e", "DELETE", P + "/mp-e")
+    b("PUT long id", "PUT", P + "/" + LONG[65], {"mapping": {"rules": RULES}})
+    b("PATCH rules", "PATCH", A, {"mapping": {"rules": RIGHT_RULES["groups"]}})
+    b("PATCH version 2.0", "PATCH", A, {"mapping": {"rules": RULES, "schema_version": "2.0"}})
+    b("PATCH version alone", "PATCH", A, {"mapping": {"schema_version": "2.0"}})
+    b("PATCH no version", "PATCH", A, {"mapping": {"rules": RULES}})
+    b("PATCH other id", "PATCH", A, {"mapping": {"rules": RULES, "id": "other"}})
+    b("PATCH unknown", "PATCH", P + "/mp-none", {"mapping": {"rules": RULES}})
+    for n, body in (
+        ("absent", None),
+        ("empty", {}),
+        ("null", {"mapping": None}),
+        ("text", {"mapping": "x"}),
+        ("list", {"mapping": []}),
+        ("empty member", {"mapping": {}}),
+        ("wrong key", {"other": {"rules": RULES}}),
+    ):
+        b(f"PUT body {n}", "PUT", P + "/mp-b", body)
+        b(f"PATCH body {n}", "PATCH", A, body)
+    b("PUT body extra key", "PUT", P + "/mp-x", {"mapping": {"rules": RULES}, "other": 1})
+    b("DELETE mp-x", "DELETE", P + "/mp-x")
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("PUT", P + "/mp-z", {"mapping": {"rules": RULES}}),
+        ("PUT", P + "/mp-z", {"mapping": {"rules": []}}),
+        ("PATCH", A, {"mapping": {"rules": RULES}}),
+        ("DELETE", A, None),
+        ("DELETE", P + "/mp-none", None),
+    ):
+        b.denied(m, p, d)
+    b("GET as system", "GET", A, token="system")
+    b("PUT without id", "PUT", P, {"mapping": {"rules": RULES}})
+    b("PATCH without id", "PATCH", P, {"mapping": {"rules": RULES}})
+    b("DELETE without id", "DELETE", P)
+    b("POST", "POST", P, {"mapping": {"rules": RULES}})
+    b("DELETE", "DELETE", A)
+    b("DELETE again", "DELETE", A)
+
+
+@section
+def identity_providers(b):
+    b.prelude()
+    P = FEDERATION + "/identity_providers"
+    A = P + "/ip-a"
+    b.create("domain", "d", {"name": "ip-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b("PUT", "PUT", A, {"identity_provider": D})
+    b("PUT again", "PUT", A, {"identity_provider": D})
+    full = {"enabled": True, "description": "d", "remote_ids": ["ip-r2", "ip-r1"], "authorization_ttl": 30}
+    b("PUT full", "PUT", P + "/ip-full", {"identity_provider": dict(D, **full)})
+    b(
+        "PUT without domain",
+        "PUT",
+        P + "/ip-own",
+        {"identity_provider": {}},
+        capture={"id:domain:ip": "identity_provider.domain_id"},
+    )
+    b("GET its domain", "GET", "/v3/domains/<id:domain:ip>")
+    b("PUT again without domain", "PUT", P + "/ip-own", {"identity_provider": {}})
+    b("PUT unknown domain", "PUT", P + "/ip-b", {"identity_provider": {"domain_id": GONE}})
+    b("PUT project", "PUT", P + "/ip-b", {"identity_provider": {"domain_id": "<id:project:own>"}})
+    b("PUT remote id taken", "PUT", P + "/ip-b", {"identity_provider": dict(D, remote_ids=["ip-r1"])})
+    b("PUT id", "PUT", P + "/ip-b", {"identity_provider": dict(D, id="ip-b")})
+    b("PUT long id", "PUT", P + "/" + LONG[65], {"identity_provider": D})
+    b("PUT two remote ids equal", "PUT", P + "/ip-b", {"identity_provider": dict(D, remote_ids=["ip-x", "ip-x"])})
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/ip-full")
+    b.gethead("unknown", P + "/ip-none")
+    b("GET all", "GET", P)
+    b("HEAD all", "HEAD", P)
+    for q in (
+        "id=ip-a",
+        "id=nope",
+        "enabled=true",
+        "enabled=false",
+        "enabled=0",
+        "enabled=",
+        "enabled=maybe",
+        "id__contains=ful",
+        "id__icontains=FUL",
+        "domain_id=<id:domain:d>",
+        "description=d",
+        "limit=1",
+        "x=1",
+        "id=ip-full&enabled=True",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b("PATCH enable", "PATCH", A, {"identity_provider": {"enabled": True}})
+    b("PATCH remote ids", "PATCH", A, {"identity_provider": {"remote_ids": ["ip-r3"]}})
+    b("PATCH remote id taken", "PATCH", A, {"identity_provider": {"remote_ids": ["ip-r3", "ip-r1"]}})
+    b("PATCH same remote ids", "PATCH", A, {"identity_provider": {"remote_ids": ["ip-r3"]}})
+    b("PATCH more remote ids", "PATCH", A, {"identity_provider": {"remote_ids": ["ip-r3", "ip-r4"]}})
+    b("PATCH no remote ids", "PATCH", A, {"identity_provider": {"remote_ids": []}})
+    b("PATCH null remote ids", "PATCH", A, {"identity_provider": {"remote_ids": None}})
+    b("PATCH description", "PATCH", A, {"identity_provider": {"description": "x"}})
+    b("PATCH ttl", "PATCH", A, {"identity_provider": {"authorization_ttl": 0}})
+    b("PATCH ttl null", "PATCH", A, {"identity_provider": {"authorization_ttl": None}})
+    b("PATCH domain_id", "PATCH", A, {"identity_provider": D})
+    b("PATCH id", "PATCH", A, {"identity_provider": {"id": "ip-a", "description": "y"}})
+    b("PATCH unknown", "PATCH", P + "/ip-none", {"identity_provider": {"enabled": True}})
+    f = {
+        "enabled": [None, "", "true", "no", "maybe", 1, 5, [], {}],
+        "description": ["", 5, True, []],
+        "authorization_ttl": ["5", -1, 1.5, True, [], {}],
+        "remote_ids": ["x", 5, [5], [""], [LONG[64]], [LONG[65]], {}],
+        "colour": ["red"],
+        "links": [{"self": "x"}],
+    }
+    for verb, path, fields in (("PUT", P + "/ip-bad", dict(f, domain_id=[None, "", "x_y", 5])), ("PATCH", A, f)):
+        for field, values in fields.items():
+            for i, value in enumerate(values):
+                shown = json.dumps(value)
+                at = f"{path}-{field}-{i}" if verb == "PUT" else path
+                base = D if verb == "PUT" else {}
+                b(f"{verb} {field}={shown[:12]}", verb, at, {"identity_provider": dict(base, **{field: value})})
+    for n, body in (
+        ("absent", None),
+        ("empty", {}),
+        ("null", {"identity_provider": None}),
+        ("text", {"identity_provider": "x"}),
+        ("empty member", {"identity_provider": {}}),
+        ("wrong key", {"other": {}}),
+        ("extra key", {"identity_provider": {"description": "x"}, "other": 1}),
+    ):
+        b(f"PUT body {n}", "PUT", P + "/ip-body-" + n.replace(" ", "-"), body)
+        b(f"PATCH body {n}", "PATCH", A, body)
+    # protocols
+    M = FEDERATION + "/mappings/ip-m"
+    b("PUT mapping", "PUT", M, {"mapping": {"rules": RULES}})
+    b("PUT mapping 2", "PUT", M + "2", {"mapping": {"rules": RULES}})
+    Q = A + "/protocols"
+    S = Q + "/saml2"
+    b("PUT protocol", "PUT", S, {"protocol": {"mapping_id": "ip-m"}})
+    b("PUT protocol again", "PUT", S, {"protocol": {"mapping_id": "ip-m"}})
+    b("PUT protocol full", "PUT", Q + "/openid", {"protocol": {"mapping_id": "ip-m", "remote_id_attribute": "ISS"}})
+    b("PUT protocol same id elsewhere", "PUT", P + "/ip-full/protocols/saml2", {"protocol": {"mapping_id": "ip-m"}})
+    b("PUT protocol null attribute", "PUT", Q + "/n", {"protocol": {"mapping_id": "ip-m", "remote_id_attribute": None}})
+    b("PUT protocol unknown mapping", "PUT", Q + "/x", {"protocol": {"mapping_id": "none"}})
+    b("PUT protocol unknown provider", "PUT", P + "/ip-none/protocols/x", {"protocol": {"mapping_id": "ip-m"}})
+    b("PUT protocol long id", "PUT", Q + "/" + LONG[65], {"protocol": {"mapping_id": "ip-m"}})
+    b("PUT protocol extra", "PUT", Q + "/x", {"protocol": {"mapping_id": "ip-m", "colour": "red"}})
+    b("PUT protocol id", "PUT", Q + "/x", {"protocol": {"mapping_id": "ip-m", "id": "x"}})
+    b.gethead("protocol", S)
+    b("GET protocol full", "GET", Q + "/openid")
+    b.gethead("protocol unknown", Q + "/none")
+    b("GET protocol of unknown provider", "GET", P + "/ip-none/protocols/saml2")
+    b("GET protocols", "GET", Q)
+    b("HEAD protocols", "HEAD", Q)
+    b("GET protocols by id", "GET", Q + "?id=none")
+    b("GET protocols of none", "GET", P + "/ip-own/protocols")
+    b("GET protocols of unknown provider", "GET", P + "/ip-none/protocols")
+    b("PATCH protocol", "PATCH", S, {"protocol": {"mapping_id": "ip-m2"}})
+    b("PATCH protocol attribute", "PATCH", S, {"protocol": {"mapping_id": "ip-m", "remote_id_attribute": "X"}})
+    b("PATCH protocol attribute alone", "PATCH", S, {"protocol": {"remote_id_attribute": "Y"}})
+    b("PATCH protocol attribute null", "PATCH", S, {"protocol": {"mapping_id": "ip-m", "remote_id_attribute": None}})
+    b("PATCH protocol attribute empty", "PATCH", S, {"protocol": {"mapping_id": "ip-m", "remote_id_attribute": ""}})
+    b("PATCH protocol unknown mapping", "PATCH", S, {"protocol": {"mapping_id": "none"}})
+    b("PATCH protocol unknown", "PATCH", Q + "/none", {"protocol": {"mapping_id": "ip-m"}})
+    b("PATCH protocol extra", "PATCH", S, {"protocol": {"mapping_id": "ip-m", "colour": "red"}})
+    for field, values in {
+        "mapping_id": [None, "", 5, [], LONG[65]],
+        "remote_id_attribute": [5, [], LONG[65], LONG[64]],
+    }.items():
+        for i, value in enumerate(values):
+            body = {"protocol": dict({"mapping_id": "ip-m"}, **{field: value})}
+            b(f"PUT protocol {field}={json.dumps(value)[:12]} {i}", "PUT", f"{Q}/bad-{field[:3]}-{i}", body)
+            b(f"PATCH protocol {field}={json.dumps(value)[:12]} {i}", "PATCH", Q + "/openid", body)
+    for n, body in (
+        ("absent", None),
+        ("empty", {}),
+        ("null", {"protocol": None}),
+        ("text", {"protocol": "x"}),
+        ("empty member", {"protocol": {}}),
+        ("extra key", {"protocol": {"mapping_id": "ip-m"}, "other": 1}),
+    ):
+        b(f"PUT protocol body {n}", "PUT", Q + "/body", body)
+        b(f"PATCH protocol body {n}", "PATCH", S, body)
+    b("DELETE mapping in use", "DELETE", M + "2")
+    b("DELETE protocol", "DELETE", Q + "/openid")
+    b("DELETE protocol again", "DELETE", Q + "/openid")
+    b("DELETE protocol unknown provider", "DELETE", P + "/ip-none/protocols/saml2")
+    b("POST providers", "POST", P, {"identity_provider": {}})
+    b("POST protocols", "POST", Q, {"protocol": {"mapping_id": "ip-m"}})
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("GET", P + "/ip-none", None),
+        ("PUT", P + "/ip-z", {"identity_provider": {}}),
+        ("PATCH", A, {"identity_provider": {"enabled": False}}),
+        ("PATCH", A, {"identity_provider": {}}),
+        ("DELETE", A, None),
+        ("DELETE", P + "/ip-none", None),
+        ("GET", Q, None),
+        ("GET", S, None),
+        ("PUT", Q + "/z", {"protocol": {"mapping_id": "ip-m"}}),
+        ("PATCH", S, {"protocol": {"mapping_id": "ip-m"}}),
+        ("DELETE", S, None),
+    ):
+        b.denied(m, p, d)
+    b("GET as system", "GET", A, token="system")
+    b("PATCH as system", "PATCH", A, {"identity_provider": {"enabled": False}}, token="system")
+    b("DELETE", "DELETE", A)
+    b("GET after DELETE", "GET", A)
+    b("GET protocol after DELETE", "GET", S)
+    b("PUT after DELETE", "PUT", A, {"identity_provider": D})
+    b("GET protocols after PUT", "GET", Q)
+    b("DELETE own", "DELETE", P + "/ip-own")
+    b("GET its domain after DELETE", "GET", "/v3/domains/<id:domain:ip>")
+    b("disable domain", "PATCH", "/v3/domains/<id:domain:d>", {"domain": {"enabled": False}})
+    b("GET in disabled domain", "GET", P + "/ip-full")
+    b("DELETE domain", "DELETE", "/v3/domains/<id:domain:d>")
+    b("GET after domain", "GET", P + "/ip-full")
+    b("GET all after domain", "GET", P)
+    b("DELETE mapping", "DELETE", M)
+
+
+@section
+def federated_users(b):
+    b.prelude()
+    P = "/v3/users"
+    I = FEDERATION + "/identity_providers"
+    b.create("domain", "d", {"name": "fu-d"})
+    D = {"domain_id": "<id:domain:d>"}
+    b("PUT mapping", "PUT", FEDERATION + "/mappings/fu-m", {"mapping": {"rules": RULES}})
+    for p in ("fu-p", "fu-q"):
+        b(f"PUT {p}", "PUT", f"{I}/{p}", {"identity_provider": dict(D, enabled=True)})
+        for q in ("saml2", "openid"):
+            b(f"PUT {p} {q}", "PUT", f"{I}/{p}/protocols/{q}", {"protocol": {"mapping_id": "fu-m"}})
+
+    def federated(idp="fu-p", **protocols):
+        found = [{"protocol_id": k, "unique_id": v} for k, v in protocols.items()]
+        return [{"idp_id": idp, "protocols": found}]
+
+    b.create("user", "a", dict(D, name="fu-a", federated=federated(saml2="a@x")))
+    A = P + "/<id:user:a>"
+    b("GET a", "GET", A)
+    b.create(
+        "user", "b", dict(D, name="fu-b", federated=federated(saml2="b@x", openid="b") + federated("fu-q", saml2="b@q"))
+    )
+    b("GET b", "GET", P + "/<id:user:b>")
+    b.create("user", "c", dict(D, name="fu-c", federated=[]))
+    C = P + "/<id:user:c>"
+    b("GET c", "GET", C)
+    b("POST taken", "POST", P, {"user": dict(D, name="fu-x", federated=federated(saml2="a@x"))})
+    for name, value in {
+        "unknown provider": federated("none", saml2="x"),
+        "unknown protocol": federated(none="x"),
+        "no protocols": federated(),
+        "no idp_id": [{"protocols": [{"protocol_id": "saml2", "unique_id": "x"}]}],
+        "no unique_id": [{"idp_id": "fu-p", "protocols": [{"protocol_id": "saml2"}]}],
+        "no protocol_id": [{"idp_id": "fu-p", "protocols": [{"unique_id": "x"}]}],
+        "protocols text": [{"idp_id": "fu-p", "protocols": "x"}],
+        "protocols of texts": [{"idp_id": "fu-p", "protocols": ["x"]}],
+        "unique_id number": federated(saml2=5),
+        "unique_id long": federated(saml2=LONG[256]),
+        "unique_id empty": federated(saml2=""),
+        "idp_id number": federated(5, saml2="x"),
+        "text": "x",
+        "null": None,
+        "object": {},
+        "of texts": ["x"],
+        "extra": [
+            {"idp_id": "fu-p", "colour": "red", "protocols": [{"protocol_id": "saml2", "unique_id": "e", "size": 1}]}
+        ],
+    }.items():
+        b(f"PATCH federated {name}", "PATCH", C, {"user": {"federated": value}})
+        b(f"POST federated {name}", "POST", P, {"user": dict(D, name=f"fu-{name}", federated=value)})
+    b("GET c after all", "GET", C)
+    b("PATCH set", "PATCH", C, {"user": {"federated": federated(saml2="c@x")}})
+    b("GET c after set", "GET", C)
+    b("PATCH other", "PATCH", C, {"user": {"federated": federated("fu-q", openid="c@q")}})
+    b("GET c after other", "GET", C)
+    b("PATCH name", "PATCH", C, {"user": {"name": "fu-cc"}})
+    b("PATCH empty", "PATCH", C, {"user": {"federated": []}})
+    b("GET c after empty", "GET", C)
+    b("PATCH same", "PATCH", C, {"user": {"federated": federated("fu-q", openid="c@q")}})
+    b(
+        "PATCH two of one protocol",
+        "PATCH",
+        C,
+        {"user": {"federated": federated("fu-q", openid="c@q") + federated("fu-q", openid="c2@q")}},
+    )
+    b("GET c after two", "GET", C)
+    b("PATCH taken", "PATCH", C, {"user": {"federated": federated(saml2="a@x")}})
+    for q in (
+        "idp_id=fu-p",
+        "idp_id=fu-q",
+        "idp_id=none",
+        "protocol_id=openid",
+        "unique_id=a@x",
+        "unique_id=none",
+        "idp_id=fu-p&protocol_id=openid",
+        "idp_id=fu-q&unique_id=b",
+        "idp_id=fu-p&name=fu-b",
+        "name=fu-b",
+        "idp_id=fu-p&domain_id=<id:domain:d>",
+        "idp_id=fu-p&domain_id=<id:domain:own>",
+        "idp_id=fu-p&enabled=false",
+        "idp_id__contains=fu",
+        "unique_id=a%40x&limit=5",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b("DELETE protocol", "DELETE", I + "/fu-p/protocols/openid")
+    b("GET b after DELETE protocol", "GET", P + "/<id:user:b>")
+    b("DELETE provider", "DELETE", I + "/fu-p")
+    b("GET a after DELETE provider", "GET", A)
+    b("GET b after DELETE provider", "GET", P + "/<id:user:b>")
+    b("DELETE b", "DELETE", P + "/<id:user:b>")
+    b("GET by idp_id after", "GET", P + "?idp_id=fu-q")
+    b("DELETE q", "DELETE", I + "/fu-q")
+    b("DELETE mapping", "DELETE", FEDERATION + "/mappings/fu-m")
+
+
+@section
+def service_providers(b):
+    b.prelude()
+    P = FEDERATION + "/service_providers"
+    A = P + "/sp-a"
+    U = {"auth_url": "https://a.example/auth", "sp_url": "https://a.example/sp"}
+    b("PUT", "PUT", A, {"service_provider": U})
+    b("PUT again", "PUT", A, {"service_provider": U})
+    b(
+        "PUT full",
+        "PUT",
+        P + "/sp-full",
+        {"service_provider": dict(U, enabled=True, description="d", relay_state_prefix="p")},
+    )
+    b("PUT prefix null", "PUT", P + "/sp-n", {"service_provider": dict(U, relay_state_prefix=None)})
+    b("PUT id", "PUT", P + "/sp-i", {"service_provider": dict(U, id="sp-i")})
+    b("PUT long id", "PUT", P + "/" + LONG[65], {"service_provider": U})
+    b.gethead("one", A)
+    b("GET full", "GET", P + "/sp-full")
+    b.gethead("unknown", P + "/sp-none")
+    b("GET all", "GET", P)
+    b("HEAD all", "HEAD", P)
+    for q in (
+        "id=sp-a",
+        "id=nope",
+        "enabled=true",
+        "enabled=false",
+        "enabled=",
+        "enabled=maybe",
+        "id__contains=ful",
+        "auth_url=x",
+        "limit=1",
+        "x=1",
+    ):
+        b(f"GET by {q}", "GET", f"{P}?{q}")
+    b.auth(
+        "login with one",
+        scope={"project": {"name": "admin", "domain": {"id": "default"}}},
+        query="?nocatalog",
+        save="one",
+    )
+    b.auth("login unscoped with one", "<id:user:own>", "unscoped")
+    b("token with one", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:one>"})
+    b("PATCH enable", "PATCH", A, {"service_provider": {"enabled": True}})
+    b("token with two", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:one>"})
+    b("PATCH disable", "PATCH", A, {"service_provider": {"enabled": False}})
+    b("PATCH description", "PATCH", A, {"service_provider": {"description": "x"}})
+    b("PATCH url", "PATCH", A, {"service_provider": {"sp_url": "https://b.example/sp"}})
+    b("PATCH prefix null", "PATCH", A, {"service_provider": {"relay_state_prefix": None}})
+    b("PATCH id", "PATCH", A, {"service_provider": {"id": "sp-a"}})
+    b("PATCH unknown", "PATCH", P + "/sp-none", {"service_provider": {"enabled": True}})
+    f = {
+        "auth_url": [None, "", "x", 5, "https://" + "x" * 217, "https://" + "x" * 218],
+        "sp_url": [None, "", "x", 5],
+        "enabled": [None, "", "true", "no", "maybe", 1, 5, []],
+        "description": ["", 5, True, []],
+        "relay_state_prefix": ["", 5, [], LONG[256], "x" * 257],
+        "colour": ["red"],
+    }
+    for verb, path in (("PUT", P + "/sp-bad"), ("PATCH", A)):
+        for field, values in f.items():
+            for i, value in enumerate(values):
+                at = f"{path}-{field}-{i}" if verb == "PUT" else path
+                base = U if verb == "PUT" else {}
+                b(
+                    f"{verb} {field}={json.dumps(value)[:12]} {i}",
+                    verb,
+                    at,
+                    {"service_provider": dict(base, **{field: value})},
+                )
+    for n, body in (
+        ("absent", None),
+        ("empty", {}),
+        ("null", {"service_provider": None}),
+        ("text", {"service_provider": "x"}),
+        ("empty member", {"service_provider": {}}),
+        ("wrong key", {"other": U}),
+        ("without sp_url", {"service_provider": {"auth_url": "https://x"}}),
+        ("extra key", {"service_provider": U, "other": 1}),
+    ):
+        b(f"PUT body {n}", "PUT", P + "/sp-body", body)
+        b(f"PATCH body {n}", "PATCH", A, body)
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", A, None),
+        ("PUT", P + "/sp-z", {"service_provider": U}),
+        ("PATCH", A, {"service_provider": {"enabled": False}}),
+        ("DELETE", A, None),
+        ("DELETE", P + "/sp-none", None),
+    ):
+        b.denied(m, p, d)
+    b("GET as system", "GET", A, token="system")
+    b("POST", "POST", P, {"service_provider": U})
+    b("DELETE full", "DELETE", P + "/sp-full")
+    b("DELETE full again", "DELETE", P + "/sp-full")
+    b("token with none", "GET", "/v3/auth/tokens?nocatalog", headers={"X-Subject-Token": "<token:one>"})
+
+
+@section
+def domain_config(b):
+    b.prelude()
+    b.create("domain", "d", {"name": "dc-d"})
+    P = "/v3/domains/<id:domain:d>/config"
+    DEFAULT = "/v3/domains/config"
+    whole = {
+        "ldap": {"url": "ldap://x", "user_tree_dn": "ou=u", "password": "dc-secret", "page_size": 5},
+        "identity": {"driver": "ldap"},
+    }
+    b.gethead("none", P)
+    b("GET group none", "GET", P + "/ldap")
+    b("GET option none", "GET", P + "/ldap/url")
+    b("PATCH whole none", "PATCH", P, {"config": {"ldap": {"url": "ldap://first"}}})
+    b("DELETE whole first", "DELETE", P)
+    b("DELETE whole none", "DELETE", P)
+    b("DELETE group none", "DELETE", P + "/ldap")
+    b("DELETE option none", "DELETE", P + "/ldap/url")
+    b("PATCH group none", "PATCH", P + "/ldap", {"config": {"ldap": {"url": "x"}}})
+    b("PATCH option none", "PATCH", P + "/ldap/url", {"config": {"url": "x"}})
+    b("PUT", "PUT", P, {"config": whole})
+    b("PUT again", "PUT", P, {"config": whole})
+    b.gethead("whole", P)
+    b.gethead("group", P + "/ldap")
+    b.gethead("option", P + "/ldap/url")
+    b("GET number", "GET", P + "/ldap/page_size")
+    b("GET option not set", "GET", P + "/ldap/suffix")
+    b("GET sensitive", "GET", P + "/ldap/password")
+    b("GET unknown group", "GET", P + "/nope")
+    b("GET unknown option", "GET", P + "/ldap/nope")
+    b("GET option of unknown group", "GET", P + "/nope/url")
+    b("PATCH whole", "PATCH", P, {"config": {"ldap": {"url": "ldap://y", "suffix": "s"}}})
+    b("PATCH group", "PATCH", P + "/ldap", {"config": {"ldap": {"url": "ldap://z", "use_tls": True}}})
+    b("PATCH option", "PATCH", P + "/ldap/url", {"config": {"url": "ldap://w"}})
+    b("PATCH sensitive", "PATCH", P + "/ldap/password", {"config": {"password": "dc-secret-2"}})
+    b("GET sensitive after", "GET", P + "/ldap/password")
+    b("PATCH option not set", "PATCH", P + "/ldap/user_filter", {"config": {"user_filter": "x"}})
+    b("PATCH group other", "PATCH", P + "/ldap", {"config": {"identity": {"driver": "sql"}}})
+    b("PATCH group two", "PATCH", P + "/ldap", {"config": {"ldap": {"url": "x"}, "identity": {"driver": "sql"}}})
+    b("PATCH option other", "PATCH", P + "/ldap/url", {"config": {"suffix": "x"}})
+    b("PATCH option two", "PATCH", P + "/ldap/url", {"config": {"url": "x", "suffix": "x"}})
+    b("PATCH option wrapped", "PATCH", P + "/ldap/url", {"config": {"ldap": {"url": "x"}}})
+    b("PATCH unknown group", "PATCH", P + "/nope", {"config": {"nope": {"url": "x"}}})
+    b("PATCH unknown option", "PATCH", P + "/ldap/nope", {"config": {"nope": "x"}})
+    b("PATCH group with unknown option", "PATCH", P + "/ldap", {"config": {"ldap": {"nope": "x"}}})
+    b("GET after PATCH", "GET", P)
+    for n, config in {
+        "empty": {},
+        "unknown group": {"nope": {"url": "x"}},
+        "unknown option": {"ldap": {"nope": "x"}},
+        "empty group": {"ldap": {}},
+        "group text": {"ldap": "x"},
+        "group null": {"ldap": None},
+        "group list": {"ldap": ["x"]},
+        "one right one wrong": {"ldap": {"url": "x"}, "nope": {"x": 1}},
+        "security_compliance": {"security_compliance": {"password_regex": "x"}},
+        "text": "x",
+        "list": ["x"],
+        "null": None,
+        "number": 5,
+    }.items():
+        b(f"PUT config {n}", "PUT", P, {"config": config})
+        b(f"PATCH config {n}", "PATCH", P, {"config": config})
+        b(f"PATCH group config {n}", "PATCH", P + "/ldap", {"config": config})
+        b(f"PATCH option config {n}", "PATCH", P + "/ldap/url", {"config": config})
+    for n, body in (("absent", None), ("empty", {}), ("wrong key", {"other": whole})):
+        b(f"PUT body {n}", "PUT", P, body)
+        b(f"PATCH body {n}", "PATCH", P, body)
+    b("PUT body extra key", "PUT", P, {"config": whole, "other": 1})
+    for n, value in {
+        "null": None,
+        "list": ["a", 5],
+        "object": {"a": 1},
+        "true": True,
+        "empty": "",
+        "float": 1.5,
+        "zero": 0,
+    }.items():
+        b(f"PATCH option value {n}", "PATCH", P + "/ldap/url", {"config": {"url": value}})
+        b(f"GET option value {n}", "GET", P + "/ldap/url")
+        b(f"DELETE option value {n}", "DELETE", P + "/ldap/url")
+        b(f"PUT option value {n}", "PUT", P, {"config": whole})
+    for n, value in {"null": None, "list": ["a"], "number": 5, "object": {"a": 1}}.items():
+        b(f"PUT sensitive value {n}", "PUT", P, {"config": {"ldap": {"password": value}}})
+        b(f"GET sensitive value {n}", "GET", P)
+    b("PUT sensitive alone", "PUT", P, {"config": {"ldap": {"password": "x"}}})
+    b("GET sensitive alone", "GET", P)
+    b("GET group sensitive alone", "GET", P + "/ldap")
+    b("PATCH group sensitive alone", "PATCH", P + "/ldap", {"config": {"ldap": {"password": "y"}}})
+    b("DELETE sensitive", "DELETE", P + "/ldap/password")
+    b("PUT after sensitive", "PUT", P, {"config": {"ldap": {"password": "x"}}})
+    b("DELETE group sensitive", "DELETE", P + "/ldap")
+    b(
+        "PUT with substitution",
+        "PUT",
+        P,
+        {"config": {"ldap": {"url": "ldap://me:%(password)s@x", "password": "dc-secret"}}},
+    )
+    b("GET with substitution", "GET", P)
+    b("GET option with substitution", "GET", P + "/ldap/url")
+    for n, url in {"unknown": "%(nope)s", "odd": "%(password)", "percent": "100%", "number": "%(password)d"}.items():
+        b(f"PATCH substitution {n}", "PATCH", P + "/ldap/url", {"config": {"url": url}})
+        b(f"GET substitution {n}", "GET", P + "/ldap/url")
+    b("PUT all again", "PUT", P, {"config": whole})
+    b("DELETE option", "DELETE", P + "/ldap/url")
+    b("GET after DELETE option", "GET", P)
+    b("DELETE option again", "DELETE", P + "/ldap/url")
+    b("DELETE unknown option", "DELETE", P + "/ldap/nope")
+    b("DELETE unknown group", "DELETE", P + "/nope")
+    b("DELETE group", "DELETE", P + "/ldap")
+    b("GET after DELETE group", "GET", P)
+    b("DELETE group again", "DELETE", P + "/ldap")
+    b("DELETE", "DELETE", P)
+    b("GET after DELETE", "GET", P)
+    # defaults
+    b.gethead("default", DEFAULT + "/default")
+    b.gethead("default group", DEFAULT + "/ldap/default")
+    b("GET default identity", "GET", DEFAULT + "/identity/default")
+    b.gethead("default option", DEFAULT + "/ldap/url/default")
+    for o in ("page_size", "user_attribute_ignore", "use_tls", "password"):
+        b(f"GET default {o}", "GET", f"{DEFAULT}/ldap/{o}/default")
+    b("GET default unknown group", "GET", DEFAULT + "/nope/default")
+    b("GET default unknown option", "GET", DEFAULT + "/ldap/nope/default")
+    b("GET default security_compliance", "GET", DEFAULT + "/security_compliance/default")
+    # security_compliance
+    C = "/v3/domains/default/config/security_compliance"
+    for t in ("", "member", "system", None):
+        who = "as " + (t or "admin" if t is not None else "nobody")
+        b(f"GET compliance {who}", "GET", C, token=t)
+        b(f"GET compliance regex {who}", "GET", C + "/password_regex", token=t)
+        b(f"HEAD compliance regex {who}", "HEAD", C + "/password_regex", token=t)
+        b(f"GET compliance description {who}", "GET", C + "/password_regex_description", token=t)
+        b(f"GET compliance lockout {who}", "GET", C + "/lockout_duration", token=t)
+        b(f"GET compliance elsewhere {who}", "GET", P + "/security_compliance", token=t)
+        b(f"GET compliance option elsewhere {who}", "GET", P + "/security_compliance/password_regex", token=t)
+        b(f"GET compliance unknown domain {who}", "GET", f"/v3/domains/{GONE}/config/security_compliance", token=t)
+    b("PATCH compliance", "PATCH", C, {"config": {"security_compliance": {"password_regex": "x"}}})
+    b("PATCH compliance option", "PATCH", C + "/password_regex", {"config": {"password_regex": "x"}})
+    b("DELETE compliance", "DELETE", C)
+    b("DELETE compliance option", "DELETE", C + "/password_regex")
+    # whose
+    for where in (GONE, "<id:project:own>"):
+        for m, body in (("GET", None), ("PUT", {"config": whole}), ("PATCH", {"config": whole}), ("DELETE", None)):
+            b(f"{m} of {where[:4]}", m, f"/v3/domains/{where}/config", body)
+    for m, p, d in (
+        ("GET", P, None),
+        ("GET", P + "/ldap", None),
+        ("GET", P + "/ldap/url", None),
+        ("GET", f"/v3/domains/{GONE}/config", None),
+        ("PUT", P, {"config": whole}),
+        ("PATCH", P, {"config": whole}),
+        ("PATCH", P + "/ldap", {"config": {}}),
+        ("DELETE", P, None),
+        ("DELETE", P + "/ldap/url", None),
+        ("GET", DEFAULT + "/default", None),
+        ("GET", DEFAULT + "/ldap/url/default", None),
+    ):
+        b.denied(m, p, d)
+    b("PUT at last", "PUT", P, {"config": whole})
+    b("GET as system", "GET", P, token="system")
+    b("PUT group", "PUT", P + "/ldap", {"config": {"ldap": {"url": "x"}}})
+    b("POST", "POST", P, {"config": whole})
+    b("PUT default", "PUT", DEFAULT + "/default", {"config": whole})
+    b("disable", "PATCH", "/v3/domains/<id:domain:d>", {"domain": {"enabled": False}})
+    b("GET disabled", "GET", P)
+    b("DELETE domain", "DELETE", "/v3/domains/<id:domain:d>")
+    b("GET after domain", "GET", P)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("output", nargs="?", default=os.path.join(HERE, "upstream", "exchanges.json"))
