@@ -24,15 +24,19 @@ from regional_keystone.api import (
     credentials,
     discovery,
     domain_config,
+    endpoint_filter,
+    endpoint_policy,
     federation,
     identity,
+    limit_models,
+    limits,
     oauth1,
     projects,
+    simple_cert,
     trusts,
 )
-from regional_keystone.api import endpoint_filter, endpoint_policy, limits, simple_cert
 from regional_keystone.api.serve import Api
-from regional_keystone.api.shapes import Lengths, Shape
+from regional_keystone.api.shapes import Lengths
 from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
 from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
@@ -150,7 +154,7 @@ def door(
         part.follower.watchers.append(memory.disturb)
         part.follower.forgetters.append(memory.forget_all)
     shared = _shared(settings, part, fastpath, metrics, cache) if cache else None
-    policy = _policy(settings)
+    policy, model = _policy(settings), _limit_model(settings)
     validator = Validator(rows, part.follower, fastpath, policy, clock=part.clock, settings=settings, shared=shared)
     verifier = _verifier(settings, part, _in_own_feed(part, own) if own else _in_log(part, committer))
     issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings, verifier=verifier)
@@ -161,9 +165,9 @@ def door(
             *catalog.SHAPES,
             *endpoint_filter.SHAPES,
             *endpoint_policy.SHAPES,
-            *_limit_shapes(settings),
+            *limits.shapes(model),
             *simple_cert.SHAPES,
-            *projects.SHAPES,
+            *projects.shapes(model.depth),
             *identity.shapes(
                 identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
             ),
@@ -236,9 +240,9 @@ def _shared(settings: Settings, part: Replica, fastpath: FastPath, metrics: Metr
     return shared
 
 
-def _limit_shapes(settings: Settings) -> list[Shape]:
+def _limit_model(settings: Settings) -> limit_models.Model:
     try:
-        return limits.shapes(settings.unified_limit.enforcement_model)
+        return limit_models.model_named(settings.unified_limit.enforcement_model)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
 

@@ -6,6 +6,7 @@ Source: keystone/limit/models.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from regional_keystone.api.tree import DEPTH
 from regional_keystone.errors import Forbidden
 from regional_keystone.model import Limit, Project, RegisteredLimit
 from regional_keystone.ports import Reader
@@ -14,11 +15,15 @@ from regional_keystone.roles import descendants
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """An enforcement model: `check` raises Forbidden for limits that it does not allow beside those that are stored."""
+    """An enforcement model: `check` raises Forbidden for limits that it does not allow beside those that are stored.
+
+    `depth`: how many projects may be below each other in a domain.
+    """
 
     name: str
     description: str
     check: Callable[[Reader, Sequence[Limit]], Awaitable[None]]
+    depth: int = DEPTH
 
 
 async def _anything(reader: Reader, limits: Sequence[Limit]) -> None:
@@ -80,16 +85,25 @@ def _told(limit: Limit) -> str:
     )
 
 
+FLAT = Model(
+    name="flat",
+    description="Limit enforcement and validation does not take project hierarchy into consideration.",
+    check=_anything,
+)
 _FOUND = (
-    Model(
-        name="flat",
-        description="Limit enforcement and validation does not take project hierarchy into consideration.",
-        check=_anything,
-    ),
+    FLAT,
     Model(
         name="strict_two_level",
         description="This model requires project hierarchy never exceeds a depth of two",
         check=_two_levels,
+        depth=2,
     ),
 )
 MODELS: Mapping[str, Model] = {one.name: one for one in _FOUND}
+
+
+def model_named(name: str) -> Model:
+    """The model of this name. Raises ValueError for one that there is not."""
+    if name not in MODELS:
+        raise ValueError(f"unified_limit.enforcement_model = {name}: one of {', '.join(MODELS)}")
+    return MODELS[name]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from regional_keystone.api.fields import shown
-from regional_keystone.api.limit_models import MODELS, Model
+from regional_keystone.api.limit_models import FLAT, Model
 from regional_keystone.api.rules import DOMAIN_ID
 from regional_keystone.api.shapes import Attributes, Call, Resource, Result, Route, Shape
 from regional_keystone.api.verbs import listing, seen
@@ -260,11 +260,8 @@ def _many(
     return {"type": ("object",), **outer, "additionalProperties": False}
 
 
-def shapes(enforcement_model: str = "flat") -> list[Shape]:
-    """The routes, with limits related as this model says. Raises ValueError for a model that there is not."""
-    if enforcement_model not in MODELS:
-        raise ValueError(f"unified_limit.enforcement_model = {enforcement_model}: one of {', '.join(MODELS)}")
-    model = MODELS[enforcement_model]
+def shapes(model: Model = FLAT) -> list[Shape]:
+    """The routes, with limits related as this model says."""
 
     def by(handle: Callable[..., Awaitable[Result]]) -> Callable[[Call], Awaitable[Result]]:
         return partial(handle, model=model)

@@ -3,13 +3,15 @@
 Source: keystone/api/projects.py, keystone/resource/schema.py.
 """
 
+import dataclasses
 from collections.abc import Iterable
+from functools import partial
 
 import msgspec
 
 from regional_keystone.api.fields import check
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
-from regional_keystone.api.tree import DOMAINS, PROJECTS, TAG, TAGS
+from regional_keystone.api.tree import DEPTH, DOMAINS, PROJECTS, TAG, TAGS, on_project
 from regional_keystone.api.verbs import allowed
 from regional_keystone.errors import NotFound
 from regional_keystone.log import Change, put
@@ -71,9 +73,7 @@ _TAGS_BODY = {
     "properties": {"tags": {"type": ("array",), "items": TAG}},
     "additionalProperties": False,
 }
-SHAPES: list[Shape] = [
-    DOMAINS,
-    PROJECTS,
+_TAG_ROUTES: list[Shape] = [
     Route(method="GET", path=_ALL, handle=_list_tags),
     Route(method="PUT", path=_ALL, handle=_replace_tags, changes="log", body=_TAGS_BODY),
     Route(method="DELETE", path=_ALL, handle=_delete_tags, changes="log"),
@@ -81,3 +81,11 @@ SHAPES: list[Shape] = [
     Route(method="PUT", path=_ONE, handle=_put_tag, changes="log"),
     Route(method="DELETE", path=_ONE, handle=_delete_tag, changes="log"),
 ]
+
+
+def shapes(depth: int = DEPTH) -> list[Shape]:
+    """The routes, with so many projects below each other in a domain at most."""
+    return [DOMAINS, dataclasses.replace(PROJECTS, hook=partial(on_project, depth=depth)), *_TAG_ROUTES]
+
+
+SHAPES = shapes()

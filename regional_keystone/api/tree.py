@@ -65,12 +65,15 @@ def _settled(word: str, old: Project | None, sent: Attributes) -> Attributes:
     return sent
 
 
-async def _on_project(call: Call, old: Project | None, new: Project | None) -> Iterable[Change]:
+async def on_project(
+    call: Call, old: Project | None, new: Project | None, *, depth: int = DEPTH
+) -> Iterable[Change]:
+    """The rules of the tree; refuses a project further below its domain than `depth`."""
     if new is None:
         await _check_delete(call.reader, old)
         return ()
     if old is None:
-        await _check_place(call.reader, new)
+        await _check_place(call.reader, new, depth)
     else:
         await _check_switch(call.reader, old, new)
     await _check_name(call.reader, old, new)
@@ -87,7 +90,7 @@ async def _check_delete(reader: Reader, old: Project | None) -> None:
         raise Forbidden(f"Cannot delete the project {old.id} since it is not a leaf in the hierarchy. {advice}")
 
 
-async def _check_place(reader: Reader, new: Project) -> None:
+async def _check_place(reader: Reader, new: Project, depth: int) -> None:
     """Raise Invalid or Forbidden unless a new project may stand where it wants to."""
     if new.is_domain:
         if new.parent_id or new.domain_id:
@@ -105,7 +108,7 @@ async def _check_place(reader: Reader, new: Project) -> None:
         found = await reader.get(Project, one)
         if found is not None and not found.enabled:
             raise Invalid(f"cannot create a project in a branch containing a disabled project: {one}")
-    if len([one for one in above if one != domain.id]) >= DEPTH:
+    if len([one for one in above if one != domain.id]) >= depth:
         raise Forbidden(f"Max hierarchy depth reached for {new.parent_id} branch.")
 
 
@@ -233,7 +236,7 @@ DOMAINS = Resource(
     domain="id",
     prepare=_prepare_domain,
     show=_show_domain,
-    hook=_on_project,
+    hook=on_project,
 )
 PROJECTS = Resource(
     record=Project,
@@ -246,5 +249,5 @@ PROJECTS = Resource(
     only=_wanted,
     prepare=_prepare_project,
     show=_show_project,
-    hook=_on_project,
+    hook=on_project,
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from controller import settings as sections
-from regional_keystone.api.limits import shapes
+from regional_keystone.api.limit_models import model_named
 from tests import replay
 from tests.api.conftest import Client
 
@@ -343,6 +343,13 @@ async def test_two_levels(strict):
     assert (await limits(strict, pair[0] | {"resource_limit": 6}, pair[1])).status == 201
 
 
+async def test_two_levels_of_projects(strict):
+    one = await strict.make("project", name="one")
+    two = await strict.make("project", name="two", parent_id=one["id"])
+    answer = await strict("POST", "/projects", {"project": {"name": "three", "parent_id": two["id"]}})
+    assert (answer.status, answer.message) == (403, f"Max hierarchy depth reached for {two['id']} branch.")
+
+
 def test_an_unknown_model_is_refused():
     with pytest.raises(ValueError, match="flat, strict_two_level"):
-        shapes("three_levels")
+        model_named("three_levels")

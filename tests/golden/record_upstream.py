@@ -3545,7 +3545,7 @@ def limits(b):
     b("GET after duplicates", "GET", f"{R}?service_id={s}")
     registered("create unknown service", dict(base, service_id=GONE, resource_name="x"))
     registered("create unknown region", dict(base, region_id="nope", resource_name="x"))
-    registered("create odd key", dict(base, resource_name="x", **{"id": "x"}))
+    registered("create odd key", dict(base, resource_name="x", id="x"))
     registered("create extra", dict(base, resource_name="x", colour="red"))
     registered("create project_id", dict(base, resource_name="x", project_id=own))
     for k in base:
