@@ -65,9 +65,7 @@ def _settled(word: str, old: Project | None, sent: Attributes) -> Attributes:
     return sent
 
 
-async def on_project(
-    call: Call, old: Project | None, new: Project | None, *, depth: int = DEPTH
-) -> Iterable[Change]:
+async def on_project(call: Call, old: Project | None, new: Project | None, *, depth: int = DEPTH) -> Iterable[Change]:
     """The rules of the tree; refuses a project further below its domain than `depth`."""
     if new is None:
         await _check_delete(call.reader, old)
