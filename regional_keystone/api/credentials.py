@@ -172,12 +172,15 @@ async def _allowed(call: Call, action: str) -> Credential:
 
 
 async def _allowed_ec2(call: Call, action: str) -> Credential:
-    """The user's credential with the access key that the path names. One of another type is as good as none."""
-    key = _id_of(call.path["credential_id"])
+    """The user's EC2 key that the path names, if the caller may do this to it. Another's, or another kind, is none."""
+    key, user_id = _id_of(call.path["credential_id"]), call.path["user_id"]
     found = await call.reader.get(Credential, key)
-    call.enforce(f"identity:{action}", {"target": {"credential": shown(found)}} if found else {})
-    user = await found_or_refused(call, User, call.path["user_id"])
-    if found is None or found.type != EC2 or found.user_id != user.id:
+    if found is not None and (found.type, found.user_id) != (EC2, user_id):
+        found = None
+    about = shown(found) if found else {"user_id": user_id}  # who may not ask for it is not told that it is not there
+    call.enforce(f"identity:{action}", {"target": {"credential": about}})
+    await found_or_refused(call, User, user_id)
+    if found is None:
         raise NotFound(f"Could not find credential: {key}.")
     _refuse_delegated(call)
     return found

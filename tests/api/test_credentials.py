@@ -272,6 +272,9 @@ async def test_an_unknown_key_and_one_of_another_kind_are_the_same(admin, org):
             answer = await admin(method, f"{place}/{access}")
             named = hashlib.sha256(access.encode()).hexdigest()
             assert (answer.status, answer.message) == (404, f"Could not find credential: {named}.")
+            own = await org["as ann"](method, f"{place}/{access}")
+            assert (own.status, own.message) == (404, f"Could not find credential: {named}.")
+            assert (await org["as rea"](method, f"{place}/{access}")).status == 403
 
 
 async def test_a_list_is_told_a_page_at_a_time(admin, org):
