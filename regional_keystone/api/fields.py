@@ -227,12 +227,12 @@ def _misfits(schema: Schema, value: Any, path: tuple[str | int, ...]) -> Iterato
                 yield from _misfits(inner, value[name], (*path, name))
         for reason in _object_reasons(schema, properties, value):
             yield path, _told(schema, value), reason
-        for reason in _choices(schema, value):
-            told = _told(schema, value)
-            yield path, told, f"{told!r} {reason}"
     elif isinstance(value, list) and "items" in schema:
         for place, inner in enumerate(value):
             yield from _misfits(schema["items"], inner, (*path, place))
+    for reason in _choices(schema, value):
+        told = _told(schema, value)
+        yield path, told, f"{told!r} {reason}"
 
 
 def _told(schema: Schema, value: Any) -> Any:
@@ -290,8 +290,8 @@ def _object_reasons(schema: Schema, properties: Schema, value: Attributes) -> It
         yield f"Additional properties are not allowed ({', '.join(map(repr, unknown))} {were} unexpected)"
 
 
-def _choices(schema: Schema, value: Attributes) -> Iterator[str]:
-    """What is said of an object that should have exactly one of several forms, after it."""
+def _choices(schema: Schema, value: Any) -> Iterator[str]:
+    """What is said of a value that should have exactly one of several forms, after it."""
     if "oneOf" in schema:
         fitting = [one for one in schema["oneOf"] if fits(one, value)]
         if not fitting:
