@@ -87,22 +87,22 @@ async def _endpoints(call: Call) -> Result:
     everywhere = [one async for one in call.reader.scan(Endpoint)]
     found: list[Endpoint] = []
     for one in await call.reader.find(PolicyAssociation, policy_id=policy.id):
-        regions = {one.region_id} if one.region_id is None else await _below(call.reader, one.region_id)
+        regions = await _below(call.reader, one.region_id) if one.region_id else set()
         found += [each for each in everywhere if _is_of(each, one, regions)]
     rows = [{**shown(one), "links": {"self": call.url(f"/endpoints/{one.id}")}} for one in found]
     return Result(body=listing(call, "endpoints", rows))
 
 
-def _is_of(endpoint: Endpoint, association: PolicyAssociation, regions: set[str | None]) -> bool:
+def _is_of(endpoint: Endpoint, association: PolicyAssociation, regions: set[str]) -> bool:
     if association.endpoint_id is not None:
         return endpoint.id == association.endpoint_id
     is_there = association.region_id is None or endpoint.region_id in regions
     return endpoint.service_id == association.service_id and is_there
 
 
-async def _below(reader: Reader, region_id: str) -> set[str | None]:
+async def _below(reader: Reader, region_id: str) -> set[str]:
     """A region and all below it."""
-    found: set[str | None] = {region_id}
+    found = {region_id}
     waiting = [region_id]
     while waiting:
         children = await reader.find(Region, parent_region_id=waiting.pop())
