@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from tests.compat.conftest import KEYSTONE, cache_directory, venv_with
@@ -41,8 +42,16 @@ server.serve_forever()
 """
 
 
-# A refusal is no error of the server; its trace costs more than the answer.
-_QUIET = "[DEFAULT]\ndefault_log_levels = keystone=CRITICAL\n"
+# A refusal is no error of the server, and its trace costs more than the answer. The cache is on, as wherever Keystone
+# is run in earnest: without it each request takes ten times as long. This kind of cache hands out copies.
+_CONF = """[DEFAULT]
+default_log_levels = keystone=CRITICAL
+[api]
+response_validation = ignore
+[cache]
+enabled = true
+backend = dogpile.cache.memory_pickle
+"""
 
 
 class Upstream:
@@ -51,8 +60,23 @@ class Upstream:
     def __init__(self):
         python = str(venv_with("keystone-30.0.0", KEYSTONE))
         empty = str(cache_directory() / "keystone-30.0.0.db")
-        self._server = record_upstream.Keystone(_QUIET, python=python, launch=_LAUNCH, empty=empty)
+        self._server = record_upstream.Keystone(_CONF, python=python, launch=_LAUNCH, empty=empty)
         self.url = f"http://127.0.0.1:{self._server.port}"
+        try:
+            self._until_it_serves()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _until_it_serves(self):
+        """A busy machine takes a minute over its imports."""
+        for _ in range(1800):
+            with contextlib.suppress(OSError):
+                return socket.create_connection(("127.0.0.1", self._server.port), 1).close()
+            if self._server.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError("Keystone does not start")
 
     def log(self):
         """What it wrote, for whoever looks for the cause of a 500."""
