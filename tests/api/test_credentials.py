@@ -317,6 +317,7 @@ async def test_a_retry_is_told_the_secret_again(admin, org):
 
 
 async def test_the_keys_lie_where_only_their_owner_reads_them(admin, world):
+    await world.controller.part.credentials.holding(1)
     directory = world.settings.site.state_dir / "credential-keys"
     files = [path for path in directory.iterdir() if path.name.isdigit()]
     assert len(files) == 2
