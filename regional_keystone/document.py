@@ -88,7 +88,9 @@ def common(
     if isinstance(scope, SystemScope):
         rest["system"] = {"all": True}
     expires_at = user.password_expires_at
-    shown = _inside(user, home) | {"password_expires_at": None if expires_at is None else time(expires_at)}
+    shown = _inside(user, home) | {
+        "password_expires_at": None if expires_at is None else time(expires_at).removesuffix("Z")
+    }
     return Common(_encode(shown), _inner(rest))
 
 
