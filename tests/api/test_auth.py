@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from regional_keystone.passwords import hash_password
 from regional_keystone.issue import Login
 from regional_keystone.log import put
 from regional_keystone.model import User
+from regional_keystone.passwords import hash_password
 from tests.site.realm import PASSWORD, SCOPE_P, P, U, ask, grant, realm
 
 

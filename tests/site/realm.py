@@ -9,7 +9,6 @@ from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.api import assignment, auth, catalog, identity, projects
 from regional_keystone.api.serve import Api
 from regional_keystone.attempts import Uncounted
-from regional_keystone.passwords import hash_password
 from regional_keystone.fastpath import FastPath
 from regional_keystone.follow import revocation
 from regional_keystone.issue import Issuer, Login
@@ -28,6 +27,7 @@ from regional_keystone.model import (
     User,
 )
 from regional_keystone.overlay import Overlay
+from regional_keystone.passwords import hash_password
 from regional_keystone.policy import Policy
 from regional_keystone.record import decode
 from regional_keystone.revocation import RevocationIndex

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from regional_keystone import __version__
 from regional_keystone import site as site_
 from regional_keystone.adapters.local import SystemClock
-from regional_keystone.passwords import hash_password
 from regional_keystone.backends import region_cache
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused
@@ -27,6 +26,7 @@ from regional_keystone.fastpath import Facts
 from regional_keystone.log import put, remove
 from regional_keystone.messages import Request
 from regional_keystone.model import Implication, Membership, Project, Role, User
+from regional_keystone.passwords import hash_password
 from regional_keystone.settings import ConfigurationError, Listen, Settings, Site
 from regional_keystone.settings import Memcached as MemcachedSection
 from regional_keystone.shared import FORMAT, Foreign, Garbage, Seal, _read, _written, cache_secret

@@ -9,11 +9,11 @@ import pytest
 import structlog
 
 from regional_keystone import site as site_
-from regional_keystone.passwords import hash_password
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
 from regional_keystone.messages import Request
 from regional_keystone.model import Project, User
+from regional_keystone.passwords import hash_password
 from regional_keystone.revocation import Traits
 from regional_keystone.settings import Keys, Settings, Site, Token
 from regional_keystone.wiring import keep_s

@@ -13,13 +13,13 @@ import pytest
 
 from regional_keystone import relay, workers
 from regional_keystone import site as site_
-from regional_keystone.passwords import hash_password
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, Entry, Transaction, put
 from regional_keystone.messages import Echo, Entries, Request
 from regional_keystone.metrics import PREFIX
 from regional_keystone.model import Project, RevocationEvent, User
+from regional_keystone.passwords import hash_password
 from regional_keystone.relay import (
     Begin,
     Channel,
