@@ -151,6 +151,18 @@ async def test_a_token_has_the_roles_that_were_handed_on_as_far_as_the_owner_has
     await owner.make("more", roles=[{"name": "admin"}], status=400)
 
 
+async def test_what_the_login_said_is_what_every_place_says_cold(owner, world):
+    made = await owner.make(roles=[{"name": "reader"}], access_rules=[SERVERS])
+    said = {"id": made["id"], "secret": made["secret"]}
+    auth = {"identity": {"methods": ["application_credential"], "application_credential": said}}
+    answer = await Client(world)("POST", "/auth/tokens", {"auth": auth})
+    subject = {"X-Subject-Token": answer.headers["X-Subject-Token"], HEADER: "1.0"}
+    shown = await Site(world).ask(
+        "GET", "/v3/auth/tokens", headers={"X-Auth-Token": owner.admin.token, **subject}, body=b""
+    )
+    assert msgspec.json.decode(shown.body) == answer.body
+
+
 @pytest.mark.parametrize("what", ["credential", "owner", "project", "role", "disabled"])
 async def test_a_token_is_void_at_once_when_what_it_acts_within_goes(owner, world, what):
     role = await owner.admin.make("role", name="extra")

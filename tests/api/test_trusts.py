@@ -276,6 +276,16 @@ async def test_a_token_by_a_trust_has_what_its_roles_imply_and_the_trustor_has(p
     assert [one["name"] for one in (await people.worth(holder))[1]["roles"]] == ["member"]
 
 
+@pytest.mark.parametrize("impersonation", [True, False])
+async def test_what_the_login_said_is_what_every_place_says_cold(people, world, impersonation):
+    trust = await people.trust(impersonation=impersonation)
+    made = await use(world.ask, trust["id"], people.bob.token)
+    headers = {"X-Auth-Token": people.admin.token, "X-Subject-Token": made.headers["X-Subject-Token"]}
+    for _ in range(2):
+        shown = await Site(world).ask("GET", "/v3/auth/tokens", headers=headers, body=b"")
+        assert msgspec.json.decode(shown.body) == made.body
+
+
 async def test_a_token_by_a_trust_makes_nothing_that_outlives_it(people):
     holder = await people.use(await people.trust())
     path = f"/users/{people.alice_id}/application_credentials"
