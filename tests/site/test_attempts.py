@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from controller.take_over import SKEW_US
-from regional_keystone import compliance, wiring, worker
+from regional_keystone import attempts, compliance, wiring, worker
 from regional_keystone.attempts import Counted, Pending, cleared
 from regional_keystone.errors import Unavailable, Unknown
 from regional_keystone.log import Entry, Transaction, put, remove
@@ -365,24 +365,57 @@ async def _was_active(cloud, now):
     return True
 
 
+def alone(feed, record=None):
+    """What checks passwords beside this feed; what it reports goes into the feed unless `record` takes it."""
+    follower = feed.part.follower
+    place = type("Place", (), {"follower": follower})
+    return Counted(
+        4,
+        rules=RULES,
+        reader=follower.overlay,
+        pending=follower.pending,
+        place="RegionOne",
+        record=record or wiring._in_own_feed(place, feed.own),
+        clock=feed.part.clock,
+    )
+
+
+async def somebody(name="u"):
+    return User(id=name, name=name, domain_id="default", password_hash=await hash_password(PASSWORD, 4))
+
+
+async def test_a_place_whose_clock_is_behind_counts_after_what_it_knows(feed):
+    ahead = feed.part.clock.now() + 3600 * S
+    feed.part.follower.note([Entry(1, "t", 0, (put(report(place="RegionTwo", failed=0, cleared_at=ahead)),))])
+    user, verifier = await somebody(), alone(feed)
+    assert [await verifier.verify(user, "wrong") for _ in range(3)] == [False] * 3
+    assert not await verifier.verify(user, PASSWORD)
+    assert row(feed).failed_at > ahead
+
+
+async def test_what_others_count_during_the_check_counts_for_it(feed, monkeypatch):
+    user, verifier, real = await somebody(), alone(feed), attempts.verify_password
+
+    async def meanwhile(text, hashed, how):
+        at = feed.part.clock.now()
+        feed.part.follower.note([Entry(1, "t", 0, (put(report(place="RegionTwo", failed=3, at=at)),))])
+        return await real(text, hashed, how)
+
+    monkeypatch.setattr(attempts, "verify_password", meanwhile)
+    assert not await verifier.verify(user, PASSWORD)
+    await feed.part.clock.advance(61)
+    monkeypatch.setattr(attempts, "verify_password", real)
+    assert await verifier.verify(user, PASSWORD)
+
+
 async def test_a_login_of_one_user_does_not_wait_for_another(feed):
     hold = asyncio.Event()
 
     async def slow(said):
         await hold.wait()
 
-    follower = feed.part.follower
-    verifier = Counted(
-        4,
-        rules=RULES,
-        reader=follower.overlay,
-        pending=follower.pending,
-        place="RegionOne",
-        record=slow,
-        clock=feed.part.clock,
-    )
-    hashed = await hash_password(PASSWORD, 4)
-    one, two = (User(id=name, name=name, domain_id="default", password_hash=hashed) for name in "ab")
+    verifier = alone(feed, slow)
+    one, two = [await somebody(name) for name in "ab"]
     async with AsyncExitStack() as stack:
         failing = [asyncio.create_task(verifier.verify(one, "wrong")) for _ in range(5)]
         stack.callback(hold.set)
