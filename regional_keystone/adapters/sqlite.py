@@ -66,10 +66,18 @@ class _Statements:
 
     @property
     def indexes(self) -> dict[str, str]:
-        """Index name to statement: one per group that no longer one begins with."""
+        """Index name to statement: one per group that no longer one begins with, and one per wide group.
+
+        Only in an index of its own do the rows of a wide group lie in the order of their keys, in which pages are read.
+        """
         groups = self.table.groups
         longer = (*groups, self.table.key)
-        needed = [one for one in groups if not any(other[: len(one)] == one and other != one for other in longer)]
+        wide = {(name,) for name in self.table.wide}
+        needed = [
+            one
+            for one in groups
+            if one in wide or not any(other[: len(one)] == one and other != one for other in longer)
+        ]
         return {
             (name := ".".join((self.table.name, *group))): f"CREATE INDEX {_quoted(name)} ON {self._name}"
             f" ({', '.join(map(_quoted, group))})"

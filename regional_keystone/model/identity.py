@@ -9,7 +9,7 @@ from regional_keystone.model.words import Label, Short, Text
 from regional_keystone.record import FIXED, SECRET, SERVER, Id, Json, Record, Ref, table
 
 
-@table("projects", unique=["domain_id name"], by="domain_id parent_id", wide="domain_id parent_id")
+@table("projects", unique=["domain_id name"], by="name domain_id parent_id", wide="domain_id parent_id")
 class Project(Record, frozen=True, kw_only=True):
     """A project, or a domain when `is_domain`: then `domain_id` and `parent_id` are None."""
 
@@ -25,7 +25,7 @@ class Project(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("users", unique=["domain_id name"], by="domain_id default_project_id", wide="domain_id default_project_id")
+@table("users", unique=["domain_id name"], by="name domain_id default_project_id", wide="domain_id default_project_id")
 class User(Record, frozen=True, kw_only=True):
     """Someone, or a service, that can prove who it is. Instants are microseconds since 1970 UTC."""
 
@@ -45,7 +45,7 @@ class User(Record, frozen=True, kw_only=True):
     extra: Json = {}
 
 
-@table("groups", unique=["domain_id name"], by="domain_id", wide="domain_id")
+@table("groups", unique=["domain_id name"], by="name domain_id", wide="domain_id")
 class Group(Record, frozen=True, kw_only=True):
     """Users who get roles together."""
 

@@ -16,7 +16,7 @@ def fill(path, way):
     if way == "limit":
         resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY))
     else:
-        path.with_name("ballast").write_bytes(b"x" * 1_000_000)
+        path.with_name("ballast").write_bytes(b"x" * 3_000_000)
 
 
 def make_room(path, way):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ async def test_file_and_directory_are_the_owners_alone(tmp_path):
 def test_a_full_disk_is_unavailable_and_nothing_is_half_written(tmp_path, way):
     """Without the right to mount, the second way is a limit on the size of files as well."""
     command = [sys.executable, "-m", "tests.contracts.full_disk", str(tmp_path / "store.db"), way]
-    mount = f"mount -t tmpfs -o size=3m tmpfs {tmp_path}"
+    mount = f"mount -t tmpfs -o size=6m tmpfs {tmp_path}"
     if (
         way == "tmpfs"
         and subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False, capture_output=True).returncode
@@ -216,3 +217,17 @@ async def test_whoever_gives_up_while_rows_are_read_leaves_nothing_behind(tmp_pa
     assert len(await read()) == 3000
     await store.close()
     assert [one.name for one in tmp_path.iterdir()] == ["store.db"]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+async def test_a_page_of_what_may_be_long_is_read_without_sorting(tmp_path, follows):
+    store = await Sqlite.open(tmp_path / "x.db")
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "x.db")) as db:
+        for name, table in TABLES.items():
+            for group in [(), *((one,) for one in table.wide)]:
+                statement = sqlite._Statements(table).page(group, follows=follows)
+                plan = " ".join(
+                    row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * statement.count("?"))
+                )
+                assert "TEMP B-TREE" not in plan, (name, group, plan)
