@@ -510,8 +510,11 @@ class Breaking:
 
 @pytest.mark.parametrize("changes", [0, 1, 2, 3])
 async def test_a_restore_that_was_broken_off_is_noticed_and_done_again(stores, keyspace, changes):
-    old = [region(1, "old", parent_region_id="p"), region(2, "both", parent_region_id="p")]
-    rows = [("regions", (one,), encode(Region(id=one))) for one in ("both", "new")]
+    old = [
+        Entry(number, name, 0, (put(Project(id=name, name=name, domain_id="d", parent_id="p")),))
+        for number, name in enumerate(("old", "both"), 1)
+    ]
+    rows = [("projects", (one,), encode(Project(id=one, name=one, domain_id="d"))) for one in ("both", "new")]
     async with stores.fresh() as store:
         await store.append(LOG, 0, old)
         await store.apply(old)
@@ -525,8 +528,8 @@ async def test_a_restore_that_was_broken_off_is_noticed_and_done_again(stores, k
         await store.restore(25_000, stream(rows))
     async with stores.again() as store:
         assert await all_rows(store) == (25_000, rows)
-        assert await store.find(Region, parent_region_id="p") == []
-        assert [row.id for row in await store.find(Region, parent_region_id=None)] == ["both", "new"]
+        assert await store.find(Project, parent_id="p") == []
+        assert [row.id for row in await store.find(Project, parent_id=None)] == ["both", "new"]
         assert (await store.head(LOG), await store.tail(LOG, 0)) == (25_000, [])
         assert not await store.append(LOG, 2, entries(3))
         assert await store.append(LOG, 25_000, entries(25_001))
