@@ -3557,7 +3557,7 @@ def limits(b):
     numbers = [None, "", "5", True, [], {}, -1, -2, 0, 1.5, 2147483647, 2147483648]
     f = {
         "service_id": WRONG + ["x"],
-        "region_id": WRONG + ["li-r", LONG[256]],
+        "region_id": [v for v in WRONG if v != " "] + ["li-r", LONG[256]],
         "resource_name": WRONG + [LONG[255], LONG[256]],
         "default_limit": numbers,
         "description": WRONG + [LONG[255], LONG[256]],
@@ -3660,7 +3660,7 @@ def limits(b):
         limits(f"create limit without {k}", {x: y for x, y in dict(mine, project_id=own).items() if x != k})
     f = {
         "service_id": WRONG,
-        "region_id": WRONG,
+        "region_id": [v for v in WRONG if v != " "],
         "resource_name": WRONG,
         "resource_limit": numbers,
         "description": WRONG + [LONG[255], LONG[256]],
