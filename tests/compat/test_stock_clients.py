@@ -8,7 +8,7 @@ import time
 
 import pytest
 from keystoneauth1 import session
-from keystoneauth1.exceptions import NotFound
+from keystoneauth1.exceptions import NotFound, Unauthorized
 from keystoneauth1.identity import v3
 
 pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("stock")]
@@ -185,3 +185,43 @@ def test_tokens_and_passwords_of_one_site_hold_and_end_at_all(openstack, federat
         late = session.Session(v3.Token(member.url, issued["id"], reauthenticate=False))
         with pytest.raises(NotFound):
             late.get_token()
+
+
+def test_programs_and_trustees_are_let_in_at_every_site_and_shut_out_at_all(openstack, federation):
+    mill, fay, gus, _, role = openstack(
+        ONE,
+        "project create --domain lab mill",
+        "user create --domain lab --password secret fay",
+        "user create --domain lab --password secret gus",
+        "role add --project mill --project-domain lab --user fay --user-domain lab member",
+        "role show member",
+    )
+    as_fay = (
+        "--os-username fay --os-user-domain-name lab --os-project-name mill --os-project-domain-name lab "
+        "--os-password secret "
+    )
+    ends = f"--project {mill['id']} --role {role['id']} {fay['id']} {gus['id']}"  # names are for who may list them
+    made, trust, plain = openstack(
+        TWO,
+        as_fay + "application credential create robot",
+        as_fay + f"trust create --impersonate {ends}",
+        as_fay + f"trust create {ends}",
+    )
+    trustee = {"username": "gus", "user_domain_name": "lab", "password": "secret"}
+    for member in federation.members():
+        ways = [
+            v3.ApplicationCredential(
+                member.url, application_credential_id=made["ID"], application_credential_secret=made["Secret"]
+            ),
+            v3.Password(member.url, trust_id=trust["id"], **trustee),
+        ]
+        sessions = [session.Session(one) for one in ways]
+        assert [one.get_user_id() for one in sessions] == [fay["id"], fay["id"]]
+        as_gus = session.Session(v3.Password(member.url, trust_id=plain["id"], **trustee))
+        assert as_gus.get_user_id() == gus["id"]
+    openstack(ONE, f"trust delete {trust['id']}", as_fay + "application credential delete robot")
+    for member, way in ((member, way) for member in federation.members() for way in ways):
+        way.auth_url = member.url
+        way.invalidate()
+        with pytest.raises((NotFound, Unauthorized)):
+            way.get_access(session.Session())
