@@ -13,16 +13,21 @@ from regional_keystone.api.fields import check
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.tree import DEPTH, DOMAINS, PROJECTS, TAG, TAGS, on_project
 from regional_keystone.api.verbs import allowed
-from regional_keystone.errors import NotFound
+from regional_keystone.errors import Forbidden, NotFound
 from regional_keystone.log import Change, put
 from regional_keystone.model import Project
 
 
 def _tags_body(call: Call, tags: Iterable[str]) -> Attributes:
-    return {"links": {"self": call.url("")}, "tags": sorted(tags)}
+    return {"links": {"self": call.url("")}, "tags": list(tags)}
 
 
-def _changed(old: Project, tags: Iterable[str]) -> tuple[Change, ...]:
+def _changed(verb: str, old: Project, tags: Iterable[str]) -> tuple[Change, ...]:
+    if old.options.get("immutable"):
+        raise Forbidden(
+            f'Cannot {verb} project tags for {old.id}, project is immutable. Set "immutable" option to false before '
+            "creating project tags."
+        )
     new = msgspec.structs.replace(old, tags=tuple(sorted(tags)))
     return () if new == old else (put(new, old),)
 
@@ -35,11 +40,13 @@ async def _replace_tags(call: Call) -> Result:
     old = await allowed(call, Project, "project", "update_project_tags")
     tags = call.body.get("tags", {})
     check(TAGS, tags)
-    return Result(body=_tags_body(call, tags), changes=_changed(old, tags))
+    tags = list(dict.fromkeys(one.strip() for one in tags))
+    return Result(body=_tags_body(call, tags), changes=_changed("update", old, tags))
 
 
 async def _delete_tags(call: Call) -> Result:
-    return Result(status=204, changes=_changed(await allowed(call, Project, "project", "delete_project_tags"), ()))
+    old = await allowed(call, Project, "project", "delete_project_tags")
+    return Result(status=204, changes=_changed("update", old, ()))
 
 
 async def _get_tag(call: Call) -> Result:
@@ -53,13 +60,15 @@ async def _put_tag(call: Call) -> Result:
     check(TAG, value)
     check(TAGS, [*old.tags, value])
     place = call.url(f"/{old.id}/tags/{value}")
-    return Result(status=201, headers={"Location": place}, changes=_changed(old, (*old.tags, value)))
+    tags = dict.fromkeys((*old.tags, value.strip()))
+    return Result(status=201, headers={"Location": place}, changes=_changed("create", old, tags))
 
 
 async def _delete_tag(call: Call) -> Result:
     old = await allowed(call, Project, "project", "delete_project_tag")
+    changes = _changed("delete", old, (one for one in old.tags if one != call.path["value"]))
     _check_tag(call, old)
-    return Result(status=204, changes=_changed(old, (one for one in old.tags if one != call.path["value"])))
+    return Result(status=204, changes=changes)
 
 
 def _check_tag(call: Call, project: Project) -> None:

@@ -14,7 +14,7 @@ from regional_keystone.api.rules import DOMAIN_ID, IMMUTABLE, SWITCH, check_chan
 from regional_keystone.api.shapes import Attributes, Call, Resource
 from regional_keystone.errors import Conflict, Forbidden, Invalid
 from regional_keystone.log import Change
-from regional_keystone.model import Project
+from regional_keystone.model import Limit, Project
 from regional_keystone.ports import Reader
 from regional_keystone.roles import ancestors, descendants, reachable
 
@@ -180,10 +180,18 @@ async def _listed(call: Call, projects: list[Project]) -> list[Attributes]:
     """Those of the projects on which the caller has a role."""
     mine = {one.target_id for one in await reachable(call.reader, call.caller.user_id) if one.target == "project"}
     return [
-        {"project": {**shown(one), "links": {"self": call.url(f"/projects/{one.id}")}}}
+        {"project": {**shown(one), **await _limited(call, one), "links": {"self": call.url(f"/projects/{one.id}")}}}
         for one in projects
         if one.id in mine
     ]
+
+
+async def _limited(call: Call, project: Project) -> Attributes:
+    """The limits of a project, where they are asked for."""
+    if not call.flag("include_limits"):
+        return {}
+    found = [shown(one) for one in await call.reader.find(Limit, project_id=project.id)]
+    return {"limits": [{name: value for name, value in one.items() if name != "registered_limit_id"} for one in found]}
 
 
 def _chain(ids: list[str]) -> Attributes | None:
