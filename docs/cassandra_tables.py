@@ -84,7 +84,6 @@ _MOST = {
     ("access_tokens", "authorizing_user_id"): 100,
     ("access_tokens", "project_id"): 1_000,
     ("identity_providers", "domain_id"): 5,
-    ("federation_protocols", "mapping_id"): 10,
     ("federated_users", "user_id"): 5,
     ("registered_limits", "service_id"): 50,
     ("registered_limits", "region_id"): 100,
