@@ -1,5 +1,7 @@
 """Identity providers, protocols, mappings, service providers, and what they call our users."""
 
+import asyncio
+
 import pytest
 
 from regional_keystone.model import FederatedUser, FederationProtocol
@@ -92,6 +94,22 @@ async def test_a_remote_id_is_one_provider_s_alone(admin, provider):
     assert (await admin("GET", f"{PROVIDERS}/b")).body["identity_provider"]["remote_ids"] == ["b", "c"]
     assert (await calls(f"{PROVIDERS}/b", "c")).status == 200
     assert (await calls(provider, "b")).status == 200
+
+
+async def test_of_many_who_want_a_remote_id_exactly_one_gets_it(admin):
+    body = {"identity_provider": {"remote_ids": ["r"]}}
+    answers = await asyncio.gather(*(admin("PUT", f"{PROVIDERS}/{place}", body) for place in range(6)))
+    assert sorted(one.status for one in answers) == [201, *[409] * 5]
+    assert len((await admin("GET", PROVIDERS)).body["identity_providers"]) == 1
+
+
+async def test_of_many_users_who_want_a_name_exactly_one_gets_it(admin, provider):
+    async def made(place):
+        user = {"name": f"u{place}", "domain_id": "default", "federated": called(saml2="x")}
+        return await admin("POST", "/users", {"user": user})
+
+    answers = await asyncio.gather(*map(made, range(6)))
+    assert sorted(one.status for one in answers) == [201, *[409] * 5]
 
 
 async def test_lists_are_filtered_and_link_to_protocols(admin, provider):
