@@ -1,6 +1,7 @@
 """[security_compliance] at a controller: lockout, history, expiry, age, strength, inactivity, first use."""
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -437,3 +438,40 @@ async def test_activity_is_written_once_a_day_and_exempts_are_let_in(made):
     assert await place.statuses(PASSWORD) == [201]
     assert place.head > head
     assert (await place.stored()).last_active_at % (DAY * 10**6) == 0
+
+
+# --- what Keystone itself does
+
+RECORDED = json.loads((replay.GOLDEN / "compliance.json").read_text())
+
+
+async def answered(place, step, ids):
+    """What came of a recorded step here, in the recorder's words."""
+    match step:
+        case ["create", name, attributes]:
+            answer = await place.admin("POST", "/users", {"user": {"name": name, "domain_id": "default", **attributes}})
+            if answer.status == 201:
+                ids[name] = answer.body["user"]["id"]
+        case ["update", name, attributes]:
+            answer = await place.admin("PATCH", f"/users/{ids[name]}", {"user": attributes})
+        case ["login", name, password]:
+            answer = await place.login(password, id=ids[name])
+        case ["change", name, old, new]:
+            place.id = ids[name]
+            answer = await place.change(old, new)
+    body = answer.body or {}
+    message = body.get("error", {}).get("message")
+    for name, one in ids.items():
+        message = message and message.replace(one, f"<{name}>")
+    user = body.get("user") or body.get("token", {}).get("user") or {}
+    return [answer.status, message, bool(user.get("password_expires_at")), user.get("enabled")]
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=[one["name"] for one in RECORDED])
+async def test_every_step_ends_as_it_does_in_keystone(made, recorded):
+    place, ids = await made(**recorded["rules"]), {}
+    for number, (step, expected) in enumerate(recorded["recorded"]):
+        if step[0] == "wait":
+            place.later(step[1])
+        else:
+            assert await answered(place, step, ids) == expected, (number, step)
