@@ -91,7 +91,7 @@ async def _registered(call: Call) -> RegisteredLimit:
 
 
 async def _check_unused(call: Call, registered: RegisteredLimit) -> None:
-    if await call.reader.find(Limit, registered_limit_id=registered.id):
+    if await call.reader.page(Limit, None, 1, registered_limit_id=registered.id):
         about = "because there are project limits associated with it."
         raise Forbidden(f"Unable to update or delete registered limit {registered.id} {about}")
 
