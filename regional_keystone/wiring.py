@@ -36,7 +36,7 @@ from regional_keystone.api import (
     trusts,
 )
 from regional_keystone.api.serve import Api
-from regional_keystone.api.shapes import Lengths
+from regional_keystone.api.shapes import Lengths, Shape
 from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
 from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
@@ -154,31 +154,12 @@ def door(
         part.follower.watchers.append(memory.disturb)
         part.follower.forgetters.append(memory.forget_all)
     shared = _shared(settings, part, fastpath, metrics, cache) if cache else None
-    policy, model = _policy(settings), _limit_model(settings)
+    policy = _policy(settings)
     validator = Validator(rows, part.follower, fastpath, policy, clock=part.clock, settings=settings, shared=shared)
     verifier = _verifier(settings, part, _in_own_feed(part, own) if own else _in_log(part, committer))
     issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings, verifier=verifier)
     engine = Api(
-        [
-            *discovery.SHAPES,
-            *auth.shapes(issuer, validator, keep_s(settings)),
-            *catalog.SHAPES,
-            *endpoint_filter.SHAPES,
-            *endpoint_policy.SHAPES,
-            *limits.shapes(model),
-            *simple_cert.SHAPES,
-            *projects.shapes(model.depth),
-            *identity.shapes(
-                identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
-            ),
-            *assignment.SHAPES,
-            *credentials.shapes(part.credentials),
-            *oauth1.SHAPES,
-            *federation.SHAPES,
-            *domain_config.shapes(part.credentials, settings.security_compliance),
-            *trusts.shapes(settings.trust.max_redelegation_count),
-            *application_credentials.shapes(recipe(settings.identity), settings.application_credential.user_limit),
-        ],
+        _shapes(settings, part, issuer, validator, verifier),
         reader=part.overlay,
         committer=committer,
         prove=validator.proven,
@@ -192,6 +173,31 @@ def door(
     )
     fast = Confirmed(fastpath, part.follower, CONFIRMED_S) if current else fastpath
     return Door(engine, _web(settings, part, engine, fast, metrics), fastpath, metrics, shared)
+
+
+def _shapes(settings: Settings, part: Replica, issuer: Issuer, validator: Validator, verifier: Verifier) -> list[Shape]:
+    """Everything that is answered, with what it needs."""
+    model = _limit_model(settings)
+    return [
+        *discovery.SHAPES,
+        *auth.shapes(issuer, validator, keep_s(settings)),
+        *catalog.SHAPES,
+        *endpoint_filter.SHAPES,
+        *endpoint_policy.SHAPES,
+        *limits.shapes(model),
+        *simple_cert.SHAPES,
+        *projects.shapes(model.depth),
+        *identity.shapes(
+            identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
+        ),
+        *assignment.SHAPES,
+        *credentials.shapes(part.credentials),
+        *oauth1.SHAPES,
+        *federation.SHAPES,
+        *domain_config.shapes(part.credentials, settings.security_compliance),
+        *trusts.shapes(settings.trust.max_redelegation_count),
+        *application_credentials.shapes(recipe(settings.identity), settings.application_credential.user_limit),
+    ]
 
 
 def _verifier(settings: Settings, part: Replica, record: Record) -> Verifier:
