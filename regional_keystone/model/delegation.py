@@ -43,7 +43,7 @@ class ApplicationCredential(Record, frozen=True, kw_only=True):
     access_rule_ids: tuple[str, ...] | None = None
 
 
-@table("access_rules", unique=["user_id service path method"], by="user_id")
+@table("access_rules", by="user_id")
 class AccessRule(Record, frozen=True, kw_only=True):
     """A request to a service that an application credential may be limited to."""
 
