@@ -6,6 +6,7 @@ Source: keystone/api/endpoints.py, keystone/catalog/core.py, keystone/catalog/sc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from regional_keystone.api.rules import check_length
 from regional_keystone.api.shapes import Attributes, Call, Resource
 from regional_keystone.errors import Invalid, expecting
 from regional_keystone.log import Change, put
@@ -13,6 +14,7 @@ from regional_keystone.model import Endpoint, Region, Service
 
 SUBSTITUTIONS = ("tenant_id", "project_id", "user_id", "compute_host", "public_endpoint")
 _TEXT: Mapping[str, Any] = {"type": ("string", "null")}
+_ID = 64  # no service's id is longer
 
 
 async def _prepare_endpoint(call: Call, old: Endpoint | None, sent: Attributes) -> Attributes:
@@ -22,6 +24,8 @@ async def _prepare_endpoint(call: Call, old: Endpoint | None, sent: Attributes) 
     sent.pop("legacy_endpoint_id", None)
     if sent.get("region_id") is None and named is not None:
         sent["region_id"] = named
+    if not 1 <= len(sent.get("service_id", "id")) <= _ID:
+        raise expecting("endpoint service_id", "service table")
     if old is None:
         _check_url(sent["url"])
     return sent
@@ -43,6 +47,7 @@ async def _region_of(call: Call, region_id: str) -> tuple[Change, ...]:
         return ()
     if call.body["endpoint"].get("region_id") is not None or not region_id:
         raise expecting("endpoint region_id", "region table")
+    check_length({"id": region_id}, "id", 255)
     return (put(Region(id=region_id)),)
 
 

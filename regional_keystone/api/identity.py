@@ -74,6 +74,7 @@ async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attrib
     if "options" in sent:
         sent["options"] = merged(old.options if old else {}, sent["options"])
     await check_named(call, sent.pop("federated", ()))
+    check_length(sent, "default_project_id", 64)
     await _check_default_project(call, sent.get("default_project_id"))
     if "password" in sent:
         sent |= await _reset(terms, call, old, sent.pop("password"), sent.get("options", old.options if old else {}))

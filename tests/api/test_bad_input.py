@@ -152,3 +152,18 @@ async def test_what_breaks_inside_is_a_500_that_tells_nothing(world, admin, caps
     assert answer.status == 500
     assert admin.token not in capsys.readouterr().out
     assert b"NoneType" not in answer.body
+
+
+async def test_texts_longer_than_upstream_has_room_for_are_refused(admin):
+    service = await admin.make("service", type="compute")
+    endpoint = await admin.make("endpoint", service_id=service["id"], interface="public", url="http://c/")
+    user = await admin.make("user", name="u")
+    for path, body, named in (
+        (f"/endpoints/{endpoint['id']}", {"endpoint": {"region": "x" * 256}}, "id(CHAR(255))"),
+        (f"/endpoints/{endpoint['id']}", {"endpoint": {"service_id": "x" * 65}}, "endpoint service_id"),
+        (f"/endpoints/{endpoint['id']}", {"endpoint": {"service_id": ""}}, "endpoint service_id"),
+        (f"/users/{user['id']}", {"user": {"default_project_id": "x" * 65}}, "default_project_id(CHAR(64))"),
+    ):
+        answer = await admin("PATCH", path, body)
+        assert answer.status == 400
+        assert named in answer.message
