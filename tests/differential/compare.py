@@ -21,11 +21,6 @@ class Cell(NamedTuple):
         """What differences that are alike have in common; the personas of a group are told together."""
         return (self.case.section, self.case.name, tuple(one[:300] for one in self.unlike))
 
-    @property
-    def message(self):
-        """(theirs, ours): the sentences of two refusals."""
-        return tuple(_message(one) for one in (self.theirs, self.ours))
-
 
 def compared(case, persona, theirs, ours):
     """A cell. The dump of what was sent, at the end of some of upstream's messages, is no part of an answer."""
@@ -36,12 +31,6 @@ def _told(answer):
     shown = answer.shown
     body = shown["body"]
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        message = _message(answer).partition("\n\nFailed validating")[0]
+        message = answer.message.partition("\n\nFailed validating")[0]
         shown = {**shown, "body": {"error": {**body["error"], "message": message}}}
     return shown
-
-
-def _message(answer):
-    body = answer.shown["body"]
-    error = body.get("error") if isinstance(body, dict) else None
-    return str(error.get("message", "")) if isinstance(error, dict) else ""

@@ -36,6 +36,13 @@ class Answer(NamedTuple):
     def ok(self):
         return self.status < 300
 
+    @property
+    def message(self):
+        """The sentence of a refusal, "" if there is none."""
+        body = self.shown["body"]
+        error = body.get("error") if isinstance(body, dict) else None
+        return str(error.get("message", "")) if isinstance(error, dict) else ""
+
 
 class Request(NamedTuple):
     method: str
@@ -115,6 +122,8 @@ class Side:
         if isinstance(data, str):
             return f"<{key}>" if key in _SECRET else self._text(data)
         if isinstance(data, list):
+            if key == "events":  # one side may need fewer to void the same tokens
+                return "<events>"
             return ["<audit>"] * len(data) if key == "audit_ids" else _sorted([self._fold(one) for one in data], key)
         if isinstance(data, dict):
             return {self._text(name): self._fold(value, name) for name, value in data.items()}

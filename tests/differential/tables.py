@@ -219,7 +219,8 @@ def everywhere():
             continue
         section = "routes"
         for method in [one for one in methods if one not in ("OPTIONS", "HEAD")]:
-            yield Case(section=section, kind="unknown ids", method=method, path=bare(path), personas=SOME)
+            made = ("consumer.id", f"{bare(path)}/<made>") if path.endswith("consumers") else ()
+            yield Case(section=section, kind="unknown ids", method=method, path=bare(path), made=made, personas=SOME)
         for method in [one for one in VERBS if one not in methods]:
             yield Case(section=section, kind="no such method", method=method, path=bare(path), personas=STRANGERS[:1])
         yield Case(section=section, kind="options", method="OPTIONS", path=bare(path), personas=("anonymous",))

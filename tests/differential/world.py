@@ -87,7 +87,11 @@ WORLD = (
 
 
 class Unmakable(Exception):
-    """A side refuses what a cell needs."""
+    """A side refuses what a cell needs; `alike`: both do, with the same status, so that there is nothing to ask."""
+
+    def __init__(self, message, *, alike=False):
+        super().__init__(message)
+        self.alike = alike
 
 
 class Stage:
@@ -190,8 +194,10 @@ class Stage:
         self._login(name, {"identity": {"methods": [method], method: {"id": f"<c_{name}>", "secret": WORD}}})
 
     def _play(self, symbol, made):
-        request = self._request(made)
-        for side, answer in zip(self.sides, self.both(request), strict=True):
+        answers = self.both(self._request(made))
+        if not any(one.ok for one in answers) and len({one.status for one in answers}) == 1:
+            raise Unmakable(f"both refuse {made.method} {made.path}: {answers[0].raw}", alike=True)
+        for side, answer in zip(self.sides, answers, strict=True):
             if not answer.ok:
                 whose = "theirs" if side is self.sides[0] else "ours"
                 raise Unmakable(f"{whose} refuses {made.method} {made.path}: {answer.status} {answer.raw}")
@@ -202,7 +208,8 @@ class Stage:
 
     def _request(self, made):
         self._count += 1
-        return Request(made.method, f"/v3{made.path}", named(made.body, f"made{self._count}"), token(made.by))
+        name = f"made{self._count}"
+        return Request(made.method, f"/v3{named(made.path, name)}", named(made.body, name), token(made.by))
 
     def need(self, name):
         """Have a fresh object of this kind, and what it needs itself."""
