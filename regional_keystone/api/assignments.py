@@ -7,6 +7,8 @@ Source: keystone/api/role_assignments.py, keystone/assignment/core.py.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from regional_keystone.api.fields import shown
 from regional_keystone.api.rules import DOMAIN_ID
 from regional_keystone.api.shapes import Attributes, Call, Result, Route
@@ -135,11 +137,17 @@ async def _effective(call: Call, wanted: Wanted, places: Iterable[str]) -> list[
     grants = await _grants(call.reader, wanted._replace(role=None), [*places, *above], groups)
     members = dict.fromkeys(groups, (wanted.user,)) if wanted.user else None
     found = await expanded(call.reader, grants, members)
-    return [_line(one) for one in found if wanted.system or one.target != SYSTEM]
+    lines = [_line(one) for one in found if wanted.system or one.target != SYSTEM]
+    return list({_said(one): one for one in lines}.values())
 
 
 def _line(one: Effective) -> Assignment:
     return Assignment("user", one.user_id, one.target, one.target_id, one.role_id, one.grant, one.prior_role_id)
+
+
+def _said(one: Assignment) -> Assignment:
+    """A line as far as it is shown: what several roles imply by way of the same one is one line."""
+    return one._replace(grant=msgspec.structs.replace(one.grant, role_id=one.prior_role_id or one.role_id))
 
 
 async def _grants(reader: Reader, wanted: Wanted, places: Iterable[str], groups: Iterable[str]) -> list[Grant]:
