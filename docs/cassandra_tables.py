@@ -85,6 +85,7 @@ _MOST = {
     ("access_tokens", "project_id"): 1_000,
     ("identity_providers", "domain_id"): 5,
     ("federated_users", "user_id"): 5,
+    ("federated_users", "unique_id"): 5,
     ("registered_limits", "service_id"): 50,
     ("registered_limits", "region_id"): 100,
     ("limits", "project_id"): 100,

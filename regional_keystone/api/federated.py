@@ -84,8 +84,9 @@ async def called(call: Call) -> list[str] | None:
     if not asked:
         return None
     rows: Iterable[FederatedUser]
-    if "idp_id" in asked:
-        rows = await call.reader.find(FederatedUser, idp_id=asked["idp_id"])
+    name = next((one for one in ("unique_id", "idp_id") if one in asked), None)
+    if name is not None:
+        rows = await call.reader.find(FederatedUser, **{name: asked[name]})
     else:
         rows = [row async for row in call.reader.scan(FederatedUser)]
     return sorted({row.user_id for row in rows if all(getattr(row, name) == asked[name] for name in asked)})

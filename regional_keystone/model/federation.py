@@ -56,7 +56,7 @@ class ServiceProvider(Record, frozen=True, kw_only=True):
     relay_state_prefix: Annotated[str, Meta(max_length=256)] = RELAY_STATE_PREFIX
 
 
-@table("federated_users", key="idp_id protocol_id unique_id", by="user_id")
+@table("federated_users", key="idp_id protocol_id unique_id", by="user_id unique_id")
 class FederatedUser(Record, frozen=True, kw_only=True):
     """What an identity provider calls one of our users."""
 
