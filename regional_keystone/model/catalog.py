@@ -55,7 +55,7 @@ class EndpointGroup(Record, frozen=True, kw_only=True):
     filters: Json
 
 
-@table("project_endpoints", key="project_id endpoint_id", by="endpoint_id", wide="endpoint_id")
+@table("project_endpoints", key="project_id endpoint_id", by="endpoint_id")
 class ProjectEndpoint(Record, frozen=True, kw_only=True):
     """The project's catalog has this endpoint. The catalog of one with any such row has no others."""
 
@@ -63,12 +63,7 @@ class ProjectEndpoint(Record, frozen=True, kw_only=True):
     endpoint_id: Annotated[Id, Ref("endpoints", "cascade")]
 
 
-@table(
-    "project_endpoint_groups",
-    key="project_id endpoint_group_id",
-    by="endpoint_group_id",
-    wide="endpoint_group_id",
-)
+@table("project_endpoint_groups", key="project_id endpoint_group_id", by="endpoint_group_id")
 class ProjectEndpointGroup(Record, frozen=True, kw_only=True):
     """The project's catalog has the endpoints of this group."""
 

@@ -21,7 +21,7 @@ class RegisteredLimit(Record, frozen=True, kw_only=True):
     description: Text | None = None
 
 
-@table("limits", by="project_id domain_id registered_limit_id", wide="registered_limit_id")
+@table("limits", by="project_id domain_id registered_limit_id")
 class Limit(Record, frozen=True, kw_only=True):
     """What a resource is limited to in one project or domain, of its registered limit's service and region."""
 
