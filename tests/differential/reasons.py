@@ -75,6 +75,12 @@ def _order(cell):
     return changing and {*_statuses(cell)} in ({400, 401}, {400, 403})
 
 
+def _nowhere(cell):
+    return (
+        cell.case.section == "application_credentials" and cell.persona == "unscoped" and _statuses(cell) == (400, 403)
+    )
+
+
 def _words(cell):
     """The same refusal in other words."""
     return _statuses(cell) in ((400, 400), (409, 409)) and _only(cell, "body.error.message")
@@ -109,7 +115,7 @@ def _auth_identity(cell):
     return _statuses(cell) == (401, 401) and _only(cell, "body.error.identity")
 
 
-def _silent_login(cell):
+def _credential_login(cell):
     return cell.case.section == "login" and _statuses(cell) == (404, 401)
 
 
@@ -133,6 +139,7 @@ REASONS = (
     Reason("html", _html),
     Reason("door", _door),
     Reason("access-rules", _rules),
+    Reason("credential-nowhere", _nowhere),
     Reason("wrapper", _wrapper),
     Reason("order", _order),
     Reason("words", _words),
@@ -143,7 +150,7 @@ REASONS = (
     Reason("exists", _exists),
     Reason("inherit-ghost", _inherit_ghost),
     Reason("auth-identity", _auth_identity),
-    Reason("silent-login", _silent_login),
+    Reason("credential-login", _credential_login),
     Reason("region-empty", _region_empty),
     Reason("domain-id", _domain_id),
 )
