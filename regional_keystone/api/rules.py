@@ -55,14 +55,14 @@ def check_length(sent: Attributes, name: str, limit: int) -> None:
 
 
 def home(call: Call, sent: Attributes) -> str:
-    """The domain of a new row: the one that was named, else the caller's, else the default one."""
+    """The domain of a new row: the one that was named, else that of the caller's scope, else the default one.
+
+    The domain of the caller's project is none of these, upstream neither. Source: keystone/server/flask/common.py.
+    """
     named = sent.get("domain_id")
     if named:
         return str(named)
-    caller = call.caller
-    if caller.domain:
-        return caller.domain.id
-    return (caller.project and caller.project.domain_id) or DEFAULT_DOMAIN
+    return call.caller.domain.id if call.caller.domain else DEFAULT_DOMAIN
 
 
 def is_delegated(caller: Principal) -> bool:

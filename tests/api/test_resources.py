@@ -241,3 +241,15 @@ async def test_a_password_is_changed_by_who_knows_it(admin, stranger):
     assert (await stranger("POST", path, right)).status == 204
     assert (await stranger("POST", path, right)).status == 401
     await stranger.login("u", "secret-2")
+
+
+async def test_without_a_domain_a_new_user_is_in_the_scope_s_domain_else_in_the_default_one(world, admin):
+    domain = await admin.make("domain", name="d")
+    project = await admin.make("project", name="p", domain_id=domain["id"])
+    who = await admin.make("user", name="a", domain_id=domain["id"], password="pw-1234")
+    role = (await admin("GET", "/roles?name=admin")).body["roles"][0]["id"]
+    for kind, one, expected in (("projects", project, "default"), ("domains", domain, domain["id"])):
+        await admin("PUT", f"/{kind}/{one['id']}/users/{who['id']}/roles/{role}")
+        scope = {kind.removesuffix("s"): {"id": one["id"]}}
+        caller = await admin.login("a", "pw-1234", scope, domain=domain["id"])
+        assert (await caller.make("user", name=f"b-{kind}"))["domain_id"] == expected
