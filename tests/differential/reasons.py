@@ -70,9 +70,9 @@ def _wrapper(cell):
 
 
 def _order(cell):
-    """A body that means nothing is refused before anybody asks who sent it; and the other way round."""
-    changing = cell.case.method in ("POST", "PUT", "PATCH")
-    return changing and {*_statuses(cell)} in ({400, 401}, {400, 403})
+    """A body or query that means nothing is refused before anybody asks who sent it; and the other way round."""
+    says = cell.case.method in ("POST", "PUT", "PATCH") or "?" in cell.case.path
+    return says and {*_statuses(cell)} in ({400, 401}, {400, 403})
 
 
 def _nowhere(cell):
@@ -132,6 +132,11 @@ def _domain_id(cell):
     return cell.case.section == "domains" and cell.case.kind.startswith(kinds) and _statuses(cell) == (200, 400)
 
 
+def _assigned_system(cell):
+    filters = ("inherited_to=projects", "scope.system")
+    return "/role_assignments?" in cell.case.path and any(one in cell.case.path for one in filters) and cell.ours.ok
+
+
 REASONS = (
     Reason("crash", _crash),
     Reason("harmless", _kept),
@@ -153,4 +158,5 @@ REASONS = (
     Reason("credential-login", _credential_login),
     Reason("region-empty", _region_empty),
     Reason("domain-id", _domain_id),
+    Reason("assigned-system", _assigned_system),
 )
