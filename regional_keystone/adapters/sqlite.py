@@ -50,7 +50,6 @@ class _Statements:
         key = ", ".join(map(_quoted, table.key))
         marks = ", ".join("?" * (len(self.columns) + 1))
         first = f"SELECT row FROM {self._name}"
-        order = f"ORDER BY {key} LIMIT {_PAGE}"
         self.create = (
             f"CREATE TABLE {self._name} ({', '.join(map(_quoted, self.columns))}, row BLOB NOT NULL,"
             f" PRIMARY KEY ({key})) WITHOUT ROWID"
@@ -59,25 +58,20 @@ class _Statements:
         self.get = f"{first} WHERE {_equal(table.key)}"
         self.remove = f"DELETE FROM {self._name} WHERE {_equal(table.key)}"
         self.clear = f"DELETE FROM {self._name}"
-        self.first_page = f"{first} {order}"
-        self.next_page = f"{first} WHERE ({key}) > ({', '.join('?' * len(table.key))}) {order}"
         self.finds = {group: f"{first} WHERE {_equal(group)} ORDER BY {key}" for group in (*table.groups, table.key)}
         self._first, self._key = first, key
 
     @property
     def indexes(self) -> dict[str, str]:
-        """Index name to statement: one per group that no longer one begins with, and one per wide group.
+        """Index name to statement: one per group that no longer one begins with.
 
-        Only in an index of its own do the rows of a wide group lie in the order of their keys, in which pages are read.
+        And one per wide group: only there do its rows lie in the order of their keys, in which pages are read.
         """
         groups = self.table.groups
         longer = (*groups, self.table.key)
         wide = {(name,) for name in self.table.wide}
-        needed = [
-            one
-            for one in groups
-            if one in wide or not any(other[: len(one)] == one and other != one for other in longer)
-        ]
+        begun = {one for one in groups for other in longer if other[: len(one)] == one and other != one}
+        needed = [one for one in groups if one in wide or one not in begun]
         return {
             (name := ".".join((self.table.name, *group))): f"CREATE INDEX {_quoted(name)} ON {self._name}"
             f" ({', '.join(map(_quoted, group))})"
@@ -148,12 +142,11 @@ class Sqlite:
 
     async def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type in the order of their keys, read page by page."""
-        statements = self._statements[facts(kind).name]
-        page = await self._read(_rows, kind, statements.first_page, ())
-        while page:
+        after: Key | None = None
+        while page := await self.page(kind, after, _PAGE):
             for record in page:
                 yield record
-            page = await self._read(_rows, kind, statements.next_page, statements.table.key_of(page[-1]))
+            after = facts(kind).key_of(page[-1])
 
     async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
@@ -394,11 +387,11 @@ class _View:
             yield from self._unknown(self._db, name)
             return
         table = statements.table
-        found = self._db.execute(statements.first_page).fetchall()
-        while found:
+        after: Key = ()
+        while found := self._db.execute(statements.page((), follows=bool(after)), (*after, _PAGE)).fetchall():
             keys = [table.key_of(decode(table.kind, row)) for (row,) in found]
             yield [(name, key, row) for key, (row,) in zip(keys, found, strict=True)]
-            found = self._db.execute(statements.next_page, keys[-1]).fetchall()
+            after = keys[-1]
 
     def _unknown(self, db: sqlite3.Connection, name: str) -> Iterator[list[Row]]:
         """In the order that those who know the table have, which the keys' bytes do not have."""

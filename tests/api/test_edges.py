@@ -123,7 +123,7 @@ async def test_tags(admin, things):
     whole = f"/projects/{things['project']}/tags"
     assert (await admin("PUT", f"{whole}/one")).status == 201
     assert (await admin("GET", f"{whole}/one")).status == 204
-    assert (await admin("PUT", whole, {"tags": ["b", "a"]})).body["tags"] == ["a", "b"]
+    assert (await admin("PUT", whole, {"tags": ["b", "a"]})).body["tags"] == ["b", "a"]
     assert (await admin("GET", f"{whole}/one")).status == 404
     found = (await admin("GET", "/projects?tags=a,b")).body["projects"]
     assert [one["id"] for one in found] == [things["project"]]

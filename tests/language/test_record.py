@@ -20,7 +20,7 @@ def test_a_reference_that_no_index_can_follow_is_refused():
 
 def test_the_groups_of_a_table_are_those_it_declares_and_its_keys_first_field():
     assert facts(model.Grant).groups == (("actor_id",), ("target_id",), ("role_id",))
-    assert facts(model.Project).groups == (("domain_id", "name"), ("domain_id",), ("parent_id",))
+    assert facts(model.Project).groups == (("domain_id", "name"), ("name",), ("domain_id",), ("parent_id",))
     assert facts(model.Project).indexed == ("domain_id", "name", "parent_id")
     assert facts(model.Service).groups == ()
 
@@ -61,6 +61,7 @@ def test_what_a_row_disturbs_is_every_group_it_is_in():
     assert indexed_values(project) == {"id": "p", "domain_id": None, "name": "x", "parent_id": "q"}
     assert touches(facts(model.Project), indexed_values(project)) == {
         ("projects", ("domain_id", "name"), (None, "x")),
+        ("projects", ("name",), ("x",)),
         ("projects", ("domain_id",), (None,)),
         ("projects", ("parent_id",), ("q",)),
     }
