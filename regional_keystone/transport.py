@@ -5,11 +5,11 @@ Below the public port, which reads and writes. Source: oslo_middleware: cors, he
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, NamedTuple, Protocol
 
 from regional_keystone.messages import Response
+from regional_keystone.settings import Cors
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+){0,8}")
@@ -61,49 +61,24 @@ class Origin(NamedTuple):
     prefix: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cors:
-    """Pages of these origins may call the API from a browser; the names are oslo's, off without an origin."""
-
-    allowed_origin: Sequence[str] = ()
-    allow_credentials: bool = True
-    expose_headers: Sequence[str] = ()
-    max_age: int = 3600
-    allow_methods: Sequence[str] = ()
-    allow_headers: Sequence[str] = ()
-
-    def told(self, method: str, headers: Headers, vary: str) -> Mapping[str, str]:
-        """What the answer to this request says besides; `vary` is what it says already."""
-        origin = headers.get("Origin", "")
-        if not origin or not self.allowed_origin:
+def shared(cors: Cors, method: str, headers: Headers, vary: str) -> Mapping[str, str]:
+    """What the answer to this request says besides; `vary` is what it says already."""
+    origin = headers.get("Origin", "")
+    if not origin or not cors.allowed_origin:
+        return {}
+    if origin not in cors.allowed_origin:
+        if "*" not in cors.allowed_origin:
             return {}
-        if origin not in self.allowed_origin:
-            if "*" not in self.allowed_origin:
-                return {}
-            origin = "*"
-        told = {"Access-Control-Allow-Origin": origin}
-        if self.allow_credentials:
-            told["Access-Control-Allow-Credentials"] = "true"
-        if method == "OPTIONS":
-            allowed = self._allowed(headers)
-            return {**told, **allowed, "Vary": "Origin"} if allowed else {}
-        if self.expose_headers:
-            told["Access-Control-Expose-Headers"] = ",".join(self.expose_headers)
-        return {**told, "Vary": f"{vary},Origin" if vary else "Origin"}
-
-    def _allowed(self, headers: Headers) -> Mapping[str, str]:
-        """What the request that is announced may be; nothing when it may not."""
-        method = headers.get("Access-Control-Request-Method", "")
-        wanted = [one.strip() for one in headers.get("Access-Control-Request-Headers", "").split(",") if one.strip()]
-        known = _SIMPLE | {one.lower() for one in self.allow_headers}
-        if method not in self.allow_methods or not {one.lower() for one in wanted} <= known:
-            return {}
-        allowed = {"Access-Control-Allow-Methods": method}
-        if self.max_age:
-            allowed["Access-Control-Max-Age"] = str(self.max_age)
-        if wanted:
-            allowed["Access-Control-Allow-Headers"] = ",".join(wanted)
-        return allowed
+        origin = "*"
+    told = {"Access-Control-Allow-Origin": origin}
+    if cors.allow_credentials:
+        told["Access-Control-Allow-Credentials"] = "true"
+    if method == "OPTIONS":
+        allowed = _allowed(cors, headers)
+        return {**told, **allowed, "Vary": "Origin"} if allowed else {}
+    if cors.expose_headers:
+        told["Access-Control-Expose-Headers"] = ",".join(cors.expose_headers)
+    return {**told, "Vary": f"{vary},Origin" if vary else "Origin"}
 
 
 def forwarded(origin: Origin, headers: Headers, trusts: Callable[[str], bool]) -> Origin:
@@ -192,3 +167,18 @@ def _last(said: str, form: re.Pattern[str], default: str) -> str:
     """What the nearest proxy said, when it has this form."""
     value = said.rpartition(",")[2].strip()
     return value if value and form.fullmatch(value) else default
+
+
+def _allowed(cors: Cors, headers: Headers) -> Mapping[str, str]:
+    """What the request that is announced may be; nothing when it may not."""
+    method = headers.get("Access-Control-Request-Method", "")
+    wanted = [one.strip() for one in headers.get("Access-Control-Request-Headers", "").split(",") if one.strip()]
+    known = _SIMPLE | {one.lower() for one in cors.allow_headers}
+    if method not in cors.allow_methods or not {one.lower() for one in wanted} <= known:
+        return {}
+    allowed = {"Access-Control-Allow-Methods": method}
+    if cors.max_age:
+        allowed["Access-Control-Max-Age"] = str(cors.max_age)
+    if wanted:
+        allowed["Access-Control-Allow-Headers"] = ",".join(wanted)
+    return allowed

@@ -26,7 +26,8 @@ from regional_keystone.errors import IdentityError, Invalid, TooLarge, Unavailab
 from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
 from regional_keystone.ports import Clock
-from regional_keystone.transport import Cors, Origin, forwarded, healthy, is_address, is_health, is_host
+from regional_keystone.settings import Cors
+from regional_keystone.transport import Origin, forwarded, healthy, is_address, is_health, is_host, shared
 
 SERVER: Final = "regional-keystone"
 POSITION: Final = "X-RK-Position"
@@ -261,7 +262,7 @@ class Web:
         headers = self._headers(response, identifier)
         if is_health(request.raw_path.partition("?")[0]):
             del headers[hdrs.VARY]
-        headers.update(self._cors.told(request.method, request.headers, headers.get("Vary", "")))
+        headers.update(shared(self._cors, request.method, request.headers, headers.get("Vary", "")))
         reply = web.Response(status=response.status, headers=headers, body=response.body)
         if not request.content.is_eof():
             reply.force_close()

@@ -4,7 +4,6 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 """
 
 import asyncio
-import dataclasses
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
@@ -57,7 +56,6 @@ from regional_keystone.ports import Cache, Clock, Committer, Writer
 from regional_keystone.remembered import Remembered
 from regional_keystone.settings import ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
-from regional_keystone.transport import Cors
 from regional_keystone.validate import Validator
 from regional_keystone.web import Fast, Limits, Web, admin_app
 
@@ -286,7 +284,7 @@ def _web(settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics
         limits=_limits(settings),
         public_endpoint=settings.listen.public_endpoint or None,
         trusted_proxies=settings.listen.trusted_proxies,
-        cors=Cors(**dataclasses.asdict(settings.cors)),
+        cors=settings.cors,
         wait=wait,
     )
 

@@ -92,7 +92,8 @@ class Keyspace:
             await driver.close()
 
     async def fit(self):
-        """Let programs take it for one of theirs."""
+        """Let programs take it for one of theirs, and an empty one."""
+        await self.empty()
         async with self.driver() as driver:
             say = f"INSERT INTO {schema.SCHEMA_VERSION} (part, version) VALUES (?, ?)"
             for part in ("version", "oldest"):

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture
 async def empty(keyspace):
-    """The keyspace, fit for programs, and empty again afterwards, whichever process has written to it."""
+    """The keyspace, empty and fit for programs, and empty again afterwards, whichever process has written to it."""
     await keyspace.fit()
     yield keyspace
     await keyspace.empty_all()

@@ -40,7 +40,7 @@ def test_a_federation_on_engines_keeps_its_promises_whatever_dies_freezes_or_is_
     kinds = [*SOON_OVER, *(CUTS if cluster.can_cut else [])]
     try:
         cluster.start()
-        events = broken(cluster, tmp_path, 60, kinds, longest_s=4.0)
+        events = broken(cluster, tmp_path, 45, kinds, longest_s=3.0)
     finally:
         cluster.stop()
     was_tried(events, 300)
