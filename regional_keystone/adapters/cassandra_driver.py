@@ -38,7 +38,7 @@ log = structlog.get_logger("cassandra")
 Statement = tuple[str, Sequence[Any]]
 """CQL and the values of its marks."""
 
-UNDER_WAY = 64  # writes of one `change` that are sent and not answered
+UNDER_WAY = 16  # writes of one `change` that are sent and not answered: more only wait longer in the nodes
 _ALL_UNDER_WAY = 8192  # of one session; more are refused rather than queued where no deadline sees them
 _MISSES = 3  # deadlines missed, with no answer to anything meanwhile, that open the breaker
 _PROBE_S = 0.5
@@ -224,7 +224,7 @@ class Driver:
                 return
 
     async def change(self, statements: Iterable[Statement], *, consistency: str = "LOCAL_QUORUM") -> None:
-        """Many idempotent writes, at most 64 under way at once. All have succeeded, or it raises Unavailable."""
+        """Many idempotent writes, at most UNDER_WAY at once. All have succeeded, or it raises Unavailable."""
         waiting: deque[_Asked] = deque()
         try:
             for cql, values in statements:
