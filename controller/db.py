@@ -269,11 +269,23 @@ async def database(section: Cassandra, clock: Clock, tell: Tell, *, make: bool =
             await _make_keyspace(driver, section, tell)
         finally:
             await driver.close()
-    driver = await backends.cassandra_driver(section)
+    driver = await _opened(section, clock, _SAY_S if make else 0.0)
     try:
         yield Database(driver, section, clock, tell)
     finally:
         await driver.close()
+
+
+async def _opened(section: Cassandra, clock: Clock, patience_s: float) -> "CassandraDriver":
+    """A session in the keyspace; one that was made a moment ago, in two places at once, may not be known everywhere."""
+    until = clock.ticks() + patience_s
+    while True:
+        try:
+            return await backends.cassandra_driver(section)
+        except Unavailable:
+            if clock.ticks() >= until:
+                raise
+        await clock.sleep(0.5)
 
 
 async def prepare(

@@ -138,7 +138,8 @@ class Link:
             log.warning("stream_lost", controller=controller, why=why)
 
     async def _session(self, controller: str) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=SILENCE_S)
+        # sock_read bounds the answer to the handshake; aiohttp takes it away once the stream is open
+        timeout = aiohttp.ClientTimeout(total=None, connect=SILENCE_S, sock_connect=SILENCE_S, sock_read=SILENCE_S)
         tls = self._identity.tls()
         url = f"{controller}/stream/v1"
         async with (

@@ -233,6 +233,26 @@ async def test_a_controller_that_says_nothing_is_left(cloud, site, monkeypatch):
         await eventually(lambda: site.link.reconnects > before and site.follower.age_s() < 0.3)
 
 
+async def test_a_controller_that_takes_the_connection_and_never_answers_is_left(cloud, site, monkeypatch):
+    monkeypatch.setattr(link, "SILENCE_S", 0.4)
+    asked = []
+
+    async def mute(reader, writer):
+        asked.append(await reader.readline())
+        await reader.read()
+        writer.transport.abort()
+
+    controller, port = cloud.controller, free_port()
+    tls = controller.authority.serve(controller.directory / "authority", ["127.0.0.1"], controller.clock.now())
+    async with await asyncio.start_server(mute, "127.0.0.1", port, ssl=tls):
+        await site.stop()
+        site.controllers = (f"https://127.0.0.1:{port}",)
+        await site.start()
+        await eventually(lambda: len(asked) > 1)
+        await site.stop()
+    assert asked[0].startswith(b"GET /stream/v1")
+
+
 async def test_a_link_that_is_ended_in_the_moment_it_breaks_ends(cloud, site):
     breaks = asyncio.Event()
 
