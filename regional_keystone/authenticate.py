@@ -10,14 +10,19 @@ import msgspec
 
 from regional_keystone import compliance
 from regional_keystone.attempts import Verifier
-from regional_keystone.errors import Forbidden, Unauthenticated, expecting
+from regional_keystone.errors import Unauthenticated, expecting, not_allowed
 from regional_keystone.model import ApplicationCredential, Project, User
 from regional_keystone.passwords import DEFAULT_ROUNDS, How, verify_password
 from regional_keystone.ports import Reader
-from regional_keystone.token import Principal, SystemScope, Unscoped
+from regional_keystone.token import Principal, SystemScope, Token, Unscoped
 
 PRIMARY_METHODS = frozenset(["external", "kerberos", "mapped", "openid", "password", "saml2", "token", "totp", "x509"])
 """Methods that prove a user; a token of any other acts for somebody within limits, and makes no other token."""
+
+
+def is_another_method(token: Token) -> bool:
+    """Whether the token was not made from what a user proves itself with, a trust left aside."""
+    return not token.methods or not PRIMARY_METHODS.issuperset(token.methods)
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,7 +89,7 @@ async def by_token(evidence: Evidence) -> Proof:
     token = evidence.principal.token
     why = _why_no_other(evidence)
     if why:
-        raise Forbidden(f"You are not authorized to perform the requested action: {why}.")
+        raise not_allowed(why)
     return Proof(
         user_id=token.user_id,
         methods=("token", *token.methods),
@@ -143,7 +148,7 @@ def _why_no_other(evidence: Evidence) -> str:
         return "Using trust-scoped token to create another token. Create a new trust-scoped token instead"
     if isinstance(token.scope, SystemScope) and evidence.scope_kinds & {"project", "domain"}:
         return "Using a system-scoped token to create a project-scoped or domain-scoped token is not allowed."
-    if token.is_delegated or not token.methods or not PRIMARY_METHODS.issuperset(token.methods):
+    if token.is_delegated or is_another_method(token):
         return "Using a delegated token to create another token is not allowed."
     if not evidence.may_rescope and not isinstance(token.scope, Unscoped):
         return "rescope a scoped token"

@@ -54,6 +54,11 @@ class Forbidden(IdentityError):
     default = "You are not authorized to perform the requested action."
 
 
+def not_allowed(what: str) -> Forbidden:
+    """The refusal of an action, which names it, in upstream's words."""
+    return Forbidden(f"You are not authorized to perform the requested action: {what}.")
+
+
 class NotFound(IdentityError):
     """What was named is not there, or not for this caller to know of."""
 

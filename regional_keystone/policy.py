@@ -11,7 +11,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_policy import policy
 
-from regional_keystone.errors import Forbidden
+from regional_keystone.errors import Forbidden, not_allowed
 from regional_keystone.policies import ACTIONS, BASE
 from regional_keystone.token import DomainScope, Named, Principal
 
@@ -56,7 +56,7 @@ class Policy:
         if not action.startswith("identity:") or action not in self._enforcer.registered_rules:
             raise Forbidden("Internal RBAC enforcement error, invalid rule (action) name.")
         if not self._enforcer.enforce(action, _flat(target), credentials(principal)):
-            raise Forbidden(f"You are not authorized to perform the requested action: {action}.")
+            raise not_allowed(action)
 
 
 def credentials(principal: Principal) -> dict[str, Any]:

@@ -9,22 +9,15 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from regional_keystone.api.delegations import (
-    ID,
-    NAME,
-    NAMED_ROLES,
-    expiry,
-    is_another_method,
-    not_allowed,
-    role_named,
-)
+from regional_keystone.api.delegations import NAME, NAMED_ROLES, expiry, role_named
 from regional_keystone.api.fields import shown
-from regional_keystone.api.rules import check_length
+from regional_keystone.api.rules import ID, check_length
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.verbs import listing
+from regional_keystone.authenticate import is_another_method
 from regional_keystone.delegation import rule_shown, rules_of
 from regional_keystone.document import time
-from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound
+from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound, not_allowed
 from regional_keystone.log import Change, put, remove
 from regional_keystone.model import AccessRule, ApplicationCredential, Role, User
 from regional_keystone.passwords import DEFAULT_ROUNDS, How, hash_password
@@ -188,7 +181,7 @@ async def _own_rule(call: Call) -> AccessRule:
 def _refuse_others(call: Call) -> None:
     """What was handed on by a trust, OAuth or an EC2 key must not become something that outlives it."""
     token = call.caller.token
-    if _WORD not in token.methods and (token.trust_id or is_another_method(call.caller)):
+    if _WORD not in token.methods and (token.trust_id or is_another_method(call.caller.token)):
         raise Forbidden
 
 

@@ -17,7 +17,7 @@ from regional_keystone.api.rules import check_length, is_delegated
 from regional_keystone.api.sealing import Keys, opened, seal
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.verbs import found_or_refused, listing
-from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound, expecting
+from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound, expecting, not_allowed
 from regional_keystone.log import put, remove
 from regional_keystone.model import Credential, Project, User
 
@@ -188,8 +188,7 @@ async def _allowed_ec2(call: Call, action: str) -> Credential:
 
 def _refuse_delegated(call: Call) -> None:
     if is_delegated(call.caller):
-        action = "Delegated tokens cannot access credentials directly"
-        raise Forbidden(f"You are not authorized to perform the requested action: {action}.")
+        raise not_allowed("Delegated tokens cannot access credentials directly")
 
 
 def _check_origins(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from regional_keystone.api.fields import shown
+from regional_keystone.api.rules import ID
 from regional_keystone.api.shapes import Attributes, Call
-from regional_keystone.authenticate import PRIMARY_METHODS
 from regional_keystone.document import instant
-from regional_keystone.errors import Forbidden, Invalid, NotFound
+from regional_keystone.errors import Invalid, NotFound
 from regional_keystone.model import Role
-from regional_keystone.token import Principal
 
-ID: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 64, "pattern": r"^[a-zA-Z0-9-]+$"}
 NAME: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 255, "pattern": r"[\S]+"}
 NAMED_ROLES: Mapping[str, Any] = {
     "type": ("array",),
@@ -30,18 +28,6 @@ _ASSUMED = (
     " The server could not comply with the request since it is either malformed or otherwise incorrect. "
     "The client is assumed to be in error."
 )
-_SECOND = 1_000_000
-
-
-def not_allowed(what: str) -> Forbidden:
-    """The refusal of an action, which names it."""
-    return Forbidden(f"You are not authorized to perform the requested action: {what}.")
-
-
-def is_another_method(caller: Principal) -> bool:
-    """Whether the token was not made from what a user proves itself with, a trust left aside."""
-    methods = caller.token.methods
-    return not methods or not PRIMARY_METHODS.issuperset(methods)
 
 
 def expiry(sent: Attributes, now: int) -> int | None:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from regional_keystone.api.shapes import Attributes, Call
-from regional_keystone.authenticate import PRIMARY_METHODS
+from regional_keystone.authenticate import is_another_method
 from regional_keystone.errors import Forbidden, Invalid
 from regional_keystone.token import Principal
 
 DEFAULT_DOMAIN = "default"
-DOMAIN_ID: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 64, "pattern": "^[a-zA-Z0-9-]+$"}
+ID: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 64, "pattern": "^[a-zA-Z0-9-]+$"}
+DOMAIN_ID = ID
 _TEXTS = "True TRUE true", "False FALSE false", "1 0 y Y n N on ON off OFF yes no"
 SWITCH: Mapping[str, Any] = {
     "type": ("boolean", "string", "null"),
@@ -71,7 +72,7 @@ def is_delegated(caller: Principal) -> bool:
     Source: keystone/api/_shared/delegation.py.
     """
     token = caller.token
-    return token.is_delegated or not token.methods or not PRIMARY_METHODS.issuperset(token.methods)
+    return token.is_delegated or is_another_method(token)
 
 
 def _immutable(verb: str, word: str, key: str) -> str:

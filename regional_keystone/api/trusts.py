@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from regional_keystone.api.delegations import NAMED_ROLES, expiry, is_another_method, not_allowed, role_named, role_seen
+from regional_keystone.api.delegations import NAMED_ROLES, expiry, role_named, role_seen
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.verbs import found_or_refused, listing
+from regional_keystone.authenticate import is_another_method
 from regional_keystone.delegation import check_onward, is_used_up, pedigree, trusted
 from regional_keystone.document import time
-from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound
+from regional_keystone.errors import Conflict, Forbidden, Invalid, NotFound, not_allowed
 from regional_keystone.log import put, remove
 from regional_keystone.model import Project, Role, Trust, User
 from regional_keystone.roles import Lacking, held
@@ -154,7 +155,7 @@ async def _allowed(call: Call, action: str) -> Trust:
 
 def _refuse_another_method(call: Call) -> None:
     """Trusts go with trusts: who holds one may look at it and hand it on; what else was handed on may not."""
-    if is_another_method(call.caller):
+    if is_another_method(call.caller.token):
         raise not_allowed("Delegated tokens cannot manage trusts.")
 
 
