@@ -4,8 +4,9 @@ One family, raised anywhere and rendered once, by `web`; drivers' own errors nev
 """
 
 import asyncio
+from collections.abc import Coroutine
 from http import HTTPStatus
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class IdentityError(Exception):
@@ -122,16 +123,21 @@ class StoreDamaged(StoreRefused):
     """The file's content is not what was written. A replica can be rebuilt from a controller, a log cannot."""
 
 
-def outlived(group: BaseExceptionGroup[BaseException]) -> str:
-    """What ended a task group, in a line to log, for whoever goes on after it.
+async def outlived(work: Coroutine[Any, Any, None], *errors: type[Exception]) -> str | None:
+    """How work ended, in a line to log, if in one of these errors; None if in none. For whoever goes on after it.
 
-    Raises CancelledError where the caller itself was to end: until Python 3.13, a group whose task fails in the same
-    moment forgets that (cpython gh-116720).
+    Raises CancelledError where the caller was to end meanwhile, however work took that. It runs in a task of its own:
+    until Python 3.13, a group one of whose tasks fails while it ends leaves a count of cancellations behind, or forgets
+    one (cpython gh-116720), and the caller has to know its own from those.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    caller, why = asyncio.current_task(), None
+    try:
+        await asyncio.create_task(work)
+    except* errors as group:
+        why = "; ".join(f"{type(one).__name__}: {one}" for one in _leaves(group))[:200]
+    if caller is not None and caller.cancelling():
         raise asyncio.CancelledError
-    return "; ".join(f"{type(one).__name__}: {one}" for one in _leaves(group))[:200]
+    return why
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

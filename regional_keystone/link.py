@@ -52,6 +52,7 @@ _OWN_BYTES = 256 * 1024
 _AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
 _REFUSED = "The controller refuses this region ({why}), so nothing can change here; an operator has to act."
 _REMIND_S = 60.0
+_BREAKS = (aiohttp.ClientError, OSError, TypeError, ValueError, Unavailable)
 
 
 @dataclass(slots=True)
@@ -120,10 +121,9 @@ class Link:
         while True:
             for controller in list(self._controllers):
                 began = self._clock.ticks()
-                try:
-                    await self._session(controller)
-                except* (aiohttp.ClientError, OSError, TypeError, ValueError, Unavailable) as group:
-                    self._complain(controller, outlived(group))
+                why = await outlived(self._session(controller), *_BREAKS)
+                if why is not None:
+                    self._complain(controller, why)
                 if self._clock.ticks() - began > 10 * PROBE_S:
                     pause_s = 0.1
             await self._clock.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311  no secret

@@ -366,8 +366,19 @@ async def background(tasks: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterato
     """Run all of these until the block is cancelled; if one dies, so does the block, and the process with it."""
     async with asyncio.TaskGroup() as group:
         for task in tasks:
-            group.create_task(task)
+            group.create_task(_to_the_end(task))
         yield group
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run it; where it is given up and nobody here wanted that, it is an error: a group takes it for an orderly end."""
+    task, caller = asyncio.create_task(work), asyncio.current_task()
+    try:
+        await task
+    except asyncio.CancelledError:
+        if caller is not None and caller.cancelling():
+            raise
+        raise RuntimeError(f"{task.get_coro()!r} was given up by itself") from None
 
 
 def _limits(settings: Settings) -> Limits:

@@ -273,24 +273,19 @@ class Workers:
         pause_s = _PAUSE_S
         while True:
             began = self._clock.ticks()
-            why = await self._live(number)
+            why = await outlived(self._live(number), OSError, ValueError, EOFError)
             if self._ending:
                 return
             if self._clock.ticks() - began > _LIVED_S:
                 pause_s = _PAUSE_S
-            log.error("worker_ended", worker=number, why=why, starts_again_in_s=pause_s)
+            log.error("worker_ended", worker=number, why=why or "it has ended", starts_again_in_s=pause_s)
             await self._clock.sleep(pause_s)
             pause_s = min(2 * pause_s, _MOST_PAUSE_S)
 
-    async def _live(self, number: int) -> str:
-        """From start to end; tells why it ended."""
-        why = "it has ended"
-        try:
-            async with self._running(number) as worker:
-                await self._attend(worker)
-        except* (OSError, ValueError, EOFError) as group:
-            why = outlived(group)
-        return why
+    async def _live(self, number: int) -> None:
+        """From start to end."""
+        async with self._running(number) as worker:
+            await self._attend(worker)
 
     @asynccontextmanager
     async def _running(self, number: int) -> AsyncIterator[_Worker]:

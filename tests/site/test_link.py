@@ -274,6 +274,33 @@ async def test_a_link_that_is_ended_in_the_moment_it_breaks_ends(cloud, site):
         await asyncio.wait_for(asyncio.shield(running), 2)
 
 
+async def test_a_link_that_breaks_twice_in_one_moment_comes_back(site):
+    """As it ends well, one of its tasks fails: before Python 3.13 that leaves a count of cancellations in the task."""
+    sessions = 0
+
+    async def session(controller):
+        nonlocal sessions
+        sessions += 1
+        ended = asyncio.Event()
+
+        async def broken():
+            await ended.wait()
+            await asyncio.sleep(0.01)
+            raise ConnectionResetError("cannot write to a closing stream")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(broken())
+            ended.set()
+
+    site.link._session = session
+    running = asyncio.create_task(site.link.run())
+    await eventually(lambda: sessions > 2 or running.done())
+    assert not running.done()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(running, 2)
+
+
 async def test_when_one_controller_is_gone_the_next_is_tried(cloud, site):
     await site.stop()
     site.controllers = (f"https://127.0.0.1:{free_port()}", f"https://127.0.0.1:{cloud.controller.port}")

@@ -628,3 +628,35 @@ async def test_one_process_has_no_workers(tmp_path):
         assert site.part.follower.relay is None
         assert "workers" not in site.status()
         assert made.processes == {}
+
+
+async def test_a_task_that_gives_up_by_itself_ends_what_it_belongs_to():
+    async def gives_up():
+        raise asyncio.CancelledError
+
+    with pytest.raises(ExceptionGroup, match="unhandled errors") as caught:
+        async with background([gives_up()]):
+            await asyncio.sleep(5)
+    assert "gives_up" in str(caught.value.exceptions[0])
+
+
+async def test_what_runs_in_the_background_ends_with_its_block_and_is_waited_for():
+    steps = []
+
+    async def works():
+        try:
+            await asyncio.sleep(5)
+        finally:
+            await asyncio.sleep(0.01)
+            steps.append("cleaned up")
+
+    async def block():
+        async with background([works()]):
+            await asyncio.sleep(5)
+
+    running = asyncio.create_task(block())
+    await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert steps == ["cleaned up"]
