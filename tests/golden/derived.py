@@ -7,6 +7,7 @@ from controller.settings import Settings as ControllerSettings
 from docs.generate import PAGES
 from helm.generate import SCHEMAS
 from regional_keystone import settings
+from tests.security import rows
 
 _PREFACE = """# Settings
 
@@ -28,6 +29,7 @@ DERIVED: dict[str, Callable[[], str]] = {
     "configs/controller.conf": lambda: settings.sample(ControllerSettings, "The controller of a federation."),
     "configs/haproxy.cfg": haproxy_config.sample,
     "docs/settings.md": _page,
+    "docs/security.md": rows.page,
     **PAGES,
     **SCHEMAS,
 }
