@@ -6,7 +6,7 @@ STATE ?= federation
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run install dev check test differential faults bench golden docs clean
+.PHONY: help run install dev check test compat differential faults bench bench-engines golden docs clean
 
 BIN := .venv/bin
 # pip compiles nothing while it installs: Python does it at first import, for what is imported
@@ -39,6 +39,9 @@ check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: un
 test: $(ALL) ## the whole suite
 	@$(BIN)/rkctl engines install --if-allowed
 	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder
+
+compat: $(ALL) ## OpenStack's own 138 tests of the Identity API at a controller and at a site, and who answered
+	@$(BIN)/python -m tests.compat.tempest
 
 differential: $(ALL) ## the real Keystone and ours, asked the same: cells, equal, divergences; ONLY=users SAMPLE=300
 	@$(BIN)/python -m tests.differential $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE))

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.compat.conftest import KEYSTONE, cache_directory, venv_with
+from tests.compat.installed import KEYSTONE, cache_directory, venv_with
 from tests.golden import record_upstream
 
 PASSWORD = record_upstream.ADMIN_PASSWORD
