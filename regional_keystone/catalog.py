@@ -147,6 +147,12 @@ async def chosen(reader: Reader, project_id: str) -> tuple[str, ...]:
     return (*(one.endpoint_id for one in endpoints), *(one.endpoint_group_id for one in groups))
 
 
+def names_in(url: str) -> frozenset[str] | None:
+    """The names that a URL asks for; None for one that no substitution can complete."""
+    parts = _parts(url)
+    return None if parts is None else frozenset(parts[1::2])
+
+
 async def any_chosen(reader: Reader) -> bool:
     """Whether any project was given anything."""
     return bool(await reader.page(ProjectEndpoint, None, 1) or await reader.page(ProjectEndpointGroup, None, 1))
@@ -178,7 +184,7 @@ def _parts(url: str) -> tuple[str, ...] | None:
     """
     split = _PLACE.split(url)
     texts, names, ends = split[::3], split[1::3], split[2::3]
-    if not all(ends) or any("%" in text.replace("%%", "") for text in texts):
+    if not all(ends) or any("$(" in text or "%" in text.replace("%%", "") for text in texts):
         return None
     plain = [text.replace("%%", "%") for text in texts]
     return tuple(part for pair in zip(plain, [*names, ""], strict=True) for part in pair)[:-1]

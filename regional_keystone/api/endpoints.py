@@ -6,8 +6,9 @@ Source: keystone/api/endpoints.py, keystone/catalog/core.py, keystone/catalog/sc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from regional_keystone.api.rules import check_length
+from regional_keystone.api.rules import check_length, is_web
 from regional_keystone.api.shapes import Attributes, Call, Resource
+from regional_keystone.catalog import names_in
 from regional_keystone.errors import Invalid, expecting
 from regional_keystone.log import Change, put
 from regional_keystone.model import Endpoint, Region, Service
@@ -19,14 +20,14 @@ _ID = 64  # no service's id is longer
 
 async def _prepare_endpoint(call: Call, old: Endpoint | None, sent: Attributes) -> Attributes:
     """The deprecated `region` names a region as `region_id` does, and makes it if it is not there."""
-    del call
+    del call, old
     named = sent.pop("region", None)
     sent.pop("legacy_endpoint_id", None)
     if sent.get("region_id") is None and named is not None:
         sent["region_id"] = named
     if not 1 <= len(sent.get("service_id", "id")) <= _ID:
         raise expecting("endpoint service_id", "service table")
-    if old is None:
+    if "url" in sent:
         _check_url(sent["url"])
     return sent
 
@@ -57,10 +58,10 @@ async def _show_endpoint(call: Call, record: Endpoint, found: Attributes) -> Att
 
 
 def _check_url(url: str) -> None:
-    try:
-        url.replace("$(", "%(") % dict.fromkeys(SUBSTITUTIONS, "")
-    except (KeyError, TypeError, ValueError):
-        raise Invalid(f"Cannot create an endpoint with an invalid URL: {url}.") from None
+    """Raise Invalid for what clients cannot or should not follow: another scheme, a name that is never filled in."""
+    names = names_in(url)
+    if names is None or not names.issubset(SUBSTITUTIONS) or not is_web(url):
+        raise Invalid(f"Cannot create an endpoint with an invalid URL: {url}.")
 
 
 ENDPOINTS = Resource(

@@ -21,6 +21,7 @@ SWITCH: Mapping[str, Any] = {
     "enum": (True, *_TEXTS[0].split(), False, *_TEXTS[1].split(), "", *_TEXTS[2].split()),
 }
 """How a query says yes or no. The same words in a body are refused: there only true and false are."""
+_WEB = ("http:", "https:", "ws:", "wss:")
 IMMUTABLE: Mapping[str, Any] = {
     "type": ("object",),
     "properties": {"immutable": {"type": ("boolean", "null")}},
@@ -53,6 +54,11 @@ def check_length(sent: Attributes, name: str, limit: int) -> None:
     if isinstance(value, str) and len(value) > limit:
         column = f"column {name}(CHAR({limit}))"
         raise Invalid(f"String length exceeded. The length of string '{value}' exceeds the limit of {column}.")
+
+
+def is_web(url: str) -> bool:
+    """Whether it is an address that is asked over the web; upstream takes `file:`, `javascript:` and all others too."""
+    return url.lower().startswith(_WEB)
 
 
 def home(call: Call, sent: Attributes) -> str:

@@ -141,6 +141,12 @@ DIVERGENCES = {
     "protocol-ghost": [r"federated_users/GET b after DELETE protocol"],
     "config-empty": [r"domain_config/DELETE option value (null|empty|zero)"],
     "config-secret": [r"domain_config/PATCH group sensitive alone"],
+    "endpoint-url": [
+        r"endpoints/create url 12 ftp:x",
+        r"endpoints/GET (all|by service_id=.*)",
+        r"endpoints/PATCH bad substitution",
+        r"endpoints/update endpoint (region_id|region|name|description|legacy_endpoint_id)=.*",
+    ],
     "system-of": [r"role_assignments/auth/system of v"],
 }
 _PATTERNS = {name: re.compile("|".join(patterns)) for name, patterns in DIVERGENCES.items()}
