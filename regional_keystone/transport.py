@@ -14,7 +14,7 @@ from regional_keystone.settings import Cors
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+){0,8}")
 _PROTO: Final = re.compile("https?")
-_PAIR: Final = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]*))\s*')
+_PAIR: Final = re.compile(r'([A-Za-z]+)\s*=\s*(?:"([^"\\]*)"|([^\s;,"]*))')  # no two of its parts take one sign
 _SIMPLE: Final = frozenset(
     {
         "accept",
@@ -143,7 +143,7 @@ def _preferred(accept: str) -> str:
 
 def _pairs(hop: str) -> Iterable[tuple[str, str]]:
     for part in hop.split(";"):
-        if found := _PAIR.fullmatch(part):
+        if found := _PAIR.fullmatch(part.strip()):
             yield found[1].lower(), found[2] if found[2] is not None else found[3]
 
 
