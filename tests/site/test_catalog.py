@@ -40,6 +40,7 @@ def test_the_allowed_names_are_replaced(url, shown):
         "http://x/%s",
         "http://x/50%",
         "http://x/%(project_id",
+        "http://x/$(project_id",
         "http://x/$(compute_host)s",
         "http://x/$(__class__)s",
         "http://x/$(project_id)s/%5000000d",
