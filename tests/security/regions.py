@@ -45,6 +45,13 @@ class Regions:
         self.admin = self.login(auth | {"scope": {"project": {"name": "admin", "domain": {"id": "default"}}}})
         self.roles = {one["name"]: one for one in self.ask("GET", "/v3/roles").body["roles"]}
 
+    def wait(self):
+        """Until every region answers logins: one that has just joined may not have its keys yet."""
+        end = time.monotonic() + SOON_S
+        while any(self.ask("GET", "/v3/users", at=at).status == 503 for at in NAMES):
+            assert time.monotonic() < end, "a region does not answer"
+            time.sleep(0.02)
+
     def ask(self, method, path, body=None, /, token=None, at="Global", **headers):
         """(status, headers, body); by the administrator unless a token is given, and "" is none at all."""
         headers.setdefault(POSITION.replace("-", "_"), str(self.position))
@@ -116,5 +123,7 @@ def started(folder, *settings):
         sets = [word for one in ("identity.password_hash_rounds=4", *settings) for word in ("--set", one)]
         done = up(home, "--sites", "RegionOne,RegionTwo", "--port", str(free_port()), *sets)
         assert done.returncode == 0, done.stderr
-        yield Regions(home)
+        found = Regions(home)
+        found.wait()
+        yield found
         assert "Traceback" not in "".join(path.read_text() for path in (home.directory / "logs").iterdir())
