@@ -4,13 +4,13 @@ Separate from `api`, which only says what is about to be done to what. Rules are
 Source: keystone/common/policies, keystone/common/rbac_enforcer/enforcer.py.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from oslo_config import cfg
 from oslo_policy import policy
 
+from regional_keystone import policy_file
 from regional_keystone.errors import Forbidden, not_allowed
 from regional_keystone.policies import ACTIONS, BASE
 from regional_keystone.token import DomainScope, Named, Principal
@@ -33,6 +33,11 @@ def defaults() -> list[policy.RuleDefault]:
     return [*base, *actions]
 
 
+def checks(rules: Iterable[policy.RuleDefault]) -> dict[str, Any]:
+    """Rules by name, as they are asked."""
+    return {rule.name: rule.check for rule in rules}
+
+
 class Policy:
     """Decides by the default rules, or by those of an override file where it has them; an unknown action is denied.
 
@@ -42,9 +47,12 @@ class Policy:
 
     def __init__(self, path: str | None = None) -> None:
         self._enforcer = _enforcer()
-        rules = {default.name: default.check for default in self._enforcer.registered_rules.values()}
+        rules = checks(self._enforcer.registered_rules.values())
         if path is not None:
-            rules |= _overrides(path, rules)
+            reading = policy_file.read(path, rules)
+            if reading.problems:
+                raise ValueError(f"policy file {path}: {'; '.join(one.what for one in reading.problems)}")
+            rules |= reading.rules
         self._enforcer.set_rules(rules, overwrite=True, use_conf=False)
         try:
             self._enforcer.check_rules(raise_on_violation=True)
@@ -110,18 +118,3 @@ def _enforcer() -> policy.Enforcer:
     enforcer.suppress_deprecation_warnings = True
     enforcer.register_defaults(defaults())
     return enforcer
-
-
-def _overrides(path: str, known: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        found = dict(policy.parse_file_contents(Path(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"policy file {path} cannot be read: {error}") from None
-    rules: dict[str, Any] = {}
-    for name, text in found.items():
-        if name.startswith("identity:") and name not in known:
-            raise ValueError(f"policy file {path}: there is no action {name}")
-        rules[name] = policy.RuleDefault(name, text).check
-        if str(rules[name]) == "!" and str(text).strip() != "!":
-            raise ValueError(f"policy file {path}: the rule of {name} cannot be understood: {text}")
-    return rules

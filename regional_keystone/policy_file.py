@@ -1,0 +1,215 @@
+"""An override file of policy rules: read as oslo.policy reads it, with everything that cannot be meant named at once.
+
+Separate from `policy`, which decides: the same reading refuses a start and answers `rkctl policy check`.
+Source: oslo_policy/policy.py (parse_file_contents), _parser.py, _checks.py.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from oslo_policy import policy
+
+ACTION = "identity:"
+Checks = Mapping[str, Any]
+"""Rules by name, as oslo.policy has parsed them."""
+
+_ALWAYS, _NEVER = "@", "!"
+_NEVER_ALONE = re.compile(r"(?<![^\s(])!(?![^\s)])")
+
+
+class Remark(NamedTuple):
+    """What is to be said of one name in the file, and in which line it stands, if that is known."""
+
+    name: str
+    line: int | None
+    what: str
+
+
+class Override(NamedTuple):
+    """One rule of the file beside the default of the same name; `effect`: same, tightens, loosens, differs or new.
+
+    `unbound` are its parts that the default has not and that ask for neither target nor scope, where the default does.
+    """
+
+    name: str
+    line: int | None
+    effect: str
+    unbound: tuple[str, ...]
+
+
+class Reading(NamedTuple):
+    """The rules of a file; with `problems` no program starts on it, `notes` are what is legal and perhaps not meant."""
+
+    rules: dict[str, Any]
+    overrides: list[Override]
+    problems: list[Remark]
+    notes: list[Remark]
+
+
+def read(path: str, known: Checks) -> Reading:
+    """The file beside the rules that there are without it. Raises ValueError for one that is no file of rules."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        found: Any = policy.parse_file_contents(text)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"policy file {path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"policy file {path} cannot be read: it holds no names with rules")
+    rules: dict[str, Any] = {}
+    problems: list[Remark] = []
+    for name, said in found.items():
+        why = _why_not(name, said, known)
+        if why:
+            problems.append(Remark(str(name), line_of(text, str(name)), why))
+        else:
+            rules[name] = policy.RuleDefault(name, said).check
+    whole = {**known, **rules}
+    problems += [Remark(name, line_of(text, name), why) for name in rules for why in _dangling(name, whole)]
+    overrides = [_judged(name, line_of(text, name), check, known) for name, check in rules.items()]
+    return Reading(rules, overrides, problems, [*_unused(text, rules, whole, known), *_twice(text, rules)])
+
+
+def line_of(text: str, name: str) -> int | None:
+    """The line in which a name is given its rule, the last one if there are several: that is the one that counts."""
+    lines = _lines(text, name)
+    return lines[-1] if lines else None
+
+
+def nearest(name: str, known: Checks) -> str:
+    """A hint at the name that was perhaps meant; empty if none is like it."""
+    kinds = {one.removeprefix(ACTION): one for one in known if one.startswith(ACTION) == name.startswith(ACTION)}
+    found = difflib.get_close_matches(name.removeprefix(ACTION), kinds, 1)
+    return f"; did you mean {kinds[found[0]]}?" if found else ""
+
+
+def effect(check: Any, default: Any) -> str:
+    """What becomes of the default, as far as the form of both shows it: same, tightens, loosens, or differs."""
+    now, before = _alternatives(check), _alternatives(default)
+    if now.keys() == before.keys():
+        return "same"
+    if _NEVER in now and len(now) == 1:
+        return "tightens"
+    if _ALWAYS in before:
+        return "same" if _ALWAYS in now else "tightens"
+    if _ALWAYS in now or now.keys() > before.keys() or str(check) in _conditions(default):
+        return "loosens"
+    if now.keys() < before.keys() or str(default) in _conditions(check):
+        return "tightens"
+    return "differs"
+
+
+def _why_not(name: Any, said: Any, known: Checks) -> str:
+    """Why this cannot be meant; empty if it can."""
+    if not isinstance(name, str):
+        return "a name is text"
+    if name.startswith(ACTION) and name not in known:
+        return f"there is no action {name}{nearest(name, known)}"
+    if not _is_rule(said):
+        return f"the rule of {name} is no text; write '@' for everybody, '!' for nobody"
+    try:
+        check = str(policy.RuleDefault(name, said).check)
+    except (TypeError, ValueError, AttributeError):
+        return f"the rule of {name} cannot be understood: {said}"
+    # what oslo.policy does not understand it takes for `!`, whole or in part
+    if len(_NEVER_ALONE.findall(check)) > str(said).count(_NEVER):
+        return f"the rule of {name} cannot be understood: {said}"
+    return ""
+
+
+def _is_rule(said: Any) -> bool:
+    """Whether it is text, or lists as older files have them; nothing at all would let everybody in."""
+    return isinstance(said, str | list)
+
+
+def _dangling(name: str, whole: Checks) -> Iterator[str]:
+    """What a rule refers to that is not there, or that leads back to it."""
+    for other in sorted(_references(whole[name])):
+        if other not in whole:
+            yield f"{name} refers to rule:{other}, which does not exist{nearest(other, whole)}"
+    if name in _reachable(name, whole):
+        yield f"{name} refers to itself"
+
+
+def _judged(name: str, line: int | None, check: Any, known: Checks) -> Override:
+    if name not in known:
+        return Override(name, line, "new", ())
+    verdict = effect(check, known[name])
+    more = {text: part for text, part in _alternatives(check).items() if text not in _alternatives(known[name])}
+    loose = [text for text, part in more.items() if text != _NEVER and not _is_bound(part)]
+    if verdict in {"same", "tightens"} or not _is_bound(known[name]):
+        loose = []
+    return Override(name, line, verdict, tuple(loose))
+
+
+def _unused(text: str, rules: Checks, whole: Checks, known: Checks) -> Iterator[Remark]:
+    """Rules of the file's own that nothing asks for: most often an action without its prefix, or a misspelt name."""
+    used = {other for check in whole.values() for other in _references(check)}
+    for name in rules:
+        if name in known or name in used:
+            continue
+        meant = f"; did you mean {ACTION}{name}?" if ACTION + name in known else nearest(name, known)
+        yield Remark(name, line_of(text, name), f"no action asks for {name}{meant}")
+
+
+def _twice(text: str, rules: Checks) -> Iterator[Remark]:
+    for name in rules:
+        lines = _lines(text, name)
+        if len(lines) > 1:
+            shown = ", ".join(map(str, lines))
+            yield Remark(name, lines[-1], f"{name} stands in lines {shown}; only the last one counts")
+
+
+def _lines(text: str, name: str) -> list[int]:
+    wanted = re.compile(rf"""(?:^|[\s{{,])(["']?){re.escape(name)}\1\s*:(?:\s|$)""")
+    return [
+        number for number, line in enumerate(text.splitlines(), 1) if wanted.search(line) and line.lstrip()[:1] != "#"
+    ]
+
+
+def _references(check: Any) -> set[str]:
+    return {leaf.match for leaf in _leaves(check) if isinstance(leaf, policy.RuleCheck)}
+
+
+def _reachable(name: str, whole: Checks) -> set[str]:
+    found: set[str] = set()
+    waiting = _references(whole[name])
+    while waiting:
+        other = waiting.pop()
+        if other not in found and other in whole:
+            found.add(other)
+            waiting |= _references(whole[other])
+    return found
+
+
+def _leaves(check: Any) -> Iterator[Any]:
+    if isinstance(check, policy.AndCheck | policy.OrCheck):
+        for part in check.rules:
+            yield from _leaves(part)
+    elif isinstance(check, policy.NotCheck):
+        yield from _leaves(check.rule)
+    else:
+        yield check
+
+
+def _alternatives(check: Any) -> dict[str, Any]:
+    """The parts of which one is enough, by their text."""
+    if not isinstance(check, policy.OrCheck):
+        return {str(check): check}
+    found: dict[str, Any] = {}
+    for part in check.rules:
+        found |= _alternatives(part)
+    return found
+
+
+def _conditions(check: Any) -> set[str]:
+    """The parts that must all hold, where there are several."""
+    return {str(part) for part in check.rules} if isinstance(check, policy.AndCheck) else set()
+
+
+def _is_bound(check: Any) -> bool:
+    """Whether it asks where the caller stands, or to whom the target belongs, and not for roles alone."""
+    leaves = [leaf for leaf in _leaves(check) if hasattr(leaf, "match")]
+    return any(leaf.kind == "system_scope" or "%(" in leaf.match for leaf in leaves)
