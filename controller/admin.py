@@ -13,6 +13,7 @@ from controller.commit import Sequencer
 from controller.credential_keys import CredentialKeys
 from controller.rotate import Plan, Rotator
 from controller.sites import Sites
+from controller.trusts import Trusts, Wanted
 from regional_keystone.errors import IdentityError, Invalid, Unavailable
 from regional_keystone.overlay import Overlay
 
@@ -26,6 +27,7 @@ class Admin:
         sites: Sites,
         rotator: Rotator,
         credential_keys: CredentialKeys,
+        trusts: Trusts,
         overlay: Overlay,
         sequencer: Sequencer,
         status: Callable[[], Mapping[str, Any]],
@@ -36,6 +38,7 @@ class Admin:
         self._sites = sites
         self._rotator = rotator
         self._credential_keys = credential_keys
+        self._trusts = trusts
         self._overlay = overlay
         self._sequencer = sequencer
         self._status = status
@@ -58,6 +61,7 @@ class Admin:
                 web.post("/credential/setup", self._credential_setup),
                 web.post("/credential/rotate", self._credential_rotate),
                 web.post("/credential/migrate", self._credential_migrate),
+                web.post("/trusts/flush", self._flush),
             ]
         )
         return app
@@ -141,6 +145,11 @@ class Admin:
         del request
         migrated = await asyncio.shield(self._credential_keys.migrate())
         return _json({"migrated": migrated, **(await self._credential_keys.standing())._asdict()})
+
+    async def _flush(self, request: web.Request) -> web.Response:
+        """One step of a flush: {project_id?, trustor_user_id?, trustee_user_id?, before?, used_up?, after?}."""
+        wanted = msgspec.json.decode(await request.read() or b"{}", type=Wanted)
+        return _json(await asyncio.shield(self._trusts.flush(wanted)))
 
 
 async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:

@@ -23,6 +23,7 @@ from controller.replicate import Replicator
 from controller.rotate import Rotator
 from controller.settings import Settings
 from controller.sites import Sites
+from controller.trusts import Trusts
 from regional_keystone import backends, logs, secret_file, wiring
 from regional_keystone.bundle import read_header
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable
@@ -59,6 +60,7 @@ class Controller:
         self.sites: Sites
         self.rotator: Rotator
         self.credential_keys: CredentialKeys
+        self.trusts: Trusts
         self.door: wiring.Door
         self._states: dict[str, str] = {}
         self._sites_changed = asyncio.Event()
@@ -124,6 +126,7 @@ class Controller:
             keep_s=wiring.keep_s(settings),
             **shared,
         )
+        self.trusts = Trusts(keep_s=wiring.keep_s(settings), **shared)
         shared["replicator"] = self.replicator
         self.sites = Sites(
             authority=self.authority,
@@ -334,6 +337,7 @@ async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
         sites=controller.sites,
         rotator=controller.rotator,
         credential_keys=controller.credential_keys,
+        trusts=controller.trusts,
         overlay=controller.part.overlay,
         sequencer=controller.sequencer,
         status=controller.status,

@@ -310,7 +310,7 @@ async def test_without_keys_nothing_is_stored_and_nothing_else_suffers(tmp_path)
 async def test_the_operators_socket(tmp_path):
     async with replay.world(tmp_path) as world:
         controller = world.controller
-        names = ("sites", "rotator", "credential_keys", "sequencer", "status", "bootstrap")
+        names = ("sites", "rotator", "credential_keys", "trusts", "sequencer", "status", "bootstrap")
         admin = Admin(overlay=world.overlay, **{name: getattr(controller, name) for name in names})
         runner = await serve_admin(admin, tmp_path / "s")
         connector = aiohttp.UnixConnector(str(tmp_path / "s"))
