@@ -13,7 +13,9 @@ from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, Sets, Stat
 from controller.commands_admin import credential, keys, region
 from controller.commands_db import app as db
 from controller.commands_db import doctor
+from controller.commands_policy import app as policy
 from controller.commands_store import app as store
+from controller.commands_trusts import app as trusts
 from controller.engines.commands import app as engines
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ app.add_typer(region, name="region")
 app.add_typer(keys, name="keys")
 app.add_typer(credential, name="credential")
 app.add_typer(config, name="config")
+app.add_typer(policy, name="policy")
+app.add_typer(trusts, name="trusts")
 app.add_typer(engines, name="engines")
 app.add_typer(store, name="store")
 app.add_typer(db, name="db")
@@ -54,7 +58,7 @@ def up(
     ready_fd: Fd = None,
     parent_fd: Fd = None,
 ) -> None:
-    """Start a controller and its sites on this machine, or go on with those in DIR.
+    """Start a controller and its sites on this machine, or go on with those in DIR, as they were set there.
 
     Where a federation already runs, start again those of its processes that have ended.
 
@@ -65,6 +69,7 @@ def up(
         if ready_fd is not None:
             _up_for_launcher(options, ready_fd, parent_fd)
         elif options.home.holder():
+            _check_told(options)
             _revive(options.home)
         elif detach:
             _up_detached(options)
@@ -135,6 +140,7 @@ def tour(
     with errors():
         options = _options(state, port, sites, set_, engines=engines)
         if options.home.holder():
+            _check_told(options)
             raise SystemExit(_tour(options.home))
         raise SystemExit(_up_and_tour(options, once=once))
 
@@ -220,7 +226,7 @@ def version() -> None:
 
 
 def _options(state: Path, port: int | None, sites: str, sets: list[str], *, engines: bool) -> "Options":
-    from controller.federation import Home, check_name
+    from controller.federation import Home, check_name, settled
     from controller.launch import Options
     from controller.settings import Settings
     from regional_keystone import settings
@@ -229,7 +235,7 @@ def _options(state: Path, port: int | None, sites: str, sets: list[str], *, engi
     names = tuple(dict.fromkeys(name.strip() for name in sites.split(",") if name.strip()))
     for name in names:
         check_name(name)
-    return Options(Home.at(state), port, names, tuple(sets), engines)
+    return Options(Home.at(state), port, names, settled(sets), engines)
 
 
 def _up_here(options: "Options") -> None:
@@ -265,6 +271,27 @@ def _up_for_launcher(options: "Options", ready_fd: int, parent_fd: int | None) -
     except Exception as error:
         pipe.failed(*verdict(error))
         raise
+
+
+def _check_told(options: "Options") -> None:
+    """Raise FederationError, before anything is done, for what a federation that runs was not started with."""
+    from controller import ask
+    from controller.federation import FederationError
+
+    home = options.home
+    told = ask.control(home.control, command="told")
+    other = [one for one in options.sets if one not in told["sets"]]
+    if options.sites and set(options.sites) != set(told["sites"]):
+        other.append(f"--sites (it has {','.join(told['sites'])})")
+    if options.engines and not told["engines"]:
+        other.append("--engines")
+    if options.port not in {None, home.members()[0].port}:
+        other.append(f"--port (it has {home.members()[0].port})")
+    if other:
+        cure = f"`rkctl down --state {home.directory}`, then `rkctl up` with it"
+        raise FederationError(
+            f"the federation that runs in {home.directory} has other than {', '.join(other)}: {cure}", 5
+        )
 
 
 def _revive(home: "Home") -> None:

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -178,6 +178,28 @@ class Home:
         text = json.dumps([asdict(member) for member in members], indent=1)
         durable.write(self.directory / "ports.json", text.encode())
 
+    def sets(self) -> tuple[str, ...]:
+        """What `--set` has said so far, one for each option. Raises FederationError for a file that is none."""
+        try:
+            found = json.loads(self.sets_file.read_text())
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as error:
+            raise FederationError(f"{self.sets_file} cannot be read ({error}); remove it and set anew", 3) from None
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise FederationError(f"{self.sets_file} is no list of settings; remove it and set anew", 3)
+        return tuple(found)
+
+    def keep_sets(self, told: Sequence[str]) -> None:
+        """Keep these for the next start."""
+        if told or self.sets_file.exists():
+            durable.write(self.sets_file, json.dumps(list(told), indent=1).encode())
+
+    @property
+    def sets_file(self) -> Path:
+        """The settings that the processes were told, kept from start to start."""
+        return self.directory / "sets.json"
+
     def password(self) -> str:
         """The administrator's, from openrc."""
         for line in self.openrc.read_text().splitlines():
@@ -336,6 +358,11 @@ def _state(member: Member, found: Mapping[str, Any]) -> str:
     state = str(found.get("state", "active"))
     connected = found.get("stream", {}).get("connected", True)
     return state if member.is_controller or connected or state == "down" else "isolated"
+
+
+def settled(sets: Iterable[str]) -> tuple[str, ...]:
+    """The last word on each option, of section.option=value each."""
+    return tuple({one.partition("=")[0].strip().lower(): one for one in sets}.values())
 
 
 def check_name(name: str) -> None:

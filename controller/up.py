@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,6 +219,7 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
     home = options.home
     home.prepare()
     with _only_one(home):
+        options = _with_former_sets(options, tell)
         engines = options.engines or home.engines.exists()
         members = federation.plan(home, options.port, options.sites, engines=engines)
         is_first = federation.write_credentials(home, members)
@@ -230,11 +231,30 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
             try:
                 if engines:
                     supervisor.backing = await asyncio.to_thread(_backing, home, tell)
-                await _unless_ended(supervisor, partial(ready, is_first))
+                await _unless_ended(supervisor, partial(_serving, options, ready, is_first))
             finally:
                 tell("wait", "Waiting until every process has ended")
                 await supervisor.stop()
                 tell("done", "Every process has ended")
+
+
+def _serving(options: Options, ready: Callable[[bool], None], is_first: bool) -> None:
+    options.home.keep_sets(options.sets)  # not before: with what nothing starts nobody goes on
+    ready(is_first)
+
+
+def _with_former_sets(options: Options, tell: Tell) -> Options:
+    """With what was set before, which holds until it is set otherwise. Raises ConfigurationError."""
+    home = options.home
+    sets = federation.settled((*home.sets(), *options.sets))
+    try:
+        settings.load(ControllerSettings, None, sets, {})
+    except settings.ConfigurationError as error:
+        cure = f" ({home.sets_file} has what was set before)" if home.sets() else ""
+        raise settings.ConfigurationError(f"{error}{cure}") from None
+    if former := [one for one in sets if one not in options.sets]:
+        tell("done", f"as set before: {', '.join(former)} (in {home.sets_file})")
+    return replace(options, sets=sets)
 
 
 def _backing(home: Home, tell: Tell) -> "Backing":
@@ -321,6 +341,9 @@ async def _control(supervisor: Supervisor, message: Json) -> Json:
     match message:
         case {"command": "report"}:
             return supervisor.report()
+        case {"command": "told"}:
+            sites = [one.name for one in supervisor.members if not one.is_controller]
+            return {"sites": sites, "sets": list(supervisor.options.sets), "engines": supervisor.backing is not None}
         case {"command": "revive"}:
             return {"revived": await supervisor.revive()}
         case {"command": "signal", "name": name, "signal": number}:

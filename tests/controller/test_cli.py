@@ -1,5 +1,6 @@
 """The command line: quick to begin, an example at every level, one line that names the cure."""
 
+import json
 import os
 import resource
 import subprocess
@@ -10,8 +11,8 @@ import pytest
 import typer
 
 from controller import __main__ as cli
-from controller.federation import Home, Member, _facts
-from regional_keystone import durable
+from controller.federation import FederationError, Home, Member, _facts, settled
+from regional_keystone import durable, policy, policy_file
 
 RKCTL = Path(sys.executable).with_name("rkctl")
 GROUPS = {
@@ -20,6 +21,8 @@ GROUPS = {
     "keys": cli.keys,
     "credential": cli.credential,
     "config": cli.config,
+    "policy": cli.policy,
+    "trusts": cli.trusts,
     "engines": cli.engines,
     "store": cli.store,
     "db": cli.db,
@@ -59,6 +62,7 @@ def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
     told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
     told += ", db sync, db version, db status, db check, db site, db roles"
+    told += ", policy check, policy sample, trusts flush"
     told += ", credential status, credential setup, credential rotate, credential migrate"
     assert {*told.split(", ")} == set(COMMANDS)
 
@@ -86,6 +90,8 @@ def test_exit_codes_are_documented():
         (("up", "--set", "token.expiration"), 2, "write section.option=value"),
         (("up", "--sites", "../x"), 2, "cannot name a region"),
         (("up", "--port", "70000"), 2, "65535"),
+        (("trusts", "flush", "--date", "2025"), 2, "write a day as DD-MM-YYYY"),
+        (("trusts", "flush", "--state", "nowhere"), 1, "is it running?"),
         (("serve", "--config", "none.conf"), 2, "none.conf: No such file"),
         (("config", "check", "none.conf"), 2, "none.conf: No such file"),
         (("bootstrap", "--password-file", "none"), 1, "none: No such file"),
@@ -138,6 +144,54 @@ def test_the_sample_is_the_one_that_is_shipped():
     configs = Path(__file__).parents[2] / "configs"
     ours = [line for line in rkctl("config", "sample", "--site").stdout.splitlines() if line.startswith("#")]
     assert set(ours) - {"# A site"} <= set((configs / "region.conf").read_text().splitlines())
+
+
+def test_a_policy_that_no_server_starts_on_is_code_2_with_every_reason(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text('"identity:get_usr": "@"\n"identity:get_group": "rule:nobody"\n"identity:get_role": "@"\n')
+    done = rkctl("policy", "check", str(file), NO_COLOR="1")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"rkctl: {file}:1: there is no action identity:get_usr; did you mean identity:get_user?",
+        f"rkctl: {file}:2: identity:get_group refers to rule:nobody, which does not exist",
+    ]
+    told = json.loads(rkctl("policy", "check", str(file), "--json").stdout)
+    assert not told["valid"]
+    assert [one["line"] for one in told["problems"]] == [1, 2]
+    file.write_text('"identity:get_role": "@"\n')
+    done = rkctl("policy", "check", str(file), NO_COLOR="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{file}: 1 rules: 1 loosens" in done.stdout
+    assert json.loads(rkctl("policy", "check", str(file), "--json").stdout)["overrides"][0]["effect"] == "loosens"
+    missing = rkctl("policy", "check", str(tmp_path / "none.yaml"))
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "none.yaml" in missing.stderr
+
+
+def test_the_sample_of_the_policy_is_every_default(tmp_path):
+    text = rkctl("policy", "sample").stdout
+    assert not [line for line in text.splitlines() if line and not line.startswith("#")]
+    file = tmp_path / "policy.yaml"
+    file.write_text("\n".join(line.removeprefix("#") for line in text.splitlines() if line.startswith('#"')))
+    known = policy.checks(policy.defaults())
+    found = policy_file.read(str(file), known)
+    assert found.problems + found.notes == []
+    assert {one.name: one.effect for one in found.overrides} == dict.fromkeys(known, "same")
+    assert "# GET,HEAD /v3/users/{user_id}/access_rules\n# Scopes: system, project\n" in text
+
+
+def test_the_last_word_on_each_option_counts_and_is_kept(tmp_path):
+    home = Home(tmp_path)
+    assert home.sets() == ()
+    home.keep_sets(())
+    assert not home.sets_file.exists()
+    home.keep_sets(settled(("a.b=1", "c.d=x=y", "A.B = 2")))
+    assert home.sets() == ("A.B = 2", "c.d=x=y")
+    assert home.sets_file.stat().st_mode & 0o777 == 0o600
+    for broken in ("[1]", "{", '{"a": 1}'):
+        home.sets_file.write_text(broken)
+        with pytest.raises(FederationError, match=r"sets\.json .*remove it"):
+            home.sets()
 
 
 def test_a_full_disk_names_the_file(tmp_path):

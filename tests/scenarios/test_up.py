@@ -307,17 +307,47 @@ def test_a_directory_without_rights_is_named(tmp_path):
     assert "--state" in done.stderr
 
 
-def test_settings_reach_those_that_know_them(tmp_path):
+def lives(home, member):
+    """Seconds for which a new token is good there."""
+    token = admin_token(home, member)
+    body = read(member, token, "/v3/auth/tokens", X_Subject_Token=token).body
+    issued, expires = (body["token"][name][:19] for name in ("issued_at", "expires_at"))
+    parsed = [time.mktime(time.strptime(one, "%Y-%m-%dT%H:%M:%S")) for one in (issued, expires)]
+    return round(parsed[1] - parsed[0], -1)
+
+
+def test_settings_reach_those_that_know_them_and_hold_until_they_are_set_otherwise(tmp_path):
     with ended(tmp_path / "federation") as home:
-        words = ("--set", "token.expiration=77", "--set", "stream.certificate_lifetime_s=7777")
+        words = ("--set", "token.expiration=300", "--set", "stream.certificate_lifetime_s=7777")
         done = up(home, "--sites", "RegionOne", "--port", str(free_port()), *words)
         assert done.returncode == 0, done.stderr
-        for member in home.members():
-            token = admin_token(home, member)
-            body = read(member, token, "/v3/auth/tokens", X_Subject_Token=token).body
-            issued, expires = (body["token"][name][:19] for name in ("issued_at", "expires_at"))
-            parsed = [time.mktime(time.strptime(one, "%Y-%m-%dT%H:%M:%S")) for one in (issued, expires)]
-            assert parsed[1] - parsed[0] in {76, 77, 78}
+        assert "as set before" not in done.stdout
+        assert [lives(home, member) for member in home.members()] == [300, 300]
+        rkctl("down", "--state", str(home.directory))
+        done = up(home)
+        assert done.returncode == 0, done.stderr
+        assert "as set before: token.expiration=300, stream.certificate_lifetime_s=7777" in done.stdout
+        assert [lives(home, member) for member in home.members()] == [300, 300]
+        rkctl("down", "--state", str(home.directory))
+        done = up(home, "--set", "token.expiration=900")
+        assert "as set before: stream.certificate_lifetime_s=7777" in done.stdout
+        assert [lives(home, member) for member in home.members()] == [900, 900]
+
+
+def test_what_a_running_federation_was_not_started_with_is_refused_before_anything_is_done(alone):
+    os.kill(ask.control(alone.control, command="report")["RegionOne"], signal.SIGKILL)
+    until(lambda: status(alone)["sites"][0]["state"] == "down", "the site to be down")
+    for words, says in (
+        (("--set", "token.expiration=5"), "token.expiration=5"),
+        (("--sites", "RegionOne,RegionTwo"), "--sites (it has RegionOne)"),
+        (("--port", "19"), f"--port (it has {alone.members()[0].port})"),
+        (("--engines",), "--engines"),
+    ):
+        done = up(alone, *words)
+        assert (done.returncode, done.stdout) == (5, "")
+        assert f"has other than {says}: `rkctl down" in done.stderr
+    assert status(alone)["sites"][0]["state"] == "down"
+    assert up(alone, "--sites", "RegionOne").stdout == "revived RegionOne; all serve\n"
 
 
 def test_metrics_are_where_up_says(federation):
