@@ -88,9 +88,12 @@ def check(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -
         found = await opened.find()
         differences, leftovers = ([one._asdict() for one in some] for some in (found.differences, found.leftovers))
         if as_json:
-            print(json.dumps({"current": found.is_current, "differences": differences, "leftovers": leftovers}))
+            told = {"differences": differences, "leftovers": leftovers, "unfilled": list(found.unfilled)}
+            print(json.dumps({"current": found.is_current, **told}))
         else:
             _show_differences(differences + leftovers)
+            for name in found.unfilled:
+                print(f"{name}: rows are missing from new tables")
             print("the schema is as it should be" if found.is_current else "run `rkctl db sync`")
         raise SystemExit(int(not found.is_current))
 

@@ -32,6 +32,7 @@ CONTROLLER, MIGRATION, SITES = "rk_controller", "rk_migration", "rk_sites"
 """Roles: who appends and projects; who changes schema and roles; what all sites may read."""
 
 _OF_SITES = ("own_", "ack_")  # tables that one site alone writes
+_EMPTY, _BEGUN = "empty", "begun"  # tables that lack rows: nobody has filled them, somebody has begun to
 _LEASE_S, _LEASE_WAIT_S = 60, 120.0
 _SAY_S = 15.0  # how long a definition that fails is repeated; far below the lease
 _HASH_ROUNDS = 10  # as the cluster's own
@@ -47,11 +48,13 @@ class Found(NamedTuple):
     expected: int
     differences: list[Difference]
     leftovers: list[Difference]
+    unfilled: Mapping[str, str] = {}  # records that new tables lack: whether it was begun to fill them
 
     @property
     def is_current(self) -> bool:
         """Whether this version can work with it."""
-        return self.version is not None and self.version >= self.expected >= (self.oldest or 0) and not self.differences
+        known = self.version is not None and self.version >= self.expected >= (self.oldest or 0)
+        return known and not self.differences and not self.unfilled
 
 
 class Synced(NamedTuple):
@@ -76,13 +79,14 @@ class Database:
         """What is there. Raises Unavailable."""
         live = await self._live()
         shared = {name: one for name, one in live.items() if not name.startswith(_OF_SITES)}
-        there = await self._versions() if self._schema.state in live else {}
+        there, unfilled = await self._standing() if self._schema.state in live else ({}, {})
         return Found(
             there.get("version"),
             there.get("oldest"),
             self._schema.version,
             schema.differences(self._wanted, live),
             schema.leftovers(self._wanted, shared),
+            unfilled,
         )
 
     async def sync(self) -> Synced:
@@ -92,7 +96,9 @@ class Database:
         async with self._lease() as renew:
             found = await self.find()
             self._refuse(found)
+            unfilled = {**await self._mark(found), **found.unfilled}
             made += await self._define(found.differences, renew)
+            made += [await self._fill(name, state, renew) for name, state in unfilled.items()]
             if found.version is None or found.version < self._schema.version:
                 await self._record()
                 made.append(f"version {found.version or 0} becomes {self._schema.version}")
@@ -162,6 +168,36 @@ class Database:
             await self.driver.agreed()
         return made
 
+    async def _mark(self, found: Found) -> dict[str, str]:
+        """Remember, before there are new tables, which records they lack: whoever comes after us fills them."""
+        if found.version is None:
+            return {}  # nobody can have written yet
+        live = await self._live()
+        names = schema.unfilled(found.differences, live, self._schema.records)
+        for name in names:
+            await self._note(name, _EMPTY)
+        return dict.fromkeys(names, _EMPTY)
+
+    async def _fill(self, name: str, state: str, renew: Callable[[], Awaitable[None]]) -> str:
+        """Raises Unavailable, to be repeated, if somebody who does not know the new tables wrote meanwhile."""
+
+        async def tell(count: int) -> None:
+            self._tell(f"filling new tables of {name}: {count} rows")
+            await renew()
+
+        await self._note(name, _BEGUN)
+        settle = state == _BEGUN
+        count, still = await backends.fill_cassandra(self.driver, self._clock, name, tell, settle=settle)
+        if not still:
+            raise Unavailable(f"A controller changed something while {name} was filled; end all and run it again.")
+        await self._note(name, None)
+        return f"{name}: {count} rows are in new tables"
+
+    async def _note(self, name: str, state: str | None) -> None:
+        insert = f"INSERT INTO {self._schema.state} (part, state, at) VALUES (?, ?, ?)"  # noqa: S608
+        row = (self._schema.unfilled + name, state, self._clock.now())
+        await self.driver.change([(insert, row)], consistency="QUORUM")
+
     async def _say(self, cql: str) -> None:
         """A definition, which is safe to repeat: roles need a quorum in each data centre, and a busy one misses it."""
         until = self._clock.ticks() + _SAY_S
@@ -202,9 +238,13 @@ class Database:
             tables.setdefault(table, {})[name] = Column(type_, kind, place)
         return tables
 
-    async def _versions(self) -> dict[str, int]:
-        rows = await self.driver.run(f"SELECT part, version FROM {self._schema.state}", consistency="QUORUM")  # noqa: S608
-        return {part: version for part, version in rows if version is not None}
+    async def _standing(self) -> tuple[dict[str, int], dict[str, str]]:
+        """The versions that are recorded, and which records new tables lack."""
+        cql = f"SELECT part, version, state FROM {self._schema.state}"  # noqa: S608
+        rows = await self.driver.run(cql, consistency="QUORUM")
+        versions = {part: version for part, version, _ in rows if version is not None}
+        mark = self._schema.unfilled
+        return versions, {part.removeprefix(mark): state for part, _, state in rows if state and part.startswith(mark)}
 
     async def _record(self) -> None:
         insert = f"INSERT INTO {self._schema.state} (part, version, at) VALUES (?, ?, ?)"  # noqa: S608
@@ -317,6 +357,7 @@ async def status(opened: Database) -> dict[str, Any]:
         "expected": found.expected,
         "differences": [one._asdict() for one in found.differences],
         "leftovers": [one._asdict() for one in found.leftovers],
+        "unfilled": list(found.unfilled),
     }
 
 

@@ -1,7 +1,7 @@
 """Tables as a cluster has them and as this version wants them, and what lies between. No I/O."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 _CREATE = re.compile(
@@ -69,6 +69,16 @@ def differences(wanted: Iterable[Table], live: Mapping[str, Mapping[str, Column]
         for name, column in one.columns.items():
             found += _compared(one.name, name, column, there.get(name))
     return found
+
+
+def unfilled(missing: Iterable[Difference], live: Collection[str], records: Mapping[str, str]) -> list[str]:
+    """The records of which rows may be there already, that a table which is to be made should have.
+
+    `records` says which records a table is for. A new table of a new group of fields is one, and so is a new kind of
+    record, whose rows may lie among those that an older version did not know.
+    """
+    made = [one.table for one in missing if one.table not in live]
+    return sorted({records[name] for name in made if name in records})
 
 
 def leftovers(wanted: Iterable[Table], live: Mapping[str, Mapping[str, Column]]) -> list[Difference]:

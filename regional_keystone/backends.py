@@ -20,6 +20,7 @@ from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
+from regional_keystone.log import LOG
 from regional_keystone.ports import Cache, Clock, Lock, Wake, Writer
 from regional_keystone.record import TABLES
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
@@ -191,7 +192,9 @@ class CassandraSchema(NamedTuple):
     version: int
     oldest: int  # of the programs that may go on beside this version
     state: str
+    unfilled: str  # begins the parts of the state that name records which new tables lack
     tables: Mapping[str, str]
+    records: Mapping[str, str]  # table of rows -> the records that are in it
     site_tables: Callable[[str], Mapping[str, str]]
 
 
@@ -200,7 +203,28 @@ def cassandra_schema() -> CassandraSchema:
     from regional_keystone.adapters import cassandra_schema as schema  # noqa: PLC0415  slow to import, and often unused
 
     tables = schema.definitions(TABLES)
-    return CassandraSchema(schema.VERSION, schema.VERSION, schema.SCHEMA_VERSION, tables, schema.site_definitions)
+    records = {form.name: name for name, forms in schema.forms_of(TABLES).items() for form in forms.all}
+    version, state = schema.VERSION, schema.SCHEMA_VERSION
+    return CassandraSchema(version, version, state, schema.UNFILLED, tables, records, schema.site_definitions)
+
+
+async def fill_cassandra(
+    driver: "CassandraDriver", clock: Clock, name: str, tell: Callable[[int], Awaitable[None]], *, settle: bool
+) -> tuple[int, bool]:
+    """Fill what is new of these records from the rows that are there: how many, and whether the log stood still.
+
+    If it did not, a controller that does not know what is new may have left something out. See `Cassandra.complete`.
+    """
+    from regional_keystone.adapters.cassandra import Cassandra as Store  # noqa: PLC0415
+
+    store = await Store.open(driver, clock=clock, scratch=_no_scratch, repeat=True)
+    before = await store.head(LOG)
+    count = await store.complete({name}, tell, settle=settle)
+    return count, await store.head(LOG) == before
+
+
+def _no_scratch() -> Any:
+    raise StoreRefused("nothing is restored here")
 
 
 async def cassandra_driver(section: Cassandra, *, keyspace: bool = True) -> "CassandraDriver":

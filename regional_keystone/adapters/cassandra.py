@@ -5,7 +5,7 @@ Source: docs/data-model.md; docs/feeds.md
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 from typing import Any, Self
@@ -22,6 +22,7 @@ from regional_keystone.adapters.cassandra_schema import (
     UNKNOWN_FORM,
     Acknowledgements,
     Feeds,
+    Forms,
     Marks,
     ack_table,
     own_table,
@@ -31,6 +32,9 @@ from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Entry
 from regional_keystone.ports import Clock, Snapshot, Writer
 from regional_keystone.record import TABLES, Key, R, Table
+
+Read = Callable[[int], Awaitable[None]]
+"""Hears how many rows have been read so far."""
 
 Scratch = Callable[[], AbstractAsyncContextManager[Writer]]
 """Makes an empty store for a while, to put a snapshot together in."""
@@ -120,6 +124,11 @@ class _Store:
                 raise Unavailable("The log does not reach as far as the tables now.")
             await scratch.apply(entries)
             position = entries[-1].number
+
+
+async def _told(tell: Read | None, count: int) -> None:
+    if tell is not None:
+        await tell(count)
 
 
 def _following(entries: Sequence[Entry], applied: int) -> list[Entry]:
@@ -266,14 +275,15 @@ class Cassandra(_Store):
         await self._log.set_restoring(LOG, position, done=True)
         self._applied = position
 
-    async def complete(self) -> int:
+    async def complete(self, names: Collection[str] = (), tell: Read | None = None, *, settle: bool = False) -> int:
         """Write every copy of every row again, at the row's own position: for tables or groups that are new.
 
-        Rows that an older version kept unknown move to the tables that now know them. Returns how many rows were read.
+        Of these record tables, or of all. Rows that an older version kept unknown move to the tables that now know
+        them. With `settle`, copies go that their rows do not speak of any more. Returns how many rows were read.
         """
         self._check()
         count = 0
-        for forms in self._tables.forms.values():
+        for forms in [one for name, one in self._tables.forms.items() if not names or name in names]:
             async for page in self._tables.lying(forms.base):
                 writes: list[Write] = []
                 for seen in page:
@@ -282,14 +292,33 @@ class Cassandra(_Store):
                         writes += self._tables.writes_of_row(seen.at, name, key, seen.row)
                 count += len(page)
                 await self._write(writes)
+                await _told(tell, count)
+            if settle:
+                await self._settle(forms, tell, count)
+        return count + await self._take_in_unknown(names, tell, count)
+
+    async def _take_in_unknown(self, names: Collection[str], tell: Read | None, before: int) -> int:
+        count = 0
         async for page in self._tables.lying(UNKNOWN_FORM):
             for seen in page:
-                if seen.at is not None and seen.place[0] in self._tables.forms:
+                name = seen.place[0]
+                if seen.at is not None and name in self._tables.forms and (not names or name in names):
                     await self._write(await self._tables.taken_in(seen))
                     gone = [(UNKNOWN_FORM.move_away, (2 * seen.at + 1, *seen.place))]
                     await self._driver.change(gone, consistency=EVERYWHERE.write)
                     count += 1
+            await _told(tell, before + count)
         return count
+
+    async def _settle(self, forms: Forms, tell: Read | None, count: int) -> None:
+        """Turn copies to stone that an older version has left behind: it changed their rows, and did not know them."""
+        applied = await self.applied(LOG)
+        for copy in forms.copies:
+            async for page in self._tables.lying(copy.form):
+                live = [seen for seen in page if seen.row is not None]
+                stale = [await self._tables.left_behind(forms, copy, seen, applied) for seen in live]
+                await self._write(write for write in stale if write is not None)
+                await _told(tell, count)
 
     async def _replace(self, position: int, snapshot: Snapshot) -> None:
         writes: list[Write] = []

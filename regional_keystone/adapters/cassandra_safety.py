@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from regional_keystone.adapters.cassandra_connect import Refused
 from regional_keystone.adapters.cassandra_driver import Driver
-from regional_keystone.adapters.cassandra_schema import SCHEMA_VERSION, VERSION
+from regional_keystone.adapters.cassandra_schema import SCHEMA_VERSION, UNFILLED, VERSION
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.settings import Cassandra, is_loopback
 
@@ -57,19 +57,22 @@ def refuse(findings: list[Finding]) -> list[Finding]:
 
 async def check_version(driver: Driver) -> None:
     """Raise StoreRefused unless the schema is one that this program can work with, and may."""
-    wanted = f"SELECT part, version FROM {SCHEMA_VERSION}"  # noqa: S608  a name of ours
+    wanted = f"SELECT part, version, state FROM {SCHEMA_VERSION}"  # noqa: S608  a name of ours
     there = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?"
     if not await driver.run(there, (driver.keyspace, SCHEMA_VERSION), consistency="ONE"):
         raise StoreRefused(f"keyspace {driver.keyspace} has no tables; run `rkctl db sync`")
     try:
-        found = dict(await driver.run(wanted, consistency="LOCAL_ONE"))
+        rows = await driver.run(wanted, consistency="LOCAL_ONE")
     except Refused as error:
         raise StoreRefused(error.message) from None
+    found = {part: version for part, version, _ in rows}
     version, oldest = found.get("version") or 0, found.get("oldest") or 0
     if version < VERSION:
         raise StoreRefused(f"keyspace {driver.keyspace} has schema {version} of {VERSION}; run `rkctl db sync`")
     if oldest > VERSION:
         raise StoreRefused(f"keyspace {driver.keyspace} needs programs of schema {oldest}, this one knows {VERSION}")
+    if any(state and part.startswith(UNFILLED) for part, _, state in rows):
+        raise StoreRefused(f"keyspace {driver.keyspace} has new tables without their rows; run `rkctl db sync` again")
 
 
 async def replicas(driver: Driver, keyspace: str) -> dict[str, int] | None:

@@ -28,6 +28,8 @@ LOG, MARKS, ACKNOWLEDGEMENTS, UNKNOWN, SCHEMA_VERSION = (
     "unknown_rows",
     "schema_version",
 )
+UNFILLED = "unfilled/"
+"""Begins the parts of the schema's state that name records which new tables lack."""
 LONGEST = 60_000  # bytes of a key; Cassandra refuses more than 65,535
 
 _OWN = frozenset({"bucket", "shard", "g", "at", "row"})

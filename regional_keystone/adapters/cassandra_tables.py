@@ -170,6 +170,20 @@ class Tables:
         now = indexed_values(decode(forms.table.kind, seen.row))
         return list(self.writes(seen.at or 0, Put(name, key, seen.row, now, was)))
 
+    async def left_behind(self, forms: Forms, copy: Copy, seen: Seen, applied: int) -> Write | None:
+        """The stone for a copy that its row does not speak of any more; None for one that is right.
+
+        `applied`: a position that no row is beyond, for a row of which nothing is left.
+        """
+        key = seen.place[len(copy.form.partition) :]
+        rows = await self._driver.run(forms.base.seen, forms.by_key(key), consistency=self.level)
+        at, row = rows[0] if rows else (None, None)
+        if row is not None:
+            places = forms.found_by(key, indexed_values(decode(forms.table.kind, row)))
+            if (copy.form, seen.place) in places:
+                return None
+        return Write(copy.form, seen.place, at or applied, None)
+
     def key_of(self, name: str, seen: Seen) -> tuple[str, Key]:
         """The record table and key of a row by key, or of an unknown one."""
         if name == UNKNOWN_FORM.name:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,8 +13,14 @@ from controller import db, doctor, schema
 from controller.settings import Settings
 from regional_keystone import backends
 from regional_keystone.adapters import cassandra_safety
+from regional_keystone.adapters.cassandra import Cassandra
+from regional_keystone.adapters.cassandra_tables import Write
 from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.log import LOG, Entry, put
+from regional_keystone.model import Grant
+from regional_keystone.record import facts
 from tests.clusters import section_of, session
+from tests.contracts.cassandra_stores import scratch
 
 KEYSPACE = "db_tests"
 CLOCK = backends.system_clock()
@@ -102,6 +109,16 @@ def test_differences_are_mended_by_addition_only():
     assert [(one.table, one.cql) for one in schema.leftovers(wanted, more)] == [("z", ""), ("a", "")]
 
 
+def test_what_new_tables_lack_is_told_by_what_is_to_be_made():
+    records = {"a": "a", "a__x": "a", "a__y": "a", "b": "b", "b__x": "b"}
+    missing = [schema.Difference(name, "is missing", "CREATE") for name in ("a__y", "a__x", "b", "b__x", "log")]
+    column = schema.Difference("a", "column row is missing", "ALTER")
+    assert schema.unfilled([column, *missing], {"a": {}, "marks": {}}, records) == ["a", "b"]
+    assert schema.unfilled([column], {"a": {}}, records) == []
+    assert backends.cassandra_schema().records["grants__role_id"] == "grants"
+    assert backends.cassandra_schema().records["grants"] == "grants"
+
+
 async def test_two_at_once_make_each_table_once(cluster, opened):
     made = [set(one.made) for one in cluster.synced]
     once = {one for one in made[0] & made[1] if "schema_version" not in one}
@@ -138,6 +155,46 @@ async def test_what_a_newer_version_needs_is_added_and_nothing_is_taken_away(ope
         assert (done.returncode, "of_a_newer_version" in done.stdout) == (0, True)
     finally:
         await opened.driver.define("ALTER TABLE log DROP of_a_newer_version")
+
+
+@asynccontextmanager
+async def store_of(section):
+    store = await Cassandra.open(await backends.cassandra_driver(section), clock=CLOCK, scratch=scratch)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def test_a_new_table_of_rows_that_are_there_is_filled(opened, section):
+    grants = [Grant(actor_id=one, actor="user", target="project", target_id="p", role_id="r") for one in ("a", "b")]
+    async with store_of(section) as store:
+        await store.apply([Entry(await store.applied(LOG) + 1, "t", 0, tuple(put(one) for one in grants))])
+    await opened.driver.define('DROP TABLE "grants__role_id"')
+    await opened.driver.agreed()
+    assert (await opened.sync()).made == ["grants__role_id is missing", "grants: 2 rows are in new tables"]
+    assert (await opened.find()).is_current
+    async with store_of(section) as store:
+        assert await store.find(Grant, role_id="r") == grants
+
+
+async def test_nothing_starts_before_it_is_filled_and_what_an_older_version_left_behind_goes(opened, section):
+    gone, kept = (Grant(actor_id=one, actor="user", target="project", target_id="q", role_id="s") for one in ("a", "b"))
+    async with store_of(section) as store:
+        number = await store.applied(LOG) + 1
+        await store.apply([Entry(number, "t", 0, (put(gone), put(kept)))])
+        base = store._tables.forms["grants"].base
+        place = store._tables.forms["grants"].by_key(facts(Grant).key_of(gone))
+        await store._write([Write(base, place, number + 1, None)])  # who does not know the copies removes the row alone
+        assert await store.find(Grant, role_id="s") == [gone, kept]
+    await opened._note("grants", "begun")
+    assert not (await opened.find()).is_current
+    with pytest.raises(StoreRefused, match="run `rkctl db sync` again"):
+        await (await backends.safe_cassandra_driver(section)).close()
+    assert len((await opened.sync()).made) == 1
+    await (await backends.safe_cassandra_driver(section)).close()
+    async with store_of(section) as store:
+        assert await store.find(Grant, role_id="s") == await store.find(Grant, target_id="q") == [kept]
 
 
 async def test_a_newer_schema_is_refused_and_an_older_program_may_go_on_beside_it(opened, section):
