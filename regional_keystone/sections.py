@@ -29,6 +29,7 @@ class Default:
     log_json: bool = option(False, "One JSON object a line instead of text for people.")  # noqa: FBT003
     list_limit: int | None = option(None, "Rows of a list when no limit is asked; empty: all.", least=1)
     max_db_limit: int = option(1000, "Rows of a list at most; also of users, groups, projects and domains.", least=1)
+    max_project_tree_depth: int = option(5, "How deep projects may lie below their domain.", least=1, most=100)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +149,7 @@ class Limits:
 class Policy:
     """[policy]: who may do what."""
 
-    file: Path | None = option(None, "policy.yaml with rules that replace the defaults of the same names.")
+    file: Path | None = option(None, "policy.yaml with rules in place of defaults; `rkctl policy check` reads it.")
     list_limit: int | None = option(None, "As list_limit in [DEFAULT], for policies.", least=1)
 
 
@@ -227,6 +228,13 @@ class Trust:
     """[trust]: what users let others do for them."""
 
     max_redelegation_count: int = option(3, "How many trusts may follow from one another.", least=0, most=99)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """[credential]: secrets of other protocols, EC2 keys among them."""
+
+    user_limit: int = option(-1, "Credentials that a user may have; -1: any number.", least=-1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from regional_keystone.sections import (
     Cassandra,
     Catalog,
     Cors,
+    Credential,
     Default,
     EndpointFilter,
     Fastpath,
@@ -55,6 +56,7 @@ __all__ = [
     "Catalog",
     "ConfigurationError",
     "Cors",
+    "Credential",
     "Default",
     "EndpointFilter",
     "Fastpath",
@@ -122,6 +124,7 @@ class Settings:
     endpoint_filter: EndpointFilter = EndpointFilter()
     unified_limit: UnifiedLimit = UnifiedLimit()
     trust: Trust = Trust()
+    credential: Credential = Credential()
     application_credential: ApplicationCredential = ApplicationCredential()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()

@@ -175,7 +175,7 @@ def door(
 
 def _shapes(settings: Settings, part: Replica, issuer: Issuer, validator: Validator, verifier: Verifier) -> list[Shape]:
     """Everything that is answered, with what it needs."""
-    model = _limit_model(settings)
+    model, deepest = _limit_model(settings), settings.default.max_project_tree_depth
     return [
         *discovery.SHAPES,
         *auth.shapes(issuer, validator, keep_s(settings)),
@@ -184,12 +184,12 @@ def _shapes(settings: Settings, part: Replica, issuer: Issuer, validator: Valida
         *endpoint_policy.SHAPES,
         *limits.shapes(model),
         *simple_cert.SHAPES,
-        *projects.shapes(model.depth),
+        *projects.shapes(deepest if model.depth is None else min(deepest, model.depth)),
         *identity.shapes(
             identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
         ),
         *assignment.SHAPES,
-        *credentials.shapes(part.credentials),
+        *credentials.shapes(part.credentials, settings.credential.user_limit),
         *oauth1.SHAPES,
         *federation.SHAPES,
         *domain_config.shapes(part.credentials, settings.security_compliance),

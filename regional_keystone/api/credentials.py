@@ -31,13 +31,13 @@ _FILTERS = "user_id type"
 _LIMITS = {"user_id": 64, "project_id": 64, "type": 255}
 
 
-def shapes(keys: Keys | None = None) -> list[Shape]:
-    """Everything here; without keys it can only be looked at."""
+def shapes(keys: Keys | None = None, user_limit: int = -1) -> list[Shape]:
+    """Everything here; without keys it can only be looked at. `user_limit`: how many one user may have; -1 is any."""
     every, one = "/credentials", "/credentials/{credential_id}"
     ec2 = "/users/{user_id}/credentials/OS-EC2"
     created, changed = _body(_PROPERTIES, _NEEDED), _body({"blob": _BLOB}, ("blob",), further=False)
     query = dict.fromkeys(_FILTERS.split(), _TEXT)
-    at = _Credentials(keys)
+    at = _Credentials(keys, user_limit)
     return [
         Route(method="POST", path=every, handle=at.create, changes="log", body=created),
         Route(method="GET", path=every, handle=at.every, query=query),
@@ -54,8 +54,9 @@ def shapes(keys: Keys | None = None) -> list[Shape]:
 class _Credentials:
     """The handlers, and the ring that they seal with."""
 
-    def __init__(self, keys: Keys | None) -> None:
+    def __init__(self, keys: Keys | None, user_limit: int = -1) -> None:
         self._keys = keys
+        self._user_limit = user_limit
 
     async def create(self, call: Call) -> Result:
         sent = {_plain(name): value for name, value in call.body["credential"].items()}
@@ -122,14 +123,24 @@ class _Credentials:
         return Result(status=204, changes=(remove(await _allowed_ec2(call, "ec2_delete_credential")),))
 
     async def _made(self, call: Call, key: str, about: Attributes, text: str) -> Credential:
-        """A new credential of these attributes with this secret. Raises Conflict if its id is taken."""
+        """A new credential of these attributes with this secret. Raises Conflict if its id is taken.
+
+        Raises Forbidden for a user who has as many as one may.
+        """
         for name, limit in _LIMITS.items():
             check_length(about, name, limit)
+        await self._check_limit(call, about["user_id"])
         new = built(Credential, {**about, "id": key, **await self._sealed(call, text)})
         if await call.reader.get(Credential, key) is not None:
             said = f"Duplicate entry found with ID {key}"
             raise Conflict(f"Conflict occurred attempting to store credential - {said}.")
         return cast(Credential, new)
+
+    async def _check_limit(self, call: Call, user_id: str) -> None:
+        limit = self._user_limit
+        if limit >= 0 and len(await call.reader.find(Credential, user_id=user_id)) >= limit:
+            what = "Unable to create additional credentials"
+            raise Forbidden(f"{what}, maximum of {limit} already exceeded for user.")
 
     async def _sealed(self, call: Call, text: str) -> Attributes:
         """The fields that hold this secret."""
@@ -179,7 +190,6 @@ async def _allowed_ec2(call: Call, action: str) -> Credential:
         found = None
     about = shown(found) if found else {"user_id": user_id}  # who may not ask for it is not told that it is not there
     call.enforce(f"identity:{action}", {"target": {"credential": about}})
-    await found_or_refused(call, User, user_id)
     if found is None:
         raise NotFound(f"Could not find credential: {key}.")
     _refuse_delegated(call)

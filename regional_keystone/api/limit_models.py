@@ -6,7 +6,6 @@ Source: keystone/limit/models.
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from regional_keystone.api.tree import DEPTH
 from regional_keystone.errors import Forbidden
 from regional_keystone.model import Limit, Project, RegisteredLimit
 from regional_keystone.ports import Reader
@@ -17,13 +16,13 @@ from regional_keystone.roles import descendants
 class Model:
     """An enforcement model: `check` raises Forbidden for limits that it does not allow beside those that are stored.
 
-    `depth`: how many projects may be below each other in a domain.
+    `depth`: how many projects may be below each other in a domain; None: it does not matter.
     """
 
     name: str
     description: str
     check: Callable[[Reader, Sequence[Limit]], Awaitable[None]]
-    depth: int = DEPTH
+    depth: int | None = None
 
 
 async def _anything(reader: Reader, limits: Sequence[Limit]) -> None:
