@@ -4,7 +4,6 @@ Pure: what is counted and what is stored is given. Source: keystone/identity/bac
 keystone/common/validation/validators.py.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -97,14 +96,9 @@ def is_inactive(rules: SecurityCompliance, user: User, now: int, active_at: int 
     return bool(limit and last and now // DAY - last // DAY >= limit and not user.options.get("ignore_user_inactivity"))
 
 
-def check_strength(rules: SecurityCompliance, text: str | None) -> None:
-    """Raise Invalid for a password that is not as it must be."""
-    if not rules.password_regex:
-        return
-    if text is None:
-        raise Invalid("Password validation error: Password must be a string type.")
-    if not re.match(rules.password_regex, text):
-        raise Invalid(f"The password does not match the requirements: {rules.password_regex_description or None}.")
+def too_weak(rules: SecurityCompliance) -> Invalid:
+    """The refusal of a password that is not as it must be."""
+    return Invalid(f"The password does not match the requirements: {rules.password_regex_description or None}.")
 
 
 def check_change(rules: SecurityCompliance, user: User, now: int) -> None:

@@ -23,7 +23,8 @@ from regional_keystone.document import time
 from regional_keystone.errors import Invalid, NotFound, Unauthenticated
 from regional_keystone.log import Change, put
 from regional_keystone.model import Attempts, Group, Membership, Project, User
-from regional_keystone.passwords import DEFAULT_ROUNDS, How, hash_password, verify_password
+from regional_keystone.passwords import DEFAULT_ROUNDS, How, begins_with, hash_password, verify_password
+from regional_keystone.passwords import check_length as check_password_length
 from regional_keystone.roles import reachable
 from regional_keystone.settings import SecurityCompliance
 
@@ -63,7 +64,7 @@ class Terms:
 
 async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attributes) -> Attributes:
     if "password" in sent:
-        compliance.check_strength(terms.rules, sent["password"])
+        await _check_strength(terms, call, sent["password"])
     _check_domain(old, sent)
     if old is None:
         sent["domain_id"] = home(call, sent)
@@ -131,6 +132,18 @@ async def _unlock(terms: Terms, call: Call, old: User | None, new: User | None) 
     return cleared(await call.reader.find(Attempts, user_id=new.id), new.id, terms.place, call.now)
 
 
+async def _check_strength(terms: Terms, call: Call, text: str | None) -> None:
+    """Raise Invalid for a password that is not as it must be, and Forbidden for one too long to be looked at."""
+    expression = terms.rules.password_regex
+    if not expression:
+        return
+    if text is None:
+        raise Invalid("Password validation error: Password must be a string type.")
+    check_password_length(text, terms.how)
+    if not await call.once("strength", lambda: begins_with(expression, text)):
+        raise compliance.too_weak(terms.rules)
+
+
 async def _reset(
     terms: Terms, call: Call, old: User | None, text: str | None, options: Mapping[str, Any]
 ) -> Attributes:
@@ -170,7 +183,7 @@ async def _change_password(terms: Terms, call: Call) -> Result:
     """Anyone who knows a user's password may change it; why it did not work is not told."""
     sent = call.body["user"]
     user = await _who_knows(terms, call, sent["original_password"])
-    compliance.check_strength(terms.rules, sent["password"])
+    await _check_strength(terms, call, sent["password"])
     compliance.check_change(terms.rules, user, call.now)
     for hashed in compliance.former(terms.rules, user):
         if await call.once(f"is {hashed}", partial(verify_password, sent["password"], hashed, terms.how)):

@@ -380,6 +380,8 @@ async def test_strength_is_asked_of_every_new_password(made):
         await place.change(PASSWORD, "weak"),
     ):
         assert (answer.status, answer.message) == (400, weak)
+    answer = await place.change(PASSWORD, "!" * 5000)
+    assert (answer.status, "less than or equal to 4096" in answer.message) == (403, True), "it is not looked at"
     assert (await place.change("wrong", "weak")).status == 401, "who does not know the password learns no rule"
     answer = await place.admin("POST", "/users", {"user": {"name": "none", "password": None}})
     assert (answer.status, answer.message) == (400, "Password validation error: Password must be a string type.")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from regional_keystone import passwords, settings
 from regional_keystone.errors import Forbidden, Unavailable
-from regional_keystone.passwords import Recipe, hash_password, recipe, verify_password
+from regional_keystone.passwords import Recipe, begins_with, hash_password, recipe, verify_password
 
 MINTED = json.loads((Path(__file__).parents[1] / "golden" / "hashes.json").read_text())
 CHEAP = {
@@ -39,6 +40,7 @@ DAMAGED = [
     "$bcrypt-sha256$2a,4$short$short",
     "$bcrypt-sha256$v=2,t=2b$x$y",
     "$7$unknown",
+    "$7$ln=4,r=8,p=1$c2FsdA",
     "plain",
 ]
 
@@ -89,6 +91,29 @@ async def test_what_is_no_whole_hash_opens_for_nobody(hashed):
         assert not await verify_password(password, hashed, 4)
 
 
+@pytest.mark.parametrize(
+    ("password", "hashed"),
+    [
+        ("Hello world!", "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEl8"),
+        (
+            "Hello world!",
+            "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjlO/O817G3uBnIFNjnQJuesI68OTLiBFdcbYEdFCoEOfaS35inz1",
+        ),
+        ("pleaseletmein", "$7$C6..../....SodiumChloride$kBGj9fHznVYFQMEn/qDCfrDevf9YDtcDdKvEqHJLV8D"),
+    ],
+    ids=["sha256_crypt", "sha512_crypt", "scrypt of others"],
+)
+async def test_what_keystone_30_does_not_read_opens_for_nobody(password, hashed):
+    assert not await verify_password(password, hashed, 4)
+
+
+async def test_the_other_name_that_keystone_30_has_for_scrypt_is_read():
+    for one in made_by("scrypt"):
+        other = "$7$" + one["hash"].removeprefix("$scrypt$")
+        assert await verify_password(one["password"], other, 4)
+        assert not await verify_password(one["password"] + "~", other, 4)
+
+
 @pytest.mark.parametrize("algorithm", CHEAP)
 async def test_nobody_costs_what_the_recipe_costs(algorithm, monkeypatch):
     done = []
@@ -125,6 +150,28 @@ async def test_hashing_leaves_the_event_loop_alone_and_is_refused_when_too_much_
     assert await first
     assert await second
     assert await pool.run(lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"), [("abc1234", True), ("abcdefg", False), ("1a", False), ("ä1b\ud800\0xyz", True), ("", False)]
+)
+async def test_an_expression_is_matched_from_the_beginning(text, fits):
+    assert await begins_with(r"(?=.*\d)(?=.*[a-zA-Z]).{7}", text) is fits
+
+
+async def test_an_expression_that_takes_for_ever_is_given_up_while_the_rest_goes_on():
+    going = asyncio.create_task(begins_with("(a+)+$", "a" * 64 + "!"))
+    await asyncio.sleep(0)  # this alone would last for ever in the thread that everything runs in
+    assert passwords.hashes_waiting() == 1
+    assert await going is False
+    assert passwords.hashes_waiting() == 0
+
+
+async def test_an_expression_that_cannot_be_looked_at_is_nobodys_fault(monkeypatch):
+    for broken in (Path(sys.executable).with_name("none"), Path("/bin/false")):
+        monkeypatch.setattr(passwords.sys, "executable", str(broken))
+        with pytest.raises(Unavailable):
+            await begins_with(".", "p")
 
 
 @pytest.mark.parametrize(
