@@ -46,12 +46,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose identity was proven, and what a token made from it inherits."""
+    """Whose identity was proven, and what a token made from it inherits. `made_from`: audit ids of the token shown."""
 
     user_id: str
     methods: tuple[str, ...]
     expires_at: int | None = None
-    chain_id: str | None = None
+    made_from: tuple[str, ...] = ()
     credential: ApplicationCredential | None = None
 
 
@@ -94,7 +94,7 @@ async def by_token(evidence: Evidence) -> Proof:
         user_id=token.user_id,
         methods=("token", *token.methods),
         expires_at=token.expires_at,
-        chain_id=token.chain_id,
+        made_from=token.audit_ids,
     )
 
 

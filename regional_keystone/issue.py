@@ -30,6 +30,7 @@ from regional_keystone.token import (
     SystemScope,
     Token,
     Unscoped,
+    child_audit_id,
     new_audit_id,
     pack,
 )
@@ -164,7 +165,7 @@ class Issuer:
             user_id=proofs[0].user_id,
             methods=tuple(name for name in reversed(known) if name in named),
             expires_at=next((proof.expires_at for proof in proofs if proof.expires_at is not None), None),
-            chain_id=next((proof.chain_id for proof in proofs if proof.chain_id is not None), None),
+            made_from=next((proof.made_from for proof in proofs if proof.made_from), ()),
             credential=next((proof.credential for proof in proofs if proof.credential is not None), None),
         )
 
@@ -252,14 +253,14 @@ class Issuer:
         longest = (
             issued_at + self._settings.token.expiration * _SECOND if proof.expires_at is None else proof.expires_at
         )
-        audit_id = new_audit_id(os.urandom(16))
+        random, above = os.urandom(16), proof.made_from
         token = Token(
             user_id=proof.user_id,
             methods=proof.methods,
             scope=aim.scope or Unscoped(),
             expires_at=longest if aim.until is None else min(longest, aim.until),
             issued_at=issued_at,
-            audit_ids=(audit_id,) if proof.chain_id is None else (audit_id, proof.chain_id),
+            audit_ids=(child_audit_id(above, random), above[-1]) if above else (new_audit_id(random),),
             trust_id=aim.trust.id if aim.trust else None,
             application_credential_id=aim.credential.id if aim.credential else None,
         )

@@ -38,13 +38,15 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """All of a token that a revocation may ask for.
 
     `user_domain_id` is the domain that owns the user, `assignment_domain_id` the one that the token is scoped to;
-    upstream leaves the latter empty for a project's token. Source: build_token_values in the same file.
+    upstream leaves the latter empty for a project's token. `lines` are what events name as chains as well: those of the
+    tokens between the first of the chain and this one. Source: build_token_values in the same file.
     """
 
     issued_at: int
     expires_at: int
     audit_id: str
     audit_chain_id: str | None = None
+    lines: tuple[str, ...] = ()
     user_id: str | None = None
     trustor_id: str | None = None
     trustee_id: str | None = None
@@ -91,7 +93,7 @@ def _found(traits: Traits) -> tuple[_Key, ...]:
     """What the token has for each of the wanted, in the same order."""
     return (
         (traits.audit_id,),
-        (traits.audit_chain_id,),
+        (traits.audit_chain_id, *traits.lines),
         (traits.user_id, traits.trustor_id, traits.trustee_id),
         (traits.project_id,),
         traits.role_ids,

@@ -2,6 +2,8 @@
 Separate from payload (how it is written) and keys (how it is sealed); nothing here knows whether a token is valid.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -26,6 +28,7 @@ __all__ = [
     "SystemScope",
     "Token",
     "Unscoped",
+    "child_audit_id",
     "new_audit_id",
     "pack",
     "unpack",
@@ -34,6 +37,8 @@ __all__ = [
 DEFAULT_METHODS = ("external", "password", "token", "oauth1", "mapped", "application_credential", "ec2credential")
 """Upstream's default `[auth] methods`; a method's place is its bit, so the list may only grow at its end."""
 _HERE = "identity"  # the service that access rules call this one
+_MARK_BYTES, _MARKS = 3, 3
+_OWN = 1 + _MARK_BYTES * _MARKS  # where an audit id that is made of others has its own random part
 _PART = re.compile(r"{[^}]*}|\*\*|.", re.DOTALL)  # of an access rule's path
 
 
@@ -104,6 +109,27 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     def chain_id(self) -> str:
         """The name that it shares with every token that was made from the same login; its own if it is the first."""
         return self.audit_ids[-1]
+
+    @property
+    def line(self) -> str:
+        """The name of the line that begins with it: all that was made from it, from that, and so on."""
+        if len(self.audit_ids) == 1:
+            return self.audit_id
+        level, _ = _way(self.audit_ids)
+        return _line(self.chain_id, _handed_down(self.audit_ids), deep=level > _MARKS)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of what lies between the first of its chain and itself.
+
+        From the fifth level of a chain on, what hangs on the same token of the third is one line.
+        """
+        if len(self.audit_ids) == 1:
+            return ()
+        level, marks = _way(self.audit_ids)
+        ends = range(_MARK_BYTES, len(marks) + 1, _MARK_BYTES)
+        deep = (_line(self.chain_id, marks, deep=True),) if level > _MARKS + 1 else ()
+        return (*(_line(self.chain_id, marks[:end]) for end in ends), *deep)
 
     @property
     def project_id(self) -> str | None:
@@ -207,6 +233,17 @@ def unpack(payload: bytes, issued_at: int, methods: Sequence[str] = DEFAULT_METH
     return Token(scope=scope, issued_at=issued_at, **fields)  # type: ignore[arg-type]
 
 
+def child_audit_id(audit_ids: Sequence[str], random: bytes) -> str:
+    """Names a token that is made from the one with these audit ids; `random` are 16 bytes.
+
+    A token has room for two audit ids, so its own has to say the way to it: how far down its chain it is, and marks of
+    what lies between the first and itself, as far as there is room for them. To all others it is a random name.
+    """
+    level, _ = _way(audit_ids)
+    marks = _handed_down(audit_ids)
+    return new_audit_id(bytes([min(level + 1, 255)]) + marks + random[1 + len(marks) :])
+
+
 @lru_cache(1024)
 def _pattern(path: str) -> re.Pattern[str]:
     """The paths that an access rule means. Stricter than upstream, to which every other sign is part of a regex."""
@@ -214,6 +251,35 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(
         "".join(".*" if one == "**" else re.escape(one) if len(one) == 1 and one != "*" else "[^/]+" for one in parts)
     )
+
+
+def _way(audit_ids: Sequence[str]) -> tuple[int, bytes]:
+    """How far down its chain a token is, and the marks of what lies between.
+
+    An id that another server gave says anything; what is made here from that token says the same way and goes with it.
+    """
+    if len(audit_ids) == 1:
+        return 0, b""
+    own = _bytes_of(audit_ids[0])
+    level = max(own[0], 1)
+    return level, own[1 : 1 + _MARK_BYTES * min(level - 1, _MARKS)]
+
+
+def _handed_down(audit_ids: Sequence[str]) -> bytes:
+    """The marks that everything has which is made from the token with these audit ids."""
+    level, marks = _way(audit_ids)
+    mark = _bytes_of(audit_ids[0])[_OWN : _OWN + _MARK_BYTES] if 1 <= level <= _MARKS else b""
+    return marks + mark
+
+
+def _line(chain_id: str, marks: bytes, *, deep: bool = False) -> str:
+    """A name that looks like an audit id and is none."""
+    said = b"regional-keystone line 1\x00" + _bytes_of(chain_id) + marks + (b"deep" if deep else b"")
+    return new_audit_id(hashlib.sha256(said).digest()[:16])
+
+
+def _bytes_of(audit_id: str) -> bytes:
+    return base64.urlsafe_b64decode(audit_id + "==")
 
 
 def _version(token: Token) -> int:

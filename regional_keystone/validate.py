@@ -357,6 +357,7 @@ def _traits(token: Token, facts: Facts) -> Traits:
         expires_at=token.expires_at,
         audit_id=token.audit_id,
         audit_chain_id=token.chain_id if len(token.audit_ids) > 1 else None,
+        lines=token.lines,
         user_id=token.user_id,
         user_domain_id=facts.home_id,
         assignment_domain_id=token.domain_id,

@@ -90,10 +90,10 @@ class _Tokens:
             keep_until=call.now + int(self._keep_s * 1_000_000),
         )
         own = void(id=call.fresh("token"), issued_before=max(call.now, token.issued_at), audit_id=token.audit_id)
-        if len(token.audit_ids) > 1 or (call.query("cascade") or "").strip().lower() in _FALSE:
+        if (call.query("cascade") or "").strip().lower() in _FALSE:
             return Result(status=204, changes=(put(own),))
         # Whatever another region still makes from it, before it hears of this, is void as well: hence its expiry.
-        made = void(id=call.fresh("made from it"), issued_before=token.expires_at, audit_chain_id=token.audit_id)
+        made = void(id=call.fresh("made from it"), issued_before=token.expires_at, audit_chain_id=token.line)
         return Result(status=204, changes=(put(own), put(made)))
 
     async def revoke_all(self, call: Call) -> Result:
