@@ -26,7 +26,7 @@ def play(line):
     cloud, command = line
     words = shlex.split(command)
     verb = next((word for word in words if word in SHOWN), None)
-    shape = ["-f", "json"] if verb else []
+    shape = ["-f", "json"] if verb and "-f" not in words else []
     said, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
         shell = OpenStackShell()
@@ -36,7 +36,8 @@ def play(line):
         except SystemExit as ended:
             code = ended.code
     text = said.getvalue()
-    return code, json.loads(text) if verb and text and not code else text, errors.getvalue()
+    is_json = (shape or "-f" in words) and text and not code
+    return code, json.loads(text) if is_json else text, errors.getvalue()
 
 
 def main():

@@ -1,9 +1,5 @@
 """The client that people use, unmodified, at a site: what it changes there is read at another site."""
 
-import json
-import pathlib
-import subprocess
-import sys
 import time
 
 import pytest
@@ -11,8 +7,9 @@ from keystoneauth1 import session
 from keystoneauth1.exceptions import NotFound, Unauthorized
 from keystoneauth1.identity import v3
 
+from tests.compat.shell import shell
+
 pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("stock")]
-HERE = pathlib.Path(__file__).parent
 LONGEST_S = 60
 ONE, TWO = "RegionOne", "RegionTwo"
 # kind, name, options at its making, options that tell which one it is, change, what is shown then
@@ -41,27 +38,17 @@ AS_EVE = (
 @pytest.fixture(scope="module")
 def openstack(federation, environment):
     """Plays commands at a site; everybody knows of them when it returns. Each must succeed unless told otherwise."""
+    with shell(federation.directory / "clouds.yaml", environment) as say:
 
-    client = subprocess.Popen(
-        [sys.executable, HERE / "stock_verbs.py", federation.directory / "clouds.yaml"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+        def play(cloud, *commands, succeed=True):
+            answers = say(cloud, *commands)
+            for command, (code, said, errors) in zip(commands, answers, strict=True):
+                assert (code == 0) is succeed, (command, code, said, errors)
+            settle(federation)
+            return [said if succeed else errors for _, said, errors in answers]
 
-    def play(cloud, *commands, succeed=True):
-        print(json.dumps([[cloud, one] for one in commands]), file=client.stdin, flush=True)
-        answers = json.loads(client.stdout.readline())
-        for command, (code, said, errors) in zip(commands, answers, strict=True):
-            assert (code == 0) is succeed, (command, code, said, errors)
-        settle(federation)
-        return [said if succeed else errors for _, said, errors in answers]
-
-    with client:
         play(ONE, "domain create lab")
         yield play
-        client.stdin.close()
 
 
 def settle(federation):
