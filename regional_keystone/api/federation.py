@@ -10,7 +10,7 @@ from typing import Any
 
 from regional_keystone.api.fields import attributes_of, built, shown
 from regional_keystone.api.mapping_rules import DEFAULT_VERSION, check_mapping
-from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length
+from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, is_web
 from regional_keystone.api.shapes import Attributes, Call, Hook, Result, Route, Shape, nothing
 from regional_keystone.api.verbs import found_or_refused, listing
 from regional_keystone.errors import Conflict, Invalid, NotFound, expecting
@@ -234,6 +234,9 @@ async def _prepare_mapping(call: Call, old: AttributeMapping | None, sent: Attri
 async def _prepare_service(call: Call, old: ServiceProvider | None, sent: Attributes) -> Attributes:
     del call, old
     check_length(sent, "relay_state_prefix", 256)
+    for name in ("auth_url", "sp_url"):
+        if name in sent and not is_web(sent[name]):
+            raise Invalid(f"The {name} of a service provider must be an address of the web: {sent[name]}.")
     if "relay_state_prefix" in sent and sent["relay_state_prefix"] is None:
         raise expecting("relay_state_prefix", "service_provider")
     return sent
