@@ -34,6 +34,22 @@ def routes():
     return found
 
 
+def further():
+    """What the query or the record makes another action of."""
+    role = "/v3/roles/{domain_role_id}"
+    return [
+        Route("GET", role),
+        Route("PATCH", role, "role"),
+        Route("DELETE", role),
+        Route("POST", "/v3/roles?of=domain", "role"),
+        Route("GET", "/v3/roles?domain_id={domain_id}"),
+        Route("GET", "/v3/OS-TRUST/trusts?trustor_user_id={user_id}"),
+        Route("GET", "/v3/OS-TRUST/trusts?trustee_user_id={friend}"),
+        Route("GET", "/v3/role_assignments?include_subtree&scope.project.id={project_id}"),
+        Route("GET", "/v3/credentials?user_id={user_id}"),
+    ]
+
+
 def _member(about):
     if "requestBody" not in about:
         return ""
@@ -97,6 +113,7 @@ def _bodies(ids):
         "POST /v3/regions": {"region": {"description": "new"}},
         "POST /v3/registered_limits": {"registered_limits": [{**limit, "default_limit": 1}]},
         "POST /v3/roles": {"role": {"name": "new"}},
+        "POST /v3/roles?of=domain": {"role": {"name": "new", "domain_id": domain}},
         "POST /v3/services": {"service": {"type": "new"}},
         "POST /v3/users": {"user": {"name": "new", "domain_id": domain, "password": "new"}},
         "POST /v3/users/{user_id}/application_credentials": {"application_credential": {"name": "new"}},
@@ -129,7 +146,13 @@ def settle(regions):
     friend = regions.household(domain=home.domain).user["id"]
     token = regions.login(home.auth())
     ids = {"friend": friend, "domain_id": home.domain["id"], "project_id": home.project["id"], "group": "identity"}
-    ids |= {"user_id": home.user["id"], "role_id": home.role["id"], "option": "driver", "value": "blue"}
+    ids |= {
+        "name": home.user["name"],
+        "user_id": home.user["id"],
+        "role_id": home.role["id"],
+        "option": "driver",
+        "value": "blue",
+    }
     _services(regions, ids)
     _shared(regions, ids)
     _federation(regions, ids)
@@ -139,7 +162,7 @@ def settle(regions):
 
 def _services(regions, ids):
     """Things of the cloud."""
-    name = ids["project_id"]
+    name = ids["name"]
     ids["region_id"] = regions.make("region", description=name)["id"]
     ids["service_id"] = service = regions.make("service", type="compute", name=name)["id"]
     ids["endpoint_id"] = regions.make("endpoint", service_id=service, interface="admin", url="http://c")["id"]
@@ -169,13 +192,14 @@ def _shared(regions, ids):
     regions.expect(201, "PUT", f"{project}/tags/{ids['value']}")
     regions.expect(201, "PUT", f"{domain}/config", {"config": {"identity": {"driver": "sql"}}})
     for name in ("prior", "implied"):
-        ids[f"{name}_role_id"] = regions.make("role", name=f"{name} {project}")["id"]
+        ids[f"{name}_role_id"] = regions.make("role", name=f"{name} {ids['name']}")["id"]
+    ids["domain_role_id"] = regions.make("role", name="local", domain_id=ids["domain_id"])["id"]
     regions.expect(201, "PUT", f"/v3/roles/{ids['prior_role_id']}/implies/{ids['implied_role_id']}")
 
 
 def _federation(regions, ids):
     """Things that are known by names; nobody can log in by them."""
-    name, base = ids["project_id"], "/v3/OS-FEDERATION"
+    name, base = ids["name"], "/v3/OS-FEDERATION"
     ids |= dict.fromkeys(("idp_id", "mapping_id", "service_provider_id"), name) | {"protocol_id": "saml2"}
     about = {"identity_provider": {"domain_id": ids["domain_id"], "enabled": False}}
     regions.expect(201, "PUT", f"{base}/identity_providers/{name}", about)
