@@ -223,6 +223,8 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
         engines = options.engines or home.engines.exists()
         members = federation.plan(home, options.port, options.sites, engines=engines)
         is_first = federation.write_credentials(home, members)
+        if left := [one.name for one in home.members() if one not in members]:
+            tell("warn", f"not started: {', '.join(left)}; `rkctl up` without --sites starts all that there are")
         if options.port is None and is_first and members[0].port != federation.PORT:
             tell("warn", f"port {federation.PORT} is taken; the controller gets {members[0].port}")
         supervisor = Supervisor(options, tell, members)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from controller import trusts
-from controller.commands_trusts import _instant
+from controller import commands_trusts, trusts
+from controller.commands_trusts import _flush, _instant
 from controller.trusts import Step, Trusts, Wanted
 from regional_keystone.errors import Invalid
 from regional_keystone.model import RevocationEvent, Trust
@@ -131,6 +131,21 @@ async def test_a_day_that_is_still_to_come_is_refused(cloud):
     with pytest.raises(Invalid, match="lies ahead"):
         await cloud.trusts.flush(Wanted(before=cloud.now + 2 * HOUR))
     assert await left(cloud.controller) == ["t"]
+
+
+def test_the_command_goes_on_until_there_is_no_more(monkeypatch):
+    steps = [{"seen": 200, "removed": 3, "after": "x"}, {"seen": 1, "removed": 1, "after": None}]
+    asked, told = [], []
+
+    def answer(state, config, target, wanted):
+        asked.append((target, wanted))
+        return steps[len(asked) - 1]
+
+    monkeypatch.setattr(commands_trusts, "ask_controller", answer)
+    done = _flush("state", None, {"used_up": True, "after": None}, lambda _, text: told.append(text))
+    assert done == {"seen": 201, "removed": 4}
+    assert asked == [("/trusts/flush", {"used_up": True, "after": after}) for after in (None, "x")]
+    assert told == ["Trusts: 3 of 200 removed"]
 
 
 def test_a_day_is_written_as_upstream_has_it():

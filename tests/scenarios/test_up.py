@@ -141,6 +141,15 @@ def test_region_and_keys_commands_speak_to_the_controller(federation):
     assert turned["epoch"] == before + 1
 
 
+def test_trusts_that_have_ended_are_flushed_and_a_day_ahead_is_refused(federation):
+    home, _ = federation
+    where = ("--state", str(home.directory), "--json")
+    assert json.loads(rkctl("trusts", "flush", *where).stdout) == {"seen": 0, "removed": 0}
+    refused = rkctl("trusts", "flush", "--date", "01-01-2999", *where)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "lies ahead" in refused.stderr
+
+
 def test_credential_commands_turn_the_ring_and_seal_again(federation):
     home, _ = federation
 
@@ -194,6 +203,18 @@ def test_a_second_up_goes_on_with_the_data_at_the_same_ports(alone):
     for member in alone.members():
         shown = read(member, token, f"/v3/projects/{made['id']}")
         assert shown.body["project"]["name"] == "kept"
+
+
+def test_sites_that_are_not_named_are_told_and_come_back_without_a_name(alone):
+    rkctl("down", "--state", str(alone.directory))
+    done = up(alone, "--sites", "RegionTwo")
+    assert done.returncode == 0, done.stderr
+    assert "not started: RegionOne; `rkctl up` without --sites starts all" in done.stdout
+    assert ask.control(alone.control, command="report").keys() == {"controller", "RegionTwo"}
+    rkctl("down", "--state", str(alone.directory))
+    done = up(alone)
+    assert (done.returncode, "not started" in done.stdout) == (0, False)
+    assert ask.control(alone.control, command="report").keys() == {"controller", "RegionOne", "RegionTwo"}
 
 
 @pytest.mark.parametrize("stopped", [False, True])
