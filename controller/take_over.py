@@ -12,6 +12,7 @@ import structlog
 from controller.commit import Sequencer
 from regional_keystone.attempts import changes, facts
 from regional_keystone.follow import LATE
+from regional_keystone.issue import SKEW_S
 from regional_keystone.log import Change, Entry, Put, put
 from regional_keystone.model import Attempts, RevocationEvent, Taken
 from regional_keystone.overlay import Overlay, Recording, transact
@@ -21,6 +22,7 @@ from regional_keystone.record import decode
 log = structlog.get_logger("take_over")
 
 SKEW_US = 2_000_000
+_LATE_US = int(SKEW_S * 1_000_000)  # of an answer to a revocation: a token that others take may be dated so far ahead
 MOST_FAILED = 1_000_000
 _FEED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -80,7 +82,9 @@ class TakeOver:
         event = decode(RevocationEvent, change.row)
         late = LATE if event.id.startswith(LATE) else ""
         # a token may be from a fast clock; all tokens of somebody are not to be void in advance
-        latest = event.issued_before if event.audit_id or event.audit_chain_id else now + SKEW_US
+        latest = now + (_LATE_US if late else SKEW_US)
+        if event.audit_id or event.audit_chain_id:
+            latest = event.issued_before
         if event.issued_before > latest:
             log.error("own_feed_ahead_of_time", feed=feed, number=number, by_us=event.issued_before - now)
         bounded = msgspec.structs.replace(

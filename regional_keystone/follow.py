@@ -45,8 +45,8 @@ class Relay(Protocol):
         """Every answer knows these entries now."""
         ...
 
-    def heard(self, ticks: float, head: int) -> None:
-        """A controller named the head of its log."""
+    def heard(self, ticks: float, head: int, now: int) -> None:
+        """A controller named the head of its log, and its wall clock."""
         ...
 
     def stored(self, projected: int) -> None:
@@ -131,6 +131,7 @@ class Follower:
         self._head = 0
         self._echoes: deque[tuple[float, int]] = deque()
         self._fresh_ticks: float | None = None
+        self._ahead_us = 0
 
     @property
     def ring(self) -> KeyRing:
@@ -227,12 +228,14 @@ class Follower:
         """Whether the replica holds `position` durably, now or within this time."""
         return position <= self._projected or await self._stored.wait(position, within_s)
 
-    def heard(self, ticks: float, head: int) -> None:
-        """A controller named the head of its log after our probe of `ticks` had reached it."""
+    def heard(self, ticks: float, head: int, now: int = 0) -> None:
+        """A controller named the head of its log, and its wall clock, after our probe of `ticks` had reached it."""
         if ticks > self._clock.ticks():
             return  # no probe of ours: it would look fresh for as long as it is ahead
         if self.relay is not None:
-            self.relay.heard(ticks, head)
+            self.relay.heard(ticks, head, now)
+        if now:  # at least so far ahead: it was then that the answer was on its way
+            self._ahead_us = self._clock.now() - now - int((self._clock.ticks() - ticks) * 1_000_000)
         self._head = max(self._head, head)
         if self._echoes and (self._echoes[-1][1] == head or len(self._echoes) == _ECHOES):
             last_ticks, last_head = self._echoes.pop()
@@ -249,6 +252,10 @@ class Follower:
             return True
         fresh_at = self.fresh_at()
         return fresh_at is None or (self.age_s() > APART_S and sealed_at > fresh_at)
+
+    def ahead_s(self) -> float:
+        """How far this machine's clock is ahead of the controllers', as far as that is certain."""
+        return self._ahead_us / 1_000_000
 
     def note_issue(self, user_id: str, at: int) -> None:
         """Remember that a token was issued here, in case a revocation that is on its way reaches back behind it."""

@@ -35,6 +35,9 @@ from regional_keystone.token import (
     pack,
 )
 
+SKEW_S = 60.0
+"""How far ahead of another's clock a token's issue may lie; a place that is further ahead issues none."""
+
 _KINDS = ("system", "project", "domain", "OS-TRUST:trust", "unscoped")
 _SECOND = 1_000_000
 _CREDENTIAL = "application_credential"
@@ -51,6 +54,10 @@ class Sealing(Protocol):
 
     def age_s(self) -> float:
         """How old this process' knowledge is."""
+        ...
+
+    def ahead_s(self) -> float:
+        """How far this process' clock is known to be ahead of the controllers'."""
         ...
 
     def note_issue(self, user_id: str, at: int) -> None:
@@ -131,6 +138,7 @@ class Issuer:
         exchanged. Source: keystone/api/_shared/authentication.py.
         """
         self._check_isolation()
+        self._check_clock()
         check_methods(login, self._settings.auth.methods)
         if _CREDENTIAL in login.methods and login.scope is not None:
             raise Unauthenticated(_NO_SCOPE)
@@ -153,6 +161,11 @@ class Issuer:
     def _check_isolation(self) -> None:
         if self._knowledge.age_s() > self._settings.keys.isolation_s:
             raise Unavailable("This region has been cut off for too long to issue tokens.")
+
+    def _check_clock(self) -> None:
+        """Refuse to date tokens so far ahead that they would outlive revocations which are made meanwhile."""
+        if self._knowledge.ahead_s() > SKEW_S:
+            raise Unavailable("The clock of this region is too fast to issue tokens.")
 
     async def _proven(self, login: Login, kinds: frozenset[str]) -> Proof:
         """One proof out of all methods, which must agree on the user."""

@@ -256,7 +256,7 @@ class Link:
                     self._follower.note(entries)
                     log.debug("entries", position=self._follower.position, head=head)
                 case Echo(ticks=ticks, head=head, now=now):
-                    self._follower.heard(ticks, head)
+                    self._follower.heard(ticks, head, now)
                     self._compare(now - self._clock.now(), self._clock.ticks() - ticks)
                 case Answer(id=request_id, response=response):
                     self._answered(request_id, response)

@@ -9,6 +9,7 @@ from regional_keystone.delegation import Within, delegated
 from regional_keystone.document import common, listed, named, offered, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
+from regional_keystone.issue import SKEW_S
 from regional_keystone.keys import digest, spelling
 from regional_keystone.model import ServiceProvider
 from regional_keystone.overlay import Positioned, Recording
@@ -31,9 +32,6 @@ from regional_keystone.token import (
     Unscoped,
     unpack,
 )
-
-SKEW_S = 60.0
-"""How far ahead of this site's clock a token's issue may lie: two sites that are both a little off."""
 
 _SECOND = 1_000_000
 _ATTEMPTS = 3

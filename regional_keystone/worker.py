@@ -156,8 +156,8 @@ class Worker:
             case Entries(entries=entries):
                 follower.note(entries)
                 self._stand()
-            case Echo(ticks=ticks, head=head):
-                follower.heard(ticks, head)
+            case Echo(ticks=ticks, head=head, now=now):
+                follower.heard(ticks, head, now)
             case Mark(projected=projected):
                 self._projected = max(self._projected, projected)
                 self._marks.reached(self._projected)

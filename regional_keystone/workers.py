@@ -249,9 +249,9 @@ class Workers:
             self._tell(framed, workers)
             entries = entries[len(told) :]
 
-    def heard(self, ticks: float, head: int) -> None:
+    def heard(self, ticks: float, head: int, now: int) -> None:
         """A controller named the head of its log; the clock is the machine's, so workers know as well when."""
-        framed = frame(Echo(ticks, head, 0))
+        framed = frame(Echo(ticks, head, now))
         self._tell(framed, [worker for worker in self._workers.values() if worker.in_step])
 
     def stored(self, projected: int) -> None:

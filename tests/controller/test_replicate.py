@@ -374,6 +374,17 @@ async def test_a_revocation_of_all_tokens_of_a_user_cannot_reach_into_the_future
     assert by_token.issued_before == ahead, "never weaker: the site's clock is fast"
 
 
+async def test_an_answer_to_a_revocation_reaches_as_far_as_tokens_are_believed_and_no_further(controller, site):
+    now = controller.clock.now()
+    near, far = (put(event(f"late/{ahead_s}", now + ahead_s * 10**6, user_id="u")) for ahead_s in (50, 3600))
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Own("RegionOne/inc", (own(1, near, far),)))
+        await eventually(lambda: _is(taken(controller), 1))
+    dates = [one.issued_before for one in await controller.revocations()]
+    assert dates[0] == now + 50 * 10**6, "the site's clock is fast, and others take its tokens"
+    assert now + 59 * 10**6 < dates[1] <= controller.clock.now() + 60 * 10**6
+
+
 @pytest.mark.parametrize("bad", ["row", "size"])
 async def test_what_cannot_be_taken_over_is_refused_and_the_controller_goes_on(controller, site, bad):
     changes = {

@@ -59,6 +59,7 @@ class Known:
         self.position = 0
         self.age = 0.0
         self.lacks_key = False
+        self.ahead = 0.0
         self.issued = []
 
     def age_s(self) -> float:
@@ -66,6 +67,9 @@ class Known:
 
     def may_lack_key(self, sealed_at: int) -> bool:
         return self.lacks_key
+
+    def ahead_s(self) -> float:
+        return self.ahead
 
     def note_issue(self, user_id: str, at: int) -> None:
         self.issued.append((user_id, at))

@@ -169,6 +169,14 @@ async def test_a_site_cut_off_for_too_long_issues_nothing(tmp_path):
             await place.login()
 
 
+async def test_a_site_whose_clock_is_too_fast_issues_nothing(place):
+    place.known.ahead = 59
+    await place.login()
+    place.known.ahead = 61
+    with pytest.raises(Unavailable):
+        await place.login()
+
+
 async def test_domain_scope(place):
     place.change(put(grant(U, "default", "member", target="domain")))
     for said in ({"id": "default"}, {"name": "Default"}):

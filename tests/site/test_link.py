@@ -308,6 +308,20 @@ async def test_when_one_controller_is_gone_the_next_is_tried(cloud, site):
     await eventually(lambda: site.link.connected_since is not None)
 
 
+async def test_how_far_a_clock_is_ahead_is_known_but_for_the_time_on_the_way(cloud, site):
+    async def script(number, hello, socket, say):
+        await say(welcome(cloud))
+        async for message in socket:
+            said = at_controller(message.data)
+            if hasattr(said, "ticks"):
+                await say(Echo(said.ticks, 1, said.now - 90_000_000))
+
+    assert site.follower.ahead_s() < 1
+    async with instead(cloud, script):
+        await eventually(lambda: site.follower.ahead_s() > 1)
+        assert 85 < site.follower.ahead_s() <= 90
+
+
 async def test_clocks_that_are_apart_are_said_so(cloud, site, capsys):
     async def script(number, hello, socket, say):
         await say(welcome(cloud))
