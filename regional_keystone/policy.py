@@ -7,6 +7,7 @@ Source: keystone/common/policies, keystone/common/rbac_enforcer/enforcer.py.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import structlog
 from oslo_config import cfg
 from oslo_policy import policy
 
@@ -14,6 +15,8 @@ from regional_keystone import policy_file
 from regional_keystone.errors import Forbidden, not_allowed
 from regional_keystone.policies import ACTIONS, BASE
 from regional_keystone.token import DomainScope, Named, Principal
+
+log = structlog.get_logger("policy")
 
 
 def defaults() -> list[policy.RuleDefault]:
@@ -63,7 +66,12 @@ class Policy:
         """Return if this caller may do this; `target` is nested as upstream's. Raises Forbidden, naming the action."""
         if not action.startswith("identity:") or action not in self._enforcer.registered_rules:
             raise Forbidden("Internal RBAC enforcement error, invalid rule (action) name.")
-        if not self._enforcer.enforce(action, _flat(target), credentials(principal)):
+        try:
+            allowed = self._enforcer.enforce(action, _flat(target), credentials(principal))
+        except (TypeError, ValueError, SyntaxError) as error:  # a rule that looks for something within a text, say
+            log.error("rule_not_decidable", action=action, why=str(error))
+            allowed = False
+        if not allowed:
             raise not_allowed(action)
 
 

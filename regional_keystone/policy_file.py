@@ -4,6 +4,7 @@ Separate from `policy`, which decides: the same reading refuses a start and answ
 Source: oslo_policy/policy.py (parse_file_contents), _parser.py, _checks.py.
 """
 
+import ast
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,10 @@ from oslo_policy import policy
 ACTION = "identity:"
 Checks = Mapping[str, Any]
 """Rules by name, as oslo.policy has parsed them."""
+
+_TIED = ("user_id", "user_domain_id", "domain_id", "project_id", "project_domain_id")
+CALLER = frozenset([*_TIED, "system_scope", "roles", "is_admin_project", "token"])
+"""What a rule may ask of who calls; whatever else it asks for nobody has."""
 
 _ALWAYS, _NEVER = "@", "!"
 _NEVER_ALONE = re.compile(r"(?<![^\s(])!(?![^\s)])")
@@ -69,7 +74,8 @@ def read(path: str, known: Checks) -> Reading:
     whole = {**known, **rules}
     problems += [Remark(name, line_of(text, name), why) for name in rules for why in _dangling(name, whole)]
     overrides = [_judged(name, line_of(text, name), check, known) for name, check in rules.items()]
-    return Reading(rules, overrides, problems, [*_unused(text, rules, whole, known), *_twice(text, rules)])
+    notes = [*_unused(text, rules, whole, known), *_twice(text, rules), *_unknown(text, rules)]
+    return Reading(rules, overrides, problems, notes)
 
 
 def line_of(text: str, name: str) -> int | None:
@@ -109,14 +115,42 @@ def _why_not(name: Any, said: Any, known: Checks) -> str:
         return f"there is no action {name}{nearest(name, known)}"
     if not _is_rule(said):
         return f"the rule of {name} is no text; write '@' for everybody, '!' for nobody"
+    return "" if _is_understood(name, said) else f"the rule of {name} cannot be understood: {said}"
+
+
+def _is_understood(name: str, said: Any) -> bool:
     try:
-        check = str(policy.RuleDefault(name, said).check)
+        check = policy.RuleDefault(name, said).check
     except (TypeError, ValueError, AttributeError):
-        return f"the rule of {name} cannot be understood: {said}"
+        return False
     # what oslo.policy does not understand it takes for `!`, whole or in part
-    if len(_NEVER_ALONE.findall(check)) > str(said).count(_NEVER):
-        return f"the rule of {name} cannot be understood: {said}"
-    return ""
+    if len(_NEVER_ALONE.findall(str(check))) > str(said).count(_NEVER):
+        return False
+    return all(_can_be_asked(leaf) for leaf in _leaves(check))
+
+
+def _can_be_asked(leaf: Any) -> bool:
+    """Whether it can be put to a request: what cannot would fail at each one."""
+    if isinstance(leaf, policy.RuleCheck) or not hasattr(leaf, "match"):
+        return True
+    try:
+        leaf.match % _Anything()
+    except (TypeError, ValueError):
+        return False
+    try:
+        ast.literal_eval(leaf.kind)
+    except ValueError:
+        return True  # a name, which is looked up
+    except (TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+class _Anything(dict[str, str]):
+    """A target that has whatever is asked for."""
+
+    def __missing__(self, name: str) -> str:
+        return name
 
 
 def _is_rule(said: Any) -> bool:
@@ -160,6 +194,29 @@ def _twice(text: str, rules: Checks) -> Iterator[Remark]:
         if len(lines) > 1:
             shown = ", ".join(map(str, lines))
             yield Remark(name, lines[-1], f"{name} stands in lines {shown}; only the last one counts")
+
+
+def _unknown(text: str, rules: Checks) -> Iterator[Remark]:
+    """Parts that ask for what no caller has, so that they never hold: a misspelt `role`, most often."""
+    for name, check in rules.items():
+        for leaf in _leaves(check):
+            if type(leaf).__name__ == "GenericCheck" and not (_is_literal(leaf.kind) or _asked(leaf.kind) in CALLER):
+                known = ("role", "rule", *sorted(CALLER))
+                meant = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(leaf.kind, known, 1))
+                yield Remark(name, line_of(text, name), f"{name}: nobody has {leaf.kind}, {leaf} never holds{meant}")
+
+
+def _asked(kind: str) -> str:
+    return kind.partition(".")[0]
+
+
+def _is_literal(kind: str) -> bool:
+    """Whether it is a value itself, which is compared with something of the target: 'member', None, 1."""
+    try:
+        ast.literal_eval(kind)
+    except ValueError:
+        return False
+    return True
 
 
 def _lines(text: str, name: str) -> list[int]:

@@ -113,6 +113,12 @@ def test_an_override_that_cannot_be_meant_is_refused_at_the_start(tmp_path, text
         Policy(override(tmp_path, text))
 
 
+@pytest.mark.parametrize("rule", ["user_id.x:1", "project_id.x:1", "roles.x:1", "token.methods.x:1"])
+def test_a_rule_that_cannot_be_decided_denies(tmp_path, rule):
+    policy = Policy(override(tmp_path, f'"identity:get_user": "{rule}"'))
+    assert not allows(policy, caller("admin"), "get_user")
+
+
 def test_an_override_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot be read"):
         Policy(str(tmp_path / "none.yaml"))

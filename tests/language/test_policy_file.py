@@ -7,7 +7,8 @@ import pytest
 
 from regional_keystone import policy_file
 from regional_keystone.operations import OPERATIONS
-from regional_keystone.policy import Policy, checks, defaults
+from regional_keystone.policy import Policy, checks, credentials, defaults
+from regional_keystone.token import Named, Principal, Token, Unscoped
 
 KNOWN = checks(defaults())
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "upstream" / "policies.json").read_text())["rules"]
@@ -46,7 +47,24 @@ def test_everything_wrong_is_named_at_once_with_its_line_and_what_was_perhaps_me
         Policy(str(tmp_path / "policy.yaml"))
 
 
-@pytest.mark.parametrize("rule", ["5", "{a: b}", "[5]", "null", "1.5", "role:admin and", "(role:admin", "role"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "5",
+        "{a: b}",
+        "[5]",
+        "null",
+        "1.5",
+        "role:admin and",
+        "(role:admin",
+        "role",
+        "role:100%",
+        "user_id:%(x",
+        "user_id:%(x)d",
+        "if:x",
+        "1a:x",
+    ],
+)
 def test_what_is_no_rule_lets_nobody_in_and_starts_nothing(tmp_path, rule):
     assert [one.name for one in read(tmp_path, f"identity:get_user: {rule}").problems] == ["identity:get_user"]
     with pytest.raises(ValueError, match="identity:get_user"):
@@ -107,6 +125,21 @@ def test_what_is_legal_and_perhaps_not_meant_is_noted(tmp_path):
         ("identity:get_user", 5, "identity:get_user stands in lines 4, 5; only the last one counts"),
     ]
     assert [one.effect for one in found.overrides if one.name == "used"] == ["new"]
+
+
+def test_what_no_caller_has_is_noted_and_what_one_has_is_not(tmp_path):
+    found = read(
+        tmp_path,
+        "identity:get_user: rol:admin or trust_id:%(x)s\n"
+        "identity:get_group: \"'member':%(target.role.name)s or None:%(x)s or token.domain.id:%(y)s or role:x\"\n",
+    )
+    assert found.problems == []
+    assert [one.what for one in found.notes] == [
+        "identity:get_user: nobody has rol, rol:admin never holds; did you mean role?",
+        "identity:get_user: nobody has trust_id, trust_id:%(x)s never holds; did you mean user_id?",
+    ]
+    token = Token(user_id="u", methods=(), scope=Unscoped(), expires_at=0, issued_at=0, audit_ids=("a" * 22,))
+    assert credentials(Principal(token=token, user=Named("u", "u", "d", "d"))).keys() == policy_file.CALLER
 
 
 def test_the_requests_of_the_actions_are_upstreams():
