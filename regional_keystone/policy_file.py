@@ -74,7 +74,7 @@ def read(path: str, known: Checks) -> Reading:
     whole = {**known, **rules}
     problems += [Remark(name, line_of(text, name), why) for name in rules for why in _dangling(name, whole)]
     overrides = [_judged(name, line_of(text, name), check, known) for name, check in rules.items()]
-    notes = [*_unused(text, rules, whole, known), *_twice(text, rules), *_unknown(text, rules)]
+    notes = [*_unused(text, rules, whole, known), *_twice(text, rules), *_unknown(text, rules, known)]
     return Reading(rules, overrides, problems, notes)
 
 
@@ -196,18 +196,23 @@ def _twice(text: str, rules: Checks) -> Iterator[Remark]:
             yield Remark(name, lines[-1], f"{name} stands in lines {shown}; only the last one counts")
 
 
-def _unknown(text: str, rules: Checks) -> Iterator[Remark]:
-    """Parts that ask for what no caller has, so that they never hold: a misspelt `role`, most often."""
+def _unknown(text: str, rules: Checks, known: Checks) -> Iterator[Remark]:
+    """Parts that ask for what no caller has, so that they never hold: a misspelt `role`, most often.
+
+    What the default of the same name asks for as well is upstream's.
+    """
+    words = ("role", "rule", *sorted(CALLER))
     for name, check in rules.items():
+        usual = {str(leaf) for leaf in _leaves(known[name])} if name in known else set()
         for leaf in _leaves(check):
-            if type(leaf).__name__ == "GenericCheck" and not (_is_literal(leaf.kind) or _asked(leaf.kind) in CALLER):
-                known = ("role", "rule", *sorted(CALLER))
-                meant = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(leaf.kind, known, 1))
+            if not (str(leaf) in usual or _can_hold(leaf)):
+                meant = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(leaf.kind, words, 1))
                 yield Remark(name, line_of(text, name), f"{name}: nobody has {leaf.kind}, {leaf} never holds{meant}")
 
 
-def _asked(kind: str) -> str:
-    return kind.partition(".")[0]
+def _can_hold(leaf: Any) -> bool:
+    is_looked_up = type(leaf).__name__ == "GenericCheck" and not _is_literal(leaf.kind)
+    return not is_looked_up or leaf.kind.partition(".")[0] in CALLER
 
 
 def _is_literal(kind: str) -> bool:
