@@ -16,7 +16,6 @@ pytestmark = [
     pytest.mark.compat,
     pytest.mark.federation,
     pytest.mark.xdist_group("stock"),
-    pytest.mark.filterwarnings("default"),  # the libraries' own, about themselves
 ]
 SITE = "RegionOne"
 HOUR_US = 3600 * 1_000_000
