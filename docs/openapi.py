@@ -63,8 +63,9 @@ def _operation(route: Route, answers: Mapping[str, Any]) -> dict[str, Any]:
         found["parameters"] = [
             {"name": name, "in": "query", "schema": _schema(schema)} for name, schema in route.query.items()
         ]
-    if route.body is not None:
-        found["requestBody"] = {"required": True, "content": _json(_schema(route.body))}
+    body = route.body if route.late is None else route.late
+    if body is not None:
+        found["requestBody"] = {"required": True, "content": _json(_schema(body))}
     if route.open:
         found["security"] = []
     return found

@@ -129,7 +129,7 @@ def _family(target: str, actor: str, *, inherited: bool) -> Edge:
     return Edge(
         path=f"/OS-INHERIT{whole}/inherited_to_projects" if inherited else whole,
         record=Grant,
-        ends={"role_id": Role, f"{actor}_id": _ACTORS[actor], f"{target}_id": _ON[target]},
+        ends=_ends(target, actor, inherited=inherited),
         lists="role_id",
         actions={one: f"identity:{verb}_grant{'s' if one == 'list' else ''}" for one, verb in verbs.items()},
         fields=_fields(target, actor, inherited=inherited),
@@ -137,6 +137,15 @@ def _family(target: str, actor: str, *, inherited: bool) -> Edge:
         missing=_missing(actor, f"{{{target}_id}}"),
         hook=_on_grant,
     )
+
+
+def _ends(target: str, actor: str, *, inherited: bool) -> Mapping[str, type[Record]]:
+    """What must be there, in upstream's order: of several that are not, the first is named."""
+    role, where = {"role_id": Role}, {f"{target}_id": _ON[target]}
+    whom = {f"{actor}_id": _ACTORS[actor]}
+    if target == "project":
+        return {**role, **whom, **where}
+    return {**role, **where, **whom} if inherited else {**where, **role, **whom}
 
 
 def _system(actor: str) -> Edge:

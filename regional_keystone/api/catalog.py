@@ -65,6 +65,7 @@ SHAPES: list[Shape] = [
         record=Region,
         member="region",
         collection="regions",
+        late={"create": "other"},
         verbs="create list show put update delete",
         filters="parent_region_id",
         accepts={
@@ -79,6 +80,7 @@ SHAPES: list[Shape] = [
         record=Service,
         member="service",
         collection="services",
+        late={"create": "missing other", "update": "other"},
         filters="type name",
         accepts={"name": {"type": ("string",), "minLength": 1, "maxLength": 255}},
     ),

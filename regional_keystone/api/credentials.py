@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from regional_keystone.api.fields import built, check, shown
+from regional_keystone.api.fields import built, check, parted, shown
 from regional_keystone.api.rules import check_length, is_delegated
 from regional_keystone.api.sealing import Keys, opened, seal
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
@@ -39,10 +39,10 @@ def shapes(keys: Keys | None = None, user_limit: int = -1) -> list[Shape]:
     query = dict.fromkeys(_FILTERS.split(), _TEXT)
     at = _Credentials(keys, user_limit)
     return [
-        Route(method="POST", path=every, handle=at.create, changes="log", body=created),
+        Route(method="POST", path=every, handle=at.create, changes="log", **parted(created, "other")),
         Route(method="GET", path=every, handle=at.every, query=query),
         Route(method="GET", path=one, handle=at.show),
-        Route(method="PATCH", path=one, handle=at.update, changes="log", body=changed),
+        Route(method="PATCH", path=one, handle=at.update, changes="log", **parted(changed, "other")),
         Route(method="DELETE", path=one, handle=at.delete, changes="log"),
         Route(method="POST", path=ec2, handle=at.create_ec2, changes="log"),
         Route(method="GET", path=ec2, handle=at.every_ec2),
@@ -185,11 +185,12 @@ async def _allowed(call: Call, action: str) -> Credential:
 async def _allowed_ec2(call: Call, action: str) -> Credential:
     """The user's EC2 key that the path names, if the caller may do this to it. Another's, or another kind, is none."""
     key, user_id = _id_of(call.path["credential_id"]), call.path["user_id"]
-    found = await call.reader.get(Credential, key)
-    if found is not None and (found.type, found.user_id) != (EC2, user_id):
-        found = None
+    there = await call.reader.get(Credential, key)
+    found = there if there is not None and (there.type, there.user_id) == (EC2, user_id) else None
     about = shown(found) if found else {"user_id": user_id}  # who may not ask for it is not told that it is not there
     call.enforce(f"identity:{action}", {"target": {"credential": about}})
+    if there is not None:
+        await found_or_refused(call, User, user_id)
     if found is None:
         raise NotFound(f"Could not find credential: {key}.")
     _refuse_delegated(call)

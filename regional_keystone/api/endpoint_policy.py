@@ -29,6 +29,7 @@ _POLICIES = Resource(
     member="policy",
     collection="policies",
     verbs="create show update delete",
+    late={"create": "all", "update": "all"},
     accepts={"blob": {"type": ("string",)}, "type": {"type": ("string",), "maxLength": 255}},
     prepare=_prepare,
 )

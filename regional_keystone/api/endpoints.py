@@ -15,14 +15,16 @@ from regional_keystone.model import Endpoint, Region, Service
 
 SUBSTITUTIONS = ("tenant_id", "project_id", "user_id", "compute_host", "public_endpoint")
 _TEXT: Mapping[str, Any] = {"type": ("string", "null")}
-_ID = 64  # no service's id is longer
+_ID = 64  # no id of a service or of an endpoint is longer
 
 
 async def _prepare_endpoint(call: Call, old: Endpoint | None, sent: Attributes) -> Attributes:
     """The deprecated `region` names a region as `region_id` does, and makes it if it is not there."""
     del call, old
     named = sent.pop("region", None)
-    sent.pop("legacy_endpoint_id", None)
+    check_length(sent, "legacy_endpoint_id", _ID)
+    if isinstance(sent.pop("legacy_endpoint_id", None), list | dict):
+        raise Invalid("Invalid input for field/attribute legacy_endpoint_id. It is no text")
     if sent.get("region_id") is None and named is not None:
         sent["region_id"] = named
     if not 1 <= len(sent.get("service_id", "id")) <= _ID:
@@ -68,6 +70,7 @@ ENDPOINTS = Resource(
     record=Endpoint,
     member="endpoint",
     collection="endpoints",
+    late={"create": "missing"},
     filters="interface service_id region_id",
     accepts={
         "interface": {"type": ("string",), "enum": ("admin", "internal", "public")},

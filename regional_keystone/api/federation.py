@@ -5,10 +5,10 @@ here. Source: keystone/api/os_federation.py, keystone/federation/core.py, keysto
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from regional_keystone.api.fields import attributes_of, built, shown
+from regional_keystone.api.fields import attributes_of, built, parted, shown
 from regional_keystone.api.mapping_rules import DEFAULT_VERSION, check_mapping
 from regional_keystone.api.rules import DOMAIN_ID, SWITCH, check_length, is_web
 from regional_keystone.api.shapes import Attributes, Call, Hook, Result, Route, Shape, nothing
@@ -56,6 +56,7 @@ class _Named:
     listed: Show
     filters: str = ""
     taken: str = "Duplicate entry found with ID {id}."
+    late: Mapping[str, str] = field(default_factory=dict)  # "create", "update" -> what counts of a body later
     hook: Hook = nothing
 
     def routes(self) -> list[Route]:
@@ -64,9 +65,21 @@ class _Named:
         query = {name: SWITCH if name == "enabled" else {"type": ("string",)} for name in self.filters.split()}
         return [
             Route(method="GET", path=self.path, handle=self.every, query=query),
-            Route(method="PUT", path=one, handle=self.create, changes="log", body=self.created),
+            Route(
+                method="PUT",
+                path=one,
+                handle=self.create,
+                changes="log",
+                **parted(self.created, self.late.get("create", "")),
+            ),
             Route(method="GET", path=one, handle=self.get),
-            Route(method="PATCH", path=one, handle=self.update, changes="log", body=self.changed),
+            Route(
+                method="PATCH",
+                path=one,
+                handle=self.update,
+                changes="log",
+                **parted(self.changed, self.late.get("update", "")),
+            ),
             Route(method="DELETE", path=one, handle=self.delete, changes="log"),
         ]
 
@@ -278,6 +291,7 @@ _ALL = (
         listed=_list_provider,
         filters="id enabled",
         taken="Duplicate entry: {id}.",
+        late={"update": "other"},
         hook=_on_provider,
     ),
     _Named(
@@ -312,6 +326,7 @@ _ALL = (
         show=lambda call, record: _seen(call, "mappings", record),
         listed=lambda call, record: _seen(call, "mappings", record),
         taken="Duplicate entry.",
+        late={"create": "all", "update": "all"},
     ),
     _Named(
         record=ServiceProvider,

@@ -23,7 +23,6 @@ DEPTH, KEYS, TEXT, DIGITS = 32, 1000, 65536, 19
 _TRUE = frozenset(("", "1", "t", "true", "on", "y", "yes"))
 _COMPARE: dict[str, Callable[[str, str], bool]] = {
     "contains": lambda value, part: part in value,
-    "equals": lambda value, part: value == part,
     "startswith": str.startswith,
     "endswith": str.endswith,
 }
@@ -63,6 +62,18 @@ def schema_of(kind: type[Record], accepts: Schema) -> dict[str, Schema]:
     fields = facts(kind).fields.values()
     found = {f.name: _schema(hints[f.name]) for f in fields if "server" not in f.marks and f.name != "extra"}
     return found | dict(accepts)
+
+
+def parted(body: Schema, late: str = "") -> dict[str, Any]:
+    """The schemas of a route's body: of the whole one, what counts at once, and if some of it counts later, the whole.
+
+    `late` is what counts only once the caller may do it, as upstream does: "all", or of "missing" (a body without its
+    wrapper) and "other" (something beside it) either or both.
+    """
+    rules = {"missing": "required", "other": "additionalProperties"}
+    later = {rules[word] for word in late.split() if word != "all"}
+    at_once = {} if late == "all" else {"body": {name: rule for name, rule in body.items() if name not in later}}
+    return {**at_once, "late": body} if late else at_once
 
 
 def check(schema: Schema, value: Any) -> None:
@@ -130,13 +141,25 @@ def equals(wanted: str) -> Callable[[Any], bool]:
 
 
 def likeness(how: str, part: str) -> Callable[[Any], bool] | None:
-    """The comparison that a query names, `contains` and the like, with an `i` where case does not count; or None."""
+    """The comparison that a query names, `contains` and the like, with an `i` where case does not count; or None.
+
+    `equals` is as good as no word, with an `i` too, as upstream has it. What is true or false has no parts: the
+    comparison raises Invalid.
+    """
+    if how in {"equals", "iequals"}:
+        return equals(part)
     folded = how.startswith("i")
     compare = _COMPARE.get(how.removeprefix("i"))
     if compare is None:
         return None
     part = part.lower() if folded else part
-    return lambda value: isinstance(value, str) and compare(value.lower() if folded else value, part)
+
+    def compared(value: Any) -> bool:
+        if isinstance(value, bool):
+            raise Invalid(f"What is true or false cannot be compared by {how}.")
+        return isinstance(value, str) and compare(value.lower() if folded else value, part)
+
+    return compared
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Attributes:

@@ -13,18 +13,21 @@ from regional_keystone.errors import Invalid, NotFound
 
 _PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
 _LONGEST = 19  # digits of a limit
+_PAGED = frozenset(("users", "groups", "projects", "domains"))  # a marker must be there; elsewhere one need not be
 
 
 class Wanted(NamedTuple):
     """What a request asks of a list: `limit` rows (0: all) after the one with the id `marker`.
 
-    `tests` are of values by their names, `rules` of whole records.
+    `tests` are of values by their names, `rules` of whole records. A list that is `lax` begins at its beginning when
+    nothing has the id.
     """
 
     limit: int
     marker: str | None
     tests: tuple[tuple[str, Callable[[Any], bool]], ...]
     rules: tuple[Callable[[Any], bool], ...] = ()
+    lax: bool = False
 
     def admits(self, record: Any) -> bool:
         """Whether every filter and every rule admits this record."""
@@ -46,7 +49,7 @@ def wanted(call: Call, collection: str, filters: str, *rules: Callable[[Any], bo
     if not names:
         return Wanted(0, None, (), holding)
     tests = tuple(_tests(call.request.query, names))
-    return Wanted(_limit(call, collection), call.query("marker") or None, tests, holding)
+    return Wanted(_limit(call, collection), call.query("marker") or None, tests, holding, collection not in _PAGED)
 
 
 def of_domain(call: Call, name: str) -> Callable[[Any], bool] | None:
@@ -59,9 +62,7 @@ def listing(call: Call, collection: str, rows: list[Attributes], filters: str = 
     """The body of a list whose rows are all at hand: filtered, and a page of it, with the links of upstream."""
     asked = wanted(call, collection, filters)
     rows = [row for row in rows if all(test(row.get(name)) for name, test in asked.tests)]
-    if asked.marker is not None:
-        rows = rows[_place(asked.marker, [row.get("id") for row in rows]) :]
-    return body(call, collection, rows, asked)
+    return body(call, collection, rows[_place(asked, [row.get("id") for row in rows]) :], asked)
 
 
 def body(call: Call, collection: str, rows: list[Attributes], asked: Wanted) -> Attributes:
@@ -78,20 +79,24 @@ def body(call: Call, collection: str, rows: list[Attributes], asked: Wanted) -> 
     return {collection: rows, "links": links, "truncated": True}
 
 
-def after(marker: str | None, ids: list[str]) -> list[str]:
-    """Those of the ids that follow the marker. Raises NotFound for one that is not there."""
-    return ids if marker is None else ids[_place(marker, ids) :]
+def after(asked: Wanted, ids: list[str]) -> list[str]:
+    """Those of the ids that follow the marker. Raises NotFound for one that must be there and is not."""
+    return ids[_place(asked, ids) :]
 
 
-def unknown(marker: str) -> NotFound:
-    """The refusal of a marker that is nowhere."""
-    return NotFound(f"Marker {marker} could not be found.")
+def check_marker(asked: Wanted) -> None:
+    """Raise NotFound for the marker, which is nowhere, unless this list begins at its beginning then."""
+    if not asked.lax:
+        raise NotFound(f"Marker {asked.marker} could not be found.")
 
 
-def _place(marker: str, ids: list[Any]) -> int:
-    if marker not in ids:
-        raise unknown(marker)
-    return ids.index(marker) + 1
+def _place(asked: Wanted, ids: list[Any]) -> int:
+    if asked.marker is None:
+        return 0
+    if asked.marker in ids:
+        return ids.index(asked.marker) + 1
+    check_marker(asked)
+    return 0
 
 
 def _limit(call: Call, collection: str) -> int:

@@ -103,6 +103,8 @@ SHAPES: list[Shape] = [
         member="consumer",
         collection="consumers",
         path="/OS-OAUTH1/consumers",
+        late={"create": "all", "update": "all"},
+        missing="Consumer not found",
         prepare=_prepare,
         show=_show,
     ),

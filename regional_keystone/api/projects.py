@@ -37,9 +37,8 @@ async def _list_tags(call: Call) -> Result:
 
 
 async def _replace_tags(call: Call) -> Result:
-    old = await allowed(call, Project, "project", "update_project_tags")
     tags = call.body.get("tags", {})
-    check(TAGS, tags)
+    old = await allowed(call, Project, "project", "update_project_tags", lambda: check(TAGS, tags))
     tags = list(dict.fromkeys(one.strip() for one in tags))
     return Result(body=_tags_body(call, tags), changes=_changed("update", old, tags))
 
@@ -55,9 +54,8 @@ async def _get_tag(call: Call) -> Result:
 
 
 async def _put_tag(call: Call) -> Result:
-    old = await allowed(call, Project, "project", "create_project_tag")
     value = call.path["value"]
-    check(TAG, value)
+    old = await allowed(call, Project, "project", "create_project_tag", lambda: check(TAG, value))
     check(TAGS, [*old.tags, value])
     place = call.url(f"/{old.id}/tags/{value}")
     tags = dict.fromkeys((*old.tags, value.strip()))

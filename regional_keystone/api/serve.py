@@ -145,10 +145,14 @@ class Api:
         return await self._run(request, route, found.arguments, keep)
 
     async def _run(self, request: Request, route: Route, path: Mapping[str, str], keep: bool) -> Response:  # noqa: FBT001
-        body = parse(request.body, request.headers.get("content-type", ""))
-        _check(route, request, body)
         behind = await self._know()
-        principal, _ = await self._proven(request, route)
+        try:
+            principal, _ = await self._proven(request, route)
+        except Unauthenticated:
+            _read(route, request)  # a body that means nothing is refused before who sent it, as upstream
+            raise
+        _check_rules(principal, request)
+        body = _read(route, request)
         once = _Once()
 
         def call(reader: Reader, caller: Principal | None) -> Call:
@@ -164,7 +168,12 @@ class Api:
                 once=once,
                 routes=self.routes,
                 lengths=self._lengths,
+                check=late,
             )
+
+        def late() -> None:
+            if route.late is not None:
+                check(route.late, body)
 
         now = self._clock.now()
         asked = call(self._reader, principal)
@@ -181,6 +190,7 @@ class Api:
             if known is not None:
                 return (), msgspec.structs.replace(known, position=self._reader.position)
             caller, reads = await self._proven(request, route)
+            _check_rules(caller, request)
             recording.depend(reads)  # who loses a role at this moment changes nothing with it
             result = await route.handle(call(recording, caller))
             following = await follow(recording, result.changes, now, self._keep_s)
@@ -211,10 +221,7 @@ class Api:
         token = request.headers.get("x-auth-token")
         if not token:
             raise Unauthenticated
-        principal, reads = await self._prove(token)
-        if not principal.may_ask(request.method, request.path):
-            raise Unauthenticated
-        return principal, reads
+        return await self._prove(token)
 
 
 class _Once:
@@ -260,11 +267,20 @@ def refused(refusal: IdentityError, base_url: str = "") -> Response:
     return Response(status=refusal.status, headers=headers, body=msgspec.json.encode({"error": error}))
 
 
-def _check(route: Route, request: Request, body: Any) -> None:
+def _check_rules(caller: Principal | None, request: Request) -> None:
+    """Raise Unauthenticated for what the access rules of the caller's token do not name."""
+    if caller is not None and not caller.may_ask(request.method, request.path):
+        raise Unauthenticated
+
+
+def _read(route: Route, request: Request) -> Any:
+    """The body; refused, like the query, if it does not fit."""
+    body = parse(request.body, request.headers.get("content-type", ""))
     if route.query:
         check({"properties": route.query}, dict(request.query))
     if route.body is not None:
         check(route.body, body)
+    return body
 
 
 def _parts(path: str) -> list[str]:

@@ -46,6 +46,7 @@ class Call:
     once: Callable[[str, Callable[[], Awaitable[Any]]], Awaitable[Any]]  # costly work, done once over all runs (a hash)
     routes: "Sequence[Route]" = ()  # everything that is answered
     lengths: Lengths = Lengths()  # noqa: RUF009  frozen
+    check: Callable[[], None] = field(default=lambda: None)  # the body, where a route looks at it late; may refuse
 
     @property
     def caller(self) -> Principal:
@@ -68,11 +69,12 @@ class Call:
         return f"{self.request.base_url}/v3{path}"
 
     def enforce(self, action: str, target: Mapping[str, Any] | None = None) -> None:
-        """Raise Forbidden unless policy lets the caller do this to this target.
+        """Raise Forbidden unless policy lets the caller do this to this target; then a late body may be refused.
 
         `target` is nested as upstream's: {"target": {"user": {...}}}; path arguments are added; it holds no raw body.
         """
         self.enforcer(self.caller, action, {**self.path, **(target or {})})
+        self.check()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ class Resource:
         default_factory=dict
     )  # JSON schema of attributes where the record does not say it
     least: int = 1  # attributes that a change must say
+    late: Mapping[str, str] = field(default_factory=dict)  # "create", "update" -> what `fields.parted` leaves for later
+    missing: str = ""  # what is said of one that is not there, where it is not upstream's usual sentence
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
     only: Only | None = None  # what the list asks of a record beside its filters
     among: Callable[[Call], Awaitable[list[str] | None]] | None = None  # ids that the list looks through; None: all
@@ -158,6 +162,7 @@ class Route:
     base: str = "/v3"  # what the path is below
     body: Mapping[str, Any] | None = None  # JSON schema of the request's body
     query: Mapping[str, Any] | None = None  # JSON schema of each query key that is checked
+    late: Mapping[str, Any] | None = None  # JSON schema of the body that counts once the caller may do it
 
 
 Shape = Resource | Edge | Route

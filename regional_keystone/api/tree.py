@@ -248,6 +248,7 @@ PROJECTS = Resource(
     record=Project,
     member="project",
     collection="projects",
+    late={"create": "missing", "update": "missing"},
     filters="domain_id enabled name parent_id is_domain",
     accepts={**_ACCEPTS, "is_domain": SWITCH, "domain_id": _NULLABLE_ID, "parent_id": _NULLABLE_ID},
     least=0,

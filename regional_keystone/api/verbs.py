@@ -3,11 +3,11 @@
 Checks of uniqueness and references read through the call, so that of several who race exactly one wins.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from regional_keystone.api import lists
-from regional_keystone.api.fields import attributes_of, built, schema_of, shown, split
+from regional_keystone.api.fields import attributes_of, built, parted, schema_of, shown, split
 from regional_keystone.api.lists import listing
 from regional_keystone.api.rules import SWITCH
 from regional_keystone.api.shapes import Attributes, Call, Edge, Resource, Result, Route, Shape
@@ -57,11 +57,15 @@ async def found_or_refused(call: Call, kind: type[R], key: str, word: str = "") 
     return record
 
 
-async def allowed(call: Call, kind: type[R], word: str, action: str) -> R:
-    """The record that the path names, if the caller may do this to it; whether it is there is told last."""
+async def allowed(call: Call, kind: type[R], word: str, action: str, check: Callable[[], None] = lambda: None) -> R:
+    """The record that the path names, if the caller may do this to it; whether it is there is told last.
+
+    `check` is of what was sent, for those who may.
+    """
     key = call.path[f"{word}_id"]
     found = await call.reader.get(kind, key)
     call.enforce(f"identity:{action}", {"target": {word: shown(found)}} if found else {})
+    check()
     if found is None:
         raise NotFound(f"Could not find {word}: {key}.")
     return found
@@ -79,21 +83,22 @@ class _Verbs:
     def routes(self) -> list[Route]:
         whole = self.resource.path or f"/{self.resource.collection}"
         one = f"{whole}/{{{self.argument}}}"
-        created = self._body({"required": self._required()}, self.schema)
-        changed = self._body({"minProperties": self.resource.least}, self._free())
+        late = self.resource.late
+        created = parted(self._body({"required": self._required()}, self.schema), late.get("create", ""))
+        changed = parted(self._body({"minProperties": self.resource.least}, self._free()), late.get("update", ""))
         query = {name: self._asked(name) for name in self.resource.filters.split()}
         every = {
-            "create": Route(method="POST", path=whole, handle=self.create, changes="log", body=created),
+            "create": Route(method="POST", path=whole, handle=self.create, changes="log", **created),
             "list": Route(method="GET", path=whole, handle=self.every, query=query),
             "show": Route(method="GET", path=one, handle=self.show),
-            "put": Route(method="PUT", path=one, handle=self.create, changes="log", body=created),
-            "update": Route(method="PATCH", path=one, handle=self.update, changes="log", body=changed),
+            "put": Route(method="PUT", path=one, handle=self.create, changes="log", **created),
+            "update": Route(method="PATCH", path=one, handle=self.update, changes="log", **changed),
             "delete": Route(method="DELETE", path=one, handle=self.delete, changes="log"),
         }
         return [every[verb] for verb in self.resource.verbs.split()]
 
     async def create(self, call: Call) -> Result:
-        sent = {name.replace(":", "_").replace("-", "_"): v for name, v in call.body[self.resource.member].items()}
+        sent = {name.replace(":", "_").replace("-", "_"): v for name, v in self._sent(call).items()}
         fields, _ = split(self.resource.record, sent)
         self._enforce(call, "create", fields)
         sent |= self._named_by_client(call, sent)
@@ -101,6 +106,11 @@ class _Verbs:
         new = built(self.resource.record, {"id": call.fresh(self.resource.member), **attributes})
         changes = await self._checked(call, None, new)
         return Result(status=201, body=await self._member(call, new), changes=(*changes, put(new)))
+
+    def _sent(self, call: Call) -> Attributes:
+        """What a client sent, which may not have been looked at yet: then what is no object says nothing."""
+        found = call.body.get(self.resource.member)
+        return found if isinstance(found, dict) else {}
 
     async def every(self, call: Call) -> Result:
         domain = call.caller.domain if self.resource.domain else None
@@ -194,7 +204,7 @@ class _Verbs:
         mine = found is not None and self._is_here(found)
         self._enforce(call, verb, shown(found) if found is not None and mine else {})
         if found is None or not mine:
-            raise NotFound(f"Could not find {self.resource.member}: {key}.")
+            raise NotFound(self.resource.missing or f"Could not find {self.resource.member}: {key}.")
         return found
 
     def _is_here(self, record: Record) -> bool:
@@ -213,7 +223,8 @@ class _Verbs:
             return await self._found_among(call, asked, ids)
         after = None if asked.marker is None else (asked.marker,)
         if asked.marker is not None and await call.reader.get(self.resource.record, asked.marker) is None:
-            raise lists.unknown(asked.marker)
+            lists.check_marker(asked)
+            after = None
         equals = self._narrowed(call)
         plain = not asked.rules and {name for name, _ in asked.tests} <= equals.keys()
         size = min(asked.limit + 1, _ROWS) if plain and asked.limit else _ROWS
@@ -227,7 +238,7 @@ class _Verbs:
 
     async def _found_among(self, call: Call, asked: lists.Wanted, ids: list[str]) -> list[Record]:
         found: list[Record] = []
-        for one in lists.after(asked.marker, ids):
+        for one in lists.after(asked, ids):
             row = await call.reader.get(self.resource.record, one)
             if row is not None and self._is_here(row) and asked.admits(row):
                 found.append(row)
@@ -293,7 +304,7 @@ class _Links:
         assert self.far is not None  # noqa: S101  an Edge that lists names a Resource's record
         rules = lists.of_domain(call, self.far.domain), self.edge.only and self.edge.only(call)
         asked = lists.wanted(call, self.far.collection, self.edge.filters, *rules)
-        ids = lists.after(asked.marker, [self._far_id(link) for link in await self._found(call)])
+        ids = lists.after(asked, [self._far_id(link) for link in await self._found(call)])
         found: list[Record] = []
         for one in ids:
             record = await call.reader.get(self.edge.ends[self.edge.lists], one)

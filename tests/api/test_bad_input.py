@@ -5,6 +5,7 @@ import json
 import pytest
 
 from regional_keystone.messages import Request
+from tests.api.conftest import Client
 
 DEEP = b'{"user": {"name": "a", "x": ' + b"[" * 31 + b"]" * 31 + b"}}"
 BAD = {
@@ -167,3 +168,44 @@ async def test_texts_longer_than_upstream_has_room_for_are_refused(admin):
         answer = await admin("PATCH", path, body)
         assert answer.status == 400
         assert named in answer.message
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-Auth-Token": "garbage"}])
+async def test_who_proves_nothing_is_told_of_the_body_first(stranger, headers):
+    for raw in (b"{", b"[]", b'{"user": 5}'):
+        assert (await stranger("POST", "/users", raw=raw, headers=headers)).status == 400
+    assert (await stranger("POST", "/users", {"user": {"name": "n"}}, headers=headers)).status == 401
+
+
+async def test_access_rules_are_asked_before_the_body(admin, world):
+    rule = {"service": "identity", "method": "GET", "path": "/v3/users"}
+    about = {"name": "bound", "secret": "s", "access_rules": [rule]}
+    path = f"/users/{(await admin('GET', '/users?name=admin')).body['users'][0]['id']}/application_credentials"
+    made = (await admin("POST", path, {"application_credential": about})).body["application_credential"]
+    given = {"id": made["id"], "secret": "s"}
+    identity = {"methods": ["application_credential"], "application_credential": given}
+    answer = await Client(world)("POST", "/auth/tokens", {"auth": {"identity": identity}})
+    bound = Client(world, answer.headers["X-Subject-Token"])
+    assert (await bound("GET", "/users")).status == 200
+    assert (await bound("POST", "/users", raw=b"{")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/policies"),
+        ("PATCH", "/policies/x"),
+        ("POST", "/OS-OAUTH1/consumers"),
+        ("PATCH", "/OS-OAUTH1/consumers/x"),
+        ("PUT", "/OS-FEDERATION/mappings/x"),
+        ("PATCH", "/OS-FEDERATION/mappings/x"),
+    ],
+)
+async def test_some_resources_look_at_the_body_once_the_caller_may(admin, stranger, method, path):
+    await admin.make("user", name="somebody", password="pw-1234")
+    somebody = await stranger.login("somebody", "pw-1234")
+    for body in ({"other": {}}, {}, {"policy": 5, "consumer": 5, "mapping": 5}):
+        assert (await stranger(method, path, body)).status == 401
+        assert (await somebody(method, path, body)).status == 403
+        assert (await admin(method, path, body)).status == 400
+    assert (await somebody(method, path, raw=b"{")).status == 400

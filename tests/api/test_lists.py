@@ -95,6 +95,11 @@ async def test_a_marker_is_a_place_and_need_not_be_in_the_answer(admin):
     for collection in ("users", "groups", "projects", "domains"):
         answer = await admin("GET", f"/{collection}?marker=none")
         assert (answer.status, answer.message) == (404, "Marker none could not be found.")
+    for collection in ("roles", "services", "regions", "credentials"):
+        assert (await admin("GET", f"/{collection}?marker=none")).status == 200
+    every = (await admin("GET", "/roles")).body["roles"]
+    assert len(every) > 1
+    assert (await admin("GET", "/roles?marker=none")).body["roles"] == every
 
 
 async def test_the_next_page_is_asked_for_in_the_same_words(admin):
@@ -352,3 +357,14 @@ async def test_what_two_roles_imply_by_way_of_one_is_one_line(admin):
     lines = (await admin("GET", f"/role_assignments?effective&user.id={user['id']}")).body["role_assignments"]
     assert len({str(line) for line in lines}) == len(lines)
     assert {line["role"]["id"] for line in lines} == {roles[one] for one in ("admin", "manager", "member", "reader")}
+
+
+async def test_what_is_true_or_false_is_equal_or_not_and_has_no_parts(admin):
+    await admin.make("domain", name="on")
+    await admin.make("domain", name="off", enabled=False)
+    for how in ("equals", "iequals"):
+        assert await names(admin, f"/domains?enabled__{how}=false") == ["off"]
+    for how in ("contains", "icontains", "startswith", "iendswith"):
+        assert (await admin("GET", f"/domains?enabled__{how}=t")).status == 400
+    assert await names(admin, "/domains?name__iequals=ON") == []
+    assert len(await names(admin, "/domains?enabled__nope=t")) == 3

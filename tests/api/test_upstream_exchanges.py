@@ -67,7 +67,6 @@ DIVERGENCES = {
         r"oauth1/create description=.*",
         r"oauth1/PATCH [0-9]",
         r"oauth1/PATCH consumer body .*",
-        r"oauth1/(GET|PATCH|DELETE) (unknown|again)( as \w+)?",
         r"identity_providers/PATCH protocol body empty member",
         r"domain_config/(PUT|PATCH|PATCH group) config (text|list|number)",
     ],
@@ -124,7 +123,6 @@ DIVERGENCES = {
         r"application_credential_tokens/use \w+ after.*",
     ],
     "credential-nowhere": [r"application_credentials/(create without scope|GET list (all|after))"],
-    "rules-later": [r"application_credential_tokens/ruled: POST .*"],
     "strict-json": [r"auth_issue/malformed: (duplicate keys|NaN)"],
     "auth-identity": [
         r"auth_issue/malformed: identity methods unknown",
