@@ -209,3 +209,45 @@ async def test_some_resources_look_at_the_body_once_the_caller_may(admin, strang
         assert (await somebody(method, path, body)).status == 403
         assert (await admin(method, path, body)).status == 400
     assert (await somebody(method, path, raw=b"{")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "first"),
+    [
+        ("POST", "/services", {}, 403),
+        ("POST", "/services", {"other": {}}, 403),
+        ("POST", "/services", {"service": {"type": 5}}, 400),
+        ("PATCH", "/services/x", {}, 400),
+        ("PATCH", "/services/x", {"service": {"name": "n"}, "other": 1}, 403),
+        ("POST", "/projects", {}, 403),
+        ("POST", "/projects", {"other": {}}, 400),
+        ("POST", "/endpoints", {}, 403),
+        ("POST", "/regions", {"region": {}, "other": 1}, 403),
+        ("POST", "/regions", {}, 400),
+        ("POST", "/users", {}, 400),
+        ("POST", "/credentials", {}, 400),
+    ],
+)
+async def test_a_wrapper_counts_before_or_after_the_caller_as_upstream(admin, stranger, method, path, body, first):
+    await admin.make("user", name="somebody", password="pw-1234")
+    somebody = await stranger.login("somebody", "pw-1234")
+    assert (await somebody(method, path, body)).status == first
+    assert (await stranger(method, path, body)).status == {403: 401}.get(first, first)
+    assert (await admin(method, path, body)).status in {400, 404}
+
+
+async def test_of_several_that_are_not_there_upstreams_first_is_named(admin):
+    for path, word in (
+        ("/domains/x/users/y/roles", "domain"),
+        ("/domains/x/groups/y/roles/z", "domain"),
+        ("/projects/x/users/y/roles/z", "role"),
+        ("/projects/x/users/y/roles", "user"),
+        ("/OS-INHERIT/domains/x/users/y/roles/inherited_to_projects", "domain"),
+        ("/users/x/credentials/OS-EC2/y", "credential"),
+    ):
+        answer = await admin("GET", path)
+        assert (answer.status, answer.message.split(":")[0]) == (404, f"Could not find {word}")
+    answer = await admin("PUT", "/projects/x/tags", {"tags": "t"})
+    assert answer.status == 400
+    assert (await admin("PUT", "/projects/x/tags/a,b")).status == 400
+    assert (await admin("PUT", "/projects/x/tags/a")).status == 404
