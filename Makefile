@@ -43,8 +43,9 @@ test: $(ALL) ## the whole suite
 compat: $(ALL) ## OpenStack's own 138 tests of the Identity API at a controller and at a site, and who answered
 	@$(BIN)/python -m tests.compat.tempest
 
-differential: $(ALL) ## the real Keystone and ours, asked the same: cells, equal, divergences; ONLY=users SAMPLE=300
-	@$(BIN)/python -m tests.differential $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE))
+differential: $(ALL) ## the real Keystone and ours, asked the same: cells, equal, divergences; ONLY=users SAMPLE=300 WORKERS=4 SHOW=crash
+	@$(BIN)/python -m tests.differential $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(SHOW),--show $(SHOW))
 
 faults: $(ALL) ## break a federation for 30 minutes and judge what its clients saw; SECONDS=120 SEED=7 EMBEDDED=1
 	@$(BIN)/python -m tests.faults $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(EMBEDDED),--embedded)

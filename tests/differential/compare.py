@@ -31,6 +31,5 @@ def _told(answer):
     shown = answer.shown
     body = shown["body"]
     if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        message = answer.message.partition("\n\nFailed validating")[0]
-        shown = {**shown, "body": {"error": {**body["error"], "message": message}}}
+        shown = {**shown, "body": {"error": {**body["error"], "message": answer.message}}}
     return shown

@@ -1,11 +1,15 @@
 """The tables of all resources, section by section."""
 
 from tests.differential.tables import ADMIN, FEW, Case, Edge, Table, everywhere
-from tests.differential.world import WORD, Made
+from tests.differential.world import LIMITED, WORD, Made
 
 _NAME = {"name": "#"}
 _PAGE = "limit=1 limit=0 limit=x marker=<gone> sort_key=name"
-_NAMES = "name=world-user name__contains=world name__icontains=WORLD name__startswith=wor name__endswith=x name="
+_NAMES = (
+    "name=world-user name__contains=world name__icontains=WORLD name__startswith=wor name__endswith=x name= name__x=y"
+    " name__equals=world-user name__iequals=World-User"
+)
+_SWITCH = "enabled=true enabled=0 enabled= enabled__equals=true enabled__iequals=false enabled__contains=t enabled__x=y"
 
 TABLES = (
     Table(
@@ -16,7 +20,7 @@ TABLES = (
         update={"description": "changed"},
         attributes="name description enabled options tags explicit_domain_id",
         required="name",
-        queries=f"{_NAMES} {_PAGE} enabled=true enabled=0 enabled= id=<alpha> x=y",
+        queries=f"{_NAMES} {_PAGE} {_SWITCH} id=<alpha> x=y",
     ),
     Table(
         section="projects",
@@ -187,12 +191,7 @@ TABLES = (
         path="/limits",
         member="limit",
         listed="limits",
-        create={
-            "service_id": "<service>",
-            "resource_name": "#",
-            "resource_limit": 3,
-            "project_id": "<project>",
-        },
+        create={**LIMITED, "resource_limit": 3, "project_id": "<project>"},
         update={"resource_limit": 2},
         attributes="service_id region_id resource_name resource_limit description project_id domain_id",
         required="service_id resource_name resource_limit project_id",
@@ -310,17 +309,7 @@ MAKERS = {
     "limit": Made(
         "POST",
         "/limits",
-        {
-            "limits": [
-                {
-                    "service_id": "<service>",
-                    "region_id": "<region>",
-                    "resource_name": "known",
-                    "resource_limit": 3,
-                    "project_id": "<new:project>",
-                }
-            ]
-        },
+        {"limits": [{**LIMITED, "resource_limit": 3, "project_id": "<new:project>"}]},
         "limits.0.id",
         "/limits/<new:limit>",
     ),

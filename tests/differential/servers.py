@@ -48,6 +48,8 @@ _CONF = """[DEFAULT]
 default_log_levels = keystone=CRITICAL
 [api]
 response_validation = ignore
+[database]
+sqlite_synchronous = false
 [cache]
 enabled = true
 backend = dogpile.cache.memory_pickle

@@ -20,6 +20,7 @@ _HEADERS = (
     "x-openstack-request-id",
     "x-subject-token",
 )
+_SHORT = 19  # no text that is shorter holds an id, a time or an address
 _SECRET = ("secret", "access")  # random words of no known form
 _UNORDERED = ("tags", "methods")
 
@@ -38,10 +39,10 @@ class Answer(NamedTuple):
 
     @property
     def message(self):
-        """The sentence of a refusal, "" if there is none."""
+        """The sentence of a refusal without the dump at the end of some of upstream's, "" if there is none."""
         body = self.shown["body"]
         error = body.get("error") if isinstance(body, dict) else None
-        return str(error.get("message", "")) if isinstance(error, dict) else ""
+        return str(error.get("message", "")).partition("\n\nFailed validating")[0] if isinstance(error, dict) else ""
 
 
 class Request(NamedTuple):
@@ -112,6 +113,8 @@ class Side:
         return self._text(value)
 
     def _text(self, text):
+        if len(text) < _SHORT:
+            return text
         text = text.replace(self.url, "<url>")
         text = _HEX.sub(lambda one: self._names.get(one[0], one[0]), text)
         for pattern, symbol in normalise._PATTERNS:

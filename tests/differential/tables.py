@@ -30,7 +30,10 @@ VERBS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One request, asked by each of the personas. `made`: where the id of a new object is, and its path to remove it."""
+    """One request, asked by each of the personas.
+
+    `made`: where the id of a new object is ("": the path has none), and its path to remove it.
+    """
 
     section: str
     kind: str
@@ -174,15 +177,20 @@ class Edge:
     def cases(self):
         verbs = self.verbs.split()
         for method in verbs:
-            needs = () if method == "PUT" else (self.new,)
-            yield Case(section=self.section, kind="edge", method=method, path=self.path, needs=needs)
+            needs, made = ((), ("", self.path)) if method == "PUT" else ((self.new,), ())
+            yield Case(section=self.section, kind="edge", method=method, path=self.path, needs=needs, made=made)
         parts = self.path.split("/")
         holes = [place for place, part in enumerate(parts) if part.startswith("<")]
         for place in holes:
             path = "/".join([*parts[:place], "<gone>", *parts[place + 1 :]])
             for method in verbs:
                 yield Case(
-                    section=self.section, kind=f"edge unknown {parts[place]}", method=method, path=path, personas=FEW
+                    section=self.section,
+                    kind=f"edge unknown {parts[place]}",
+                    method=method,
+                    path=path,
+                    made=("", path) if method == "PUT" else (),
+                    personas=FEW,
                 )
         for method in ("GET", "HEAD", "DELETE"):
             if method in verbs:
@@ -219,7 +227,9 @@ def everywhere():
             continue
         section = "routes"
         for method in [one for one in methods if one not in ("OPTIONS", "HEAD")]:
-            made = ("consumer.id", f"{bare(path)}/<made>") if path.endswith("consumers") else ()
+            made = ("", bare(path)) if method == "PUT" else ()
+            if path.endswith("consumers"):
+                made = ("consumer.id", f"{bare(path)}/<made>")
             yield Case(section=section, kind="unknown ids", method=method, path=bare(path), made=made, personas=SOME)
         for method in [one for one in VERBS if one not in methods]:
             yield Case(section=section, kind="no such method", method=method, path=bare(path), personas=STRANGERS[:1])

@@ -52,6 +52,9 @@ DELEGATED = ("trust", "impersonation", "app-cred", "app-cred-unrestricted", "app
 NAMES = ("cloud-admin", *(one.name for one in PERSONAS), "owner", "unscoped", *DELEGATED, "anonymous", "garbage")
 
 
+LIMITED = {"service_id": "<service>", "region_id": "<region>", "resource_name": "known"}
+
+
 def _named(kind, symbol, **attributes):
     return symbol, Made("POST", f"/{kind}s", {kind: {"name": f"world-{symbol}", **attributes}}, f"{kind}.id")
 
@@ -83,6 +86,7 @@ WORLD = (
             "endpoint.id",
         ),
     ),
+    ("", Made("POST", "/registered_limits", {"registered_limits": [{**LIMITED, "default_limit": 10}]})),
 )
 
 
@@ -235,13 +239,16 @@ class Stage:
         self.spend(tuple(self._made))
 
     def remove(self, path, sides=None):
-        """Remove what may or may not be there; a domain is disabled first."""
-        if not path:
-            return
-        for side in sides or self.sides:
-            if path.startswith("/domains/") and path.count("/") == 2:
-                side.ask(Request("PATCH", f"/v3{path}", {"domain": {"enabled": False}}, token("cloud-admin")))
-            side.ask(Request("DELETE", f"/v3{path}", headers=token("cloud-admin")))
+        """Remove what may or may not be there."""
+        if path:
+            list(self._pool.map(lambda side: _remove(side, path), self.sides if sides is None else sides))
+
+
+def _remove(side, path):
+    """A domain is disabled first."""
+    if path.startswith("/domains/") and path.count("/") == 2:
+        side.ask(Request("PATCH", f"/v3{path}", {"domain": {"enabled": False}}, token("cloud-admin")))
+    side.ask(Request("DELETE", f"/v3{path}", headers=token("cloud-admin")))
 
 
 def needed(data):
