@@ -19,7 +19,7 @@ def main():
     parser.add_argument("--only", default="", help="sections, separated by commas")
     parser.add_argument("--sample", type=int, help="so many cells by chance")
     parser.add_argument("--seed", type=int, default=7, help="of the chance")
-    parser.add_argument("--workers", type=int, default=2, help="pairs of servers")
+    parser.add_argument("--workers", type=int, default=3, help="pairs of servers")
     parser.add_argument("--show", default="", help="reasons whose cells are shown, separated by commas")
     parser.add_argument("--json", action="store_true", help="the sums as JSON")
     args = parser.parse_args()

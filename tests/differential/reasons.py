@@ -72,7 +72,7 @@ def _says(theirs="", ours=""):
 
 
 _NOT_ALLOWED = r"^You are not authorized to perform the requested action: identity:\w+\.$"
-_EXISTS = _says("^Could not find|^Marker|not found", _NOT_ALLOWED)
+_EXISTS = _says("^Could not find", _NOT_ALLOWED)
 _GRANTS = r"/(projects|domains)/[^/ ]+/(users|groups)/[^/ ]+/roles(/[^/ ]+)?"
 
 
@@ -154,6 +154,7 @@ _LACKS_WRAPPER = _says("", r"^'(mapping|consumer|policy|endpoint|user)' is a req
 _NO_METHOD = "^The method is not allowed for the requested URL.$"
 _BY_ACCIDENT = r"/(OS-FEDERATION/mappings|OS-OAUTH1/consumers|policies)"
 _RULES = ("app-cred-rules",)
+_OTHERS = ("system-reader", "domain-manager", "project-reader", "owner")  # none of whom is an administrator
 
 REASONS = (
     Reason(
@@ -276,7 +277,9 @@ REASONS = (
     ),
     Reason(
         id="words",
-        asked="(policies|consumers|credentials|protocols|regions|assignments) .*",
+        asked=r"(policies|regions) PATCH \S+ change (other id|id='')"
+        r"|(consumers|credentials|protocols) PATCH \S+ change (empty member|\w+=.*)"
+        r"|assignments GET /role_assignments\?user.id=<user>&group.id=<group> query",
         statuses=((400, 400),),
         holds=_other_words,
     ),
@@ -445,14 +448,14 @@ REASONS = (
         holds=_same_reason,
     ),
     *(
-        Reason(id="exists", asked=asked, statuses=((404, 403),), holds=_EXISTS)
+        Reason(id="exists", asked=asked, statuses=((404, 403),), by=_OTHERS, holds=_EXISTS)
         for asked in (
-            r"\w+ (PATCH|DELETE) /(domains|groups|limits)/<gone> .*",
-            r"\w+ (GET|HEAD|PATCH|DELETE) /roles/<gone> .*",
+            r"\w+ (PATCH|DELETE) /(domains|groups|limits)/<gone> ((change|remove) unknown|unknown ids)",
+            r"\w+ (GET|PATCH|DELETE) /roles/<gone> ((show|change|remove) unknown|unknown ids)",
             rf"(grants|routes) \w+ {_GRANTS} (edge unknown .*|unknown ids)",
             r"(system_grants|routes) \w+ /system/(users|groups)/[^/ ]+/roles(/[^/ ]+)? (edge unknown .*|unknown ids)",
             r"(implied|routes) \w+ /roles/[^/ ]+/implies(/[^/ ]+)? (edge unknown .*|unknown ids)",
-            r"(ec2|routes) (GET|HEAD|DELETE) /users/[^/ ]+/credentials/OS-EC2/<gone> .*",
+            r"routes (GET|DELETE) /users/<gone>/credentials/OS-EC2/<gone> unknown ids",
         )
     ),
 )
