@@ -9,6 +9,7 @@ import secrets
 from controller.probe import password
 from tests.processes import rkctl
 from tests.security.forged import sealed
+from tests.security.middleware import service
 from tests.security.regions import NAMES
 from tests.security.routes import settle
 from tests.security.rows import HOLDS, row
@@ -29,8 +30,8 @@ def test_sec_51_no_domain_is_not_the_same_domain(regions):
     domain = regions.household().domain
     homes = [regions.household(domain=domain, role=role) for role in ("reader", "member", "manager")]
     homes.append(regions.household(role="manager"))
-    service = regions.make("service", type="compute")["id"]
-    what = {"service_id": service, "resource_name": "servers"}
+    compute = regions.make("service", type="compute")["id"]
+    what = {"service_id": compute, "resource_name": "servers"}
     regions.expect(201, "POST", "/v3/registered_limits", {"registered_limits": [{**what, "default_limit": 5}]})
     limits = {"limits": [{**what, "resource_limit": 5, "domain_id": domain["id"]}]}
     limit = regions.expect(201, "POST", "/v3/limits", limits)["limits"][0]["id"]
@@ -143,6 +144,19 @@ def test_sec_56_only_a_token_says_who_asks(regions):
         for name in ("external", "mapped", "kerberos", "x509", "oauth1", "ec2credential"):
             auth = {"auth": {"identity": {"methods": [name], name: {"user": {"id": admin["id"]}}}}}
             assert raw(regions, at, "POST", "/v3/auth/tokens", spoofed, json.dumps(auth).encode()) == 401
+    _services(regions, home, said)
+
+
+def _services(regions, home, said):
+    """A service behind the stock middleware believes none of it either."""
+    headers = {name.replace("-", "_"): value for name, value in said.items()}
+    for name in NAMES[1:]:
+        token = regions.login(home.auth(), name)
+        with service(regions, name) as ask:
+            assert ask("GET", "/", **headers) == (401, None)
+            status, known = ask("GET", "/", token, **headers)
+            assert (status, known["USER_NAME"], known["PROJECT_NAME"]) == (200, home.user["name"], home.project["name"])
+            assert sorted(known["ROLES"].split(",")) == ["member", "reader"]
 
 
 @row(

@@ -128,10 +128,22 @@ def test_sec_49_what_a_request_says_replaces_no_fact(regions, estate):
                 rows = rows_of(answer.body) if answer.status < 300 else None
                 assert rows is None or rows <= rows_of(plain.body), (scope, str(route), at, about, answer)
         assert refused > 250  # or these are not the routes, or not refusals, that were meant
+    _respelt(regions, estate, ruler)
     found = regions.expect(200, "GET", f"/v3/users/{estate.home.user['id']}")["user"]
     assert {name: found[name] for name in estate.home.user if name != "links"} == {
         name: value for name, value in estate.home.user.items() if name != "links"
     }
+
+
+def _respelt(regions, estate, ruler):
+    """Whichever of several spellings of a key counts, it counts for the decision as well."""
+    token, own = regions.login(ruler.auth("domain")), ruler.domain["id"]
+    for kind, at in itertools.product(("user", "group", "project"), NAMES):
+        for one, two in itertools.permutations((own, estate.home.domain["id"])):
+            about = {"name": secrets.token_hex(6), "domain_id": one, "domain-id": two, "domain:id": two}
+            answer = regions.ask("POST", f"/v3/{kind}s", {kind: about}, token=token, at=at)
+            assert answer.status == (201 if two == own else 403), (kind, at, answer)
+            assert answer.status == 403 or answer.body[kind]["domain_id"] == own
 
 
 def digests(regions):
