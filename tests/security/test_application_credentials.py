@@ -12,7 +12,7 @@ SITES = NAMES[1:]
 VERSION = "OpenStack_Identity_Access_Rules"
 
 
-@row("SEC-35", "another user named beside an application credential does not become the token's", HOLDS)
+@row("SEC-35", "another user who is named beside an application credential becomes the token's", HOLDS)
 def test_sec_35_whoever_is_named_beside_it_the_token_is_the_owners(regions):
     owner, other = regions.household(), regions.household()
     regions.grant(other.user, owner.project)  # so that there could be such a token
@@ -61,7 +61,7 @@ def test_sec_36_no_credential_is_made_by_a_program(regions):
         assert left["id"] == key["id"]
 
 
-@row("SEC-37", "the first 72 signs of an application credential's secret", "weaker: they are enough")
+@row("SEC-37", "the first 72 signs of an application credential's secret are enough", "weaker: they are")
 def test_sec_37_every_sign_of_a_secret_counts(regions):
     owner = regions.household()
     user = regions.login(owner.auth())
@@ -75,7 +75,7 @@ def test_sec_37_every_sign_of_a_secret_counts(regions):
                 assert regions.log_in(by(made, secret=wrong), at).status == 401
 
 
-@row("SEC-38", "another user's application credential or access rule, below his own path or the owner's", HOLDS)
+@row("SEC-38", "another user's application credential or access rule, below one's own path or the owner's", HOLDS)
 def test_sec_38_an_id_opens_nothing_of_another_user(regions):
     owner = regions.household()
     others = [regions.household(), regions.household(domain=owner.domain, role="manager")]
@@ -100,7 +100,7 @@ def test_sec_38_an_id_opens_nothing_of_another_user(regions):
         assert regions.log_in(by(made), at).status == 201
 
 
-@row("SEC-39", "access rules: services that do not know them, requests that they do not name", HOLDS)
+@row("SEC-39", "a token with access rules at services that know none, and for requests that they do not name", HOLDS)
 def test_sec_39_access_rules_are_kept_or_the_token_is_nothing(regions):
     owner = regions.household()
     rules = [*RULES, {"service": "identity", "method": "GET", "path": "/v3/auth/projects"}]
@@ -133,7 +133,7 @@ def _validated(regions, at, token, rules):
             assert answer.body["token"]["application_credential"]["access_rules"] == rules
 
 
-@row("SEC-40", "tokens after the end of their application credential, its user, role, project or domain", HOLDS)
+@row("SEC-40", "a token outlives its application credential, or the user, role, project or domain of that", HOLDS)
 def test_sec_40_a_token_ends_with_whatever_it_was_made_of(regions):
     endings = {
         "credential": lambda home, made, _: [("DELETE", place(home, made), 204, None)],

@@ -139,7 +139,7 @@ def _guessed(regions, method, place, access, token, at):
     return answer.status, answer.body["error"] | {"message": message}, set(answer.headers)
 
 
-@row("SEC-47", "a token that was handed some roles has exactly these; one by OAuth 1 none, until it is served", UNKNOWN)
+@row("SEC-47", "a token that was handed some roles has more; one by OAuth 1 counts, which is not served yet", UNKNOWN)
 def test_sec_47_a_subset_of_roles_stays_a_subset(regions):
     owner, friend = regions.household(role="manager"), regions.household()
     user, reader = regions.login(owner.auth()), {"id": regions.roles["reader"]["id"]}
