@@ -5,6 +5,7 @@ Names no resource. A handler may run several times; only what it says last is co
 
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -146,13 +147,7 @@ class Api:
 
     async def _run(self, request: Request, route: Route, path: Mapping[str, str], keep: bool) -> Response:  # noqa: FBT001
         behind = await self._know()
-        try:
-            principal, _ = await self._proven(request, route)
-        except Unauthenticated:
-            _read(route, request)  # a body that means nothing is refused before who sent it, as upstream
-            raise
-        _check_rules(principal, request)
-        body = _read(route, request)
+        principal, body = await self._asked(request, route)
         once = _Once()
 
         def call(reader: Reader, caller: Principal | None) -> Call:
@@ -168,12 +163,8 @@ class Api:
                 once=once,
                 routes=self.routes,
                 lengths=self._lengths,
-                check=late,
+                check=partial(_check_late, route, body),
             )
-
-        def late() -> None:
-            if route.late is not None:
-                check(route.late, body)
 
         now = self._clock.now()
         asked = call(self._reader, principal)
@@ -190,7 +181,6 @@ class Api:
             if known is not None:
                 return (), msgspec.structs.replace(known, position=self._reader.position)
             caller, reads = await self._proven(request, route)
-            _check_rules(caller, request)
             recording.depend(reads)  # who loses a role at this moment changes nothing with it
             result = await route.handle(call(recording, caller))
             following = await follow(recording, result.changes, now, self._keep_s)
@@ -215,13 +205,31 @@ class Api:
             return behind
         return None
 
+    async def _asked(self, request: Request, route: Route) -> tuple[Principal | None, Any]:
+        """Who asks, and what the body says; who proves nothing hears first what is wrong with it, as upstream."""
+        try:
+            principal, _ = await self._proven(request, route)
+        except _NotByRules:
+            raise
+        except Unauthenticated:
+            _read(route, request)
+            raise
+        return principal, _read(route, request)
+
     async def _proven(self, request: Request, route: Route) -> tuple[Principal | None, frozenset[Touch]]:
         if route.open:
             return None, frozenset()
         token = request.headers.get("x-auth-token")
         if not token:
             raise Unauthenticated
-        return await self._prove(token)
+        principal, reads = await self._prove(token)
+        if not principal.may_ask(request.method, request.path):
+            raise _NotByRules
+        return principal, reads
+
+
+class _NotByRules(Unauthenticated):
+    """The access rules of a token do not name this request."""
 
 
 class _Once:
@@ -267,10 +275,9 @@ def refused(refusal: IdentityError, base_url: str = "") -> Response:
     return Response(status=refusal.status, headers=headers, body=msgspec.json.encode({"error": error}))
 
 
-def _check_rules(caller: Principal | None, request: Request) -> None:
-    """Raise Unauthenticated for what the access rules of the caller's token do not name."""
-    if caller is not None and not caller.may_ask(request.method, request.path):
-        raise Unauthenticated
+def _check_late(route: Route, body: Any) -> None:
+    if route.late is not None:
+        check(route.late, body)
 
 
 def _read(route: Route, request: Request) -> Any:
