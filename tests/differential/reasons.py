@@ -432,14 +432,14 @@ REASONS = (
     ),
     Reason(
         id="inherit-ghost",
-        asked=r"inherited \w+ /OS-INHERIT/(projects|domains)/.* edge unknown <new:(user|group)>",
+        asked=r"inherited PUT /OS-INHERIT/(projects|domains)/.* edge unknown <new:(user|group)>",
         statuses=((204, 404),),
     ),
     Reason(
         id="first-missing",
-        asked=r"inherited DELETE /OS-INHERIT/(projects|domains)/<gone>/.* edge unknown <(project|alpha)>",
+        asked=r"inherited (GET|DELETE) /OS-INHERIT/(projects|domains)/.* edge unknown <(project|alpha|new:user|new:group)>",
         statuses=((404, 404),),
-        holds=_says("^Could not find role assignment", "^Could not find (project|domain)"),
+        holds=_says("^Could not find role assignment", "^Could not find (project|domain|user|group): "),
     ),
     Reason(
         id="words",
