@@ -73,7 +73,7 @@ def _switch(kind, home, *, enabled):
     return "PATCH", f"/v3/{kind}s/{getattr(home, kind)['id']}", {kind: {"enabled": enabled}}
 
 
-@row("SEC-44", "a program's key after its role is taken away, or its user, project or domain is disabled", UNKNOWN)
+@row("SEC-44", "a program's key after its role is taken away, or its user, project or domain is disabled", HOLDS)
 def test_sec_44_a_key_is_worth_what_its_owner_is(regions):
     for kind in ("role", "user", "project", "domain"):
         home = regions.household()
