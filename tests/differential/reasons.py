@@ -347,7 +347,7 @@ REASONS = (
     ),
     Reason(
         id="region-empty",
-        asked=r"endpoints PATCH \S+ change (region|region_id)=''",
+        asked="last PATCH /endpoints/<new:endpoint> change (region|region_id)=''",
         statuses=((200, 400),),
     ),
     Reason(
@@ -382,8 +382,14 @@ REASONS = (
     Reason(
         id="limit-nobody",
         asked="limits POST /limits create project_id=None",
-        statuses=((403, 400),),
-        holds=_says("no corresponding registered limit.$", "^A limit is a project's or a domain's.$"),
+        statuses=((500, 400),),
+        holds=_says("", "^A limit is a project's or a domain's.$"),
+    ),
+    Reason(
+        id="limit-nothing",
+        asked="limits PATCH /limits/<new:limit> change description=''",
+        statuses=((200, 200),),
+        holds=_only("body.limit.description: expected None, got ''"),
     ),
     Reason(
         id="blank", asked=r"\w+ GET /\w+\?\S+= query", statuses=((200, 200),), holds=_only("body.links.self: expected")

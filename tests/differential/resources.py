@@ -1,9 +1,11 @@
 """The tables of all resources, section by section."""
 
+from dataclasses import replace
+
 from tests.differential.tables import ADMIN, FEW, Case, Edge, Table, everywhere
 from tests.differential.world import LIMITED, WORD, Made
 
-_NAME = {"name": "#"}
+LAST = "last"  # the section that comes after all others
 _PAGE = "limit=1 limit=0 limit=x marker=<gone> sort_key=name"
 _NAMES = (
     "name=world-user name__contains=world name__icontains=WORLD name__startswith=wor name__endswith=x name= name__x=y"
@@ -578,12 +580,19 @@ def _more():
 
 
 def cases():
-    """Everything that is asked, section by section."""
+    """Everything that is asked, section by section; what spoils the world comes last.
+
+    The real Keystone makes a region with an empty id for an endpoint, which nothing can remove.
+    """
     found = [
         *_auth(), *_logins(),
         *(one for table in TABLES for one in table.cases()),
         *(one for edge in EDGES for one in edge.cases()),
         *_assignments(), *_people(), *_switches(), *_domain_config(), *_delegations(), *_more(), *everywhere(),
     ]  # fmt: skip
-    order = list(dict.fromkeys(one.section for one in found))
+    spoil = ("region=''", " region_id=''")
+    found = [
+        replace(one, section=LAST) if one.section == "endpoints" and one.kind.endswith(spoil) else one for one in found
+    ]
+    order = [*dict.fromkeys(one.section for one in found if one.section != LAST), LAST]
     return sorted(found, key=lambda one: order.index(one.section))

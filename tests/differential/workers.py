@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from multiprocessing import get_context
 from multiprocessing.util import Finalize
 
+from tests.differential.resources import LAST
 from tests.differential.run import Player, Report, progress
 from tests.differential.servers import Ours, Upstream
 
@@ -50,9 +51,9 @@ def play(cells, count, report, tell):
 
 
 def _parts(cells):
-    """Cells of one section each. The largest sections come first, so that all pairs end at the same time."""
+    """Cells of one section each. Large sections come first, so that all pairs end at the same time."""
     sections = [list(found) for _, found in itertools.groupby(cells, key=lambda one: one[1].section)]
-    for section in sorted(sections, key=len, reverse=True):
+    for section in sorted(sections, key=lambda one: (one[0][1].section == LAST, -len(one))):
         for first in range(0, len(section), _PART):
             yield section[first : first + _PART]
 
