@@ -17,11 +17,15 @@ from tests.security.regions import NAMES, started
 from tests.security.rows import HOLDS, UNKNOWN, row
 from tests.site.wire import request
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("security-limits")]
 ROOT = Path(__file__).parents[2]
 LIMIT, MIB = 112 * 1024, 1 << 20
 SHORT = 2000  # bytes of a refusal
 CHUNKED = "Transfer-Encoding: chunked"
+
+
+def alone(test):
+    """Run these in one process, apart from those that use the federation of all rows."""
+    return pytest.mark.federation(pytest.mark.xdist_group("security-limits")(test))
 
 
 @pytest.fixture(scope="module", params=MODES)
@@ -49,6 +53,7 @@ def refused(answer, *statuses):
 # --- large
 
 
+@alone
 @row("SEC-87", "a body over the limit is refused before it is read, in chunks or packed too, many at once too", HOLDS)
 def test_sec_87_large_bodies_are_refused_before_they_are_read(proxied):
     """Memory is looked at as the most that each process ever had: of each connection what has arrived at once and what
@@ -189,6 +194,7 @@ def bad_requests(client, number, marker):
     ]
 
 
+@alone
 @row(
     "SEC-90", "requests that are refused fill no log, and nothing of them stands in it", "weaker: a traceback for many"
 )
@@ -313,6 +319,7 @@ ALONE = {"Connection", "Content-Encoding", "Expect", "Host", "X-Auth-Token", "X-
 PATHS = ("/v3/auth/tokens", "/v3", "/healthcheck", "/v3/nothing")
 
 
+@alone
 @row("SEC-92", "values that make a reader of headers go back and forth cost what plain ones cost", UNKNOWN)
 @pytest.mark.parametrize("at", NAMES)
 def test_sec_92_hostile_headers_cost_no_more(proxied, at):
