@@ -30,7 +30,8 @@ from regional_keystone.ports import Reader
 from regional_keystone.record import TABLES, Key, Record, Table, decode, facts
 
 ROOM = 200  # rows that one transaction changes: what a small store writes in time
-_STEP = 100  # after so many a step begins with no further row that refers to what is gone, to have room for its own
+_STEP = 100  # after so many nothing further is taken up, so that there is room for what refers to the last one
+_AHEAD = 10  # rows about which the store is asked at the same time
 _FIRST = ("grants", "groups", "users")
 Row = tuple[str, Key]
 
@@ -87,7 +88,7 @@ class _Referring(NamedTuple):
 
 @cache
 def _references(table: str) -> tuple[_Reference, ...]:
-    """Every field that may refer to this table; what gives roles first, since it has to go first."""
+    """Every field that may refer to this table; what gives roles first, since that has to go first."""
     order = sorted(TABLES.values(), key=lambda one: (*_FIRST, one.name).index(one.name))
     return tuple(
         _Reference(other, name, field.ref.on_delete)
@@ -109,16 +110,21 @@ class _Following:
         self._new: dict[Row, Record] = {}
         self._waiting: list[_Gone | _Referring] = []  # what came last is done first: each row with all of its own
         self._refusing: list[tuple[Row, Record]] = []
+        self._pages: dict[Row, list[tuple[_Reference, list[Record]]]] = {}  # read ahead
         self._begun: dict[Row, Deletion] = {}
+        self._roots: set[Row] = set()
         self._postponed: dict[Row, None] = {}
 
-    async def add(self, change: Change) -> None:
+    async def add(self, change: Change, known: Record | None = None) -> None:
+        """`known` is the row as it was read already."""
         row = (change.table, change.key)
         if row in self._gone:
             return
         self._changes.append(change)
         table = TABLES[change.table]
-        if row not in self._old:
+        if row not in self._old and known is not None:
+            self._old[row] = known
+        elif row not in self._old:
             asked = self._reader.get(table.kind, *change.key), self._deletion(row)
             self._old[row], remains = await asyncio.gather(*asked)
             if remains and isinstance(change, Put):
@@ -136,6 +142,7 @@ class _Following:
         self._waiting.append(_Gone(row))
 
     async def all(self, keep_s: float) -> tuple[Change, ...]:
+        self._roots = {*self._gone, *self._begun}
         while self._waiting:
             match self._waiting.pop():
                 case _Gone(row):
@@ -150,21 +157,39 @@ class _Following:
         return (*self._changes, *events, *left)
 
     async def _look(self, gone: Row) -> None:
-        """What refers to it, as much as there is room for."""
-        references, room = _references(gone[0]), max(0, ROOM - len(self._changes))
-        key = gone[1][0]
-        found: list[_Gone | _Referring] = []
-        pages = await asyncio.gather(
-            *(self._reader.page(one.table.kind, None, room + 1, **{one.name: key}) for one in references)
-        )
-        for reference, rows in zip(references, pages, strict=True):
+        """What refers to it, as much as a step may take of it."""
+        found: list[_Referring] = []
+        async for reference, rows in self._referring(gone):
             if reference.on_delete != "refuse":
-                if len(rows) > room:
+                if len(rows) > _STEP:
                     self._postponed[gone] = None
                 found += [_Referring(gone, reference, one) for one in rows]
             elif rows and gone not in self._begun:
-                self._refusing += [(gone, one) async for one in self._every(reference, key)]
+                self._refusing += [(gone, one) async for one in self._every(reference, gone[1][0])]
         self._waiting += reversed(found)
+
+    async def _referring(self, gone: Row) -> AsyncIterator[tuple[_Reference, list[Record]]]:
+        """The first rows by each reference; of what goes in steps no more than one step can take."""
+        if gone not in self._begun:
+            for pair in self._pages.pop(gone, None) or await self._first_pages(gone, self._gone[gone]):
+                yield pair
+            return
+        found = 0
+        for reference in _references(gone[0]):
+            rows = await self._first_page(reference, gone)
+            yield reference, rows
+            found += len(rows)
+            if found > _STEP:
+                return
+
+    async def _first_pages(self, gone: Row, record: Record) -> list[tuple[_Reference, list[Record]]]:
+        is_no_domain = isinstance(record, Project) and not record.is_domain
+        asked = [one for one in _references(gone[0]) if not (is_no_domain and one.name == "domain_id")]
+        pages = await asyncio.gather(*(self._first_page(one, gone) for one in asked))
+        return list(zip(asked, pages, strict=True))
+
+    async def _first_page(self, reference: _Reference, gone: Row) -> list[Record]:
+        return await self._reader.page(reference.table.kind, None, _STEP + 1, **{reference.name: gone[1][0]})
 
     async def _every(self, reference: _Reference, key: Any) -> AsyncIterator[Record]:
         """Every row that must not lose its reference, other than those that go with it anyway."""
@@ -196,15 +221,26 @@ class _Following:
         return await self._reader.get(Deletion, _name(row))
 
     async def _let_go(self, gone: Row, reference: _Reference, record: Record) -> None:
-        if len(self._changes) >= (_STEP if gone in self._begun else ROOM):
+        if len(self._changes) >= (_STEP if gone in self._roots else ROOM):
             self._postponed[gone] = None
         elif reference.on_delete == "clear":
             await self._clear(record, reference.name)
         else:
-            await self.add(remove(record))
+            await self._read_ahead(record)
+            await self.add(remove(record), record)
             if isinstance(record, Grant) and reference.name == "role_id":
                 for handed_on in await self._handed_on(record):
-                    await self.add(remove(handed_on))
+                    await self.add(remove(handed_on), handed_on)
+
+    async def _read_ahead(self, record: Record) -> None:
+        """Ask at once what refers to this row and to the next ones that are to go."""
+        if not _references(facts(type(record)).name) or _row(record) in self._pages:
+            return
+        next_ones = (one.record for one in reversed(self._waiting[-_AHEAD:]) if isinstance(one, _Referring))
+        rows = {_row(one): one for one in (record, *next_ones)}
+        rows = {row: one for row, one in rows.items() if row not in self._pages and _references(row[0])}
+        found = await asyncio.gather(*(self._first_pages(row, one) for row, one in rows.items()))
+        self._pages |= zip(rows, found, strict=True)
 
     async def _handed_on(self, grant: Grant) -> list[Record]:
         """What users let programs do on a project goes with any role that they had there themselves, as upstream."""
@@ -217,7 +253,7 @@ class _Following:
         row = _row(referring)
         if row not in self._gone:
             latest = self._new.get(row, referring)
-            await self.add(put(msgspec.structs.replace(latest, **{name: None}), referring))
+            await self.add(put(msgspec.structs.replace(latest, **{name: None}), referring), referring)
 
     async def _left(self, gone: Row) -> Change:
         """What is to be known of a deletion that goes on, or that ends here."""

@@ -159,29 +159,32 @@ async def store(name, section, folder, size, table, times):
         return [f"{name}: {what}" for what in late]
 
 
-async def on_cassandra(size, table, times, stack):
+def cassandra(stack):
+    """The settings of a cluster that runs until the stack is left, with a schema."""
     if install.may_install():
         install.install(lambda _, text: print(text))
     programs, keeper = install.programs(), stack.enter_context(Keeper())
     cluster = Cassandra(keeper, Options(programs.java, programs.jars, password=uuid4().hex), ())
     cluster.start(lambda _, text: print(text, file=sys.stderr))
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    keyspace = Keyspace(cluster, folder)
-    async with db.database(keyspace.section(), CLOCK, lambda text: print(text, file=sys.stderr)) as opened:
-        await opened.sync()
-    section = dataclasses.replace(keyspace.section(), read_consistency="LOCAL_ONE")
-    return await store("Cassandra", section, folder, size, table, times)
+    keyspace = Keyspace(cluster, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+
+    async def sync():
+        async with db.database(keyspace.section(), CLOCK, lambda text: print(text, file=sys.stderr)) as opened:
+            await opened.sync()
+
+    asyncio.run(sync())
+    return dataclasses.replace(keyspace.section(), read_consistency="LOCAL_ONE")
 
 
-async def measure(told):
+def measure(told):
     size = Size().part(50) if told.smoke else Size()
     times, table, late = (3 if told.smoke else 30), Table(), []
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if told.only != "cassandra":
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            late += await store("SQLite", None, folder, size, table, times)
+            late += asyncio.run(store("SQLite", None, folder, size, table, times))
         if told.only != "sqlite":
-            late += await on_cassandra(size, table, times, stack)
+            late += asyncio.run(store("Cassandra", cassandra(stack), folder, size, table, times))
     print(f"over {GOAL_MS} ms: {', '.join(late) or 'none'}")
     if told.write:
         told.write.write_text(table.page(size))
@@ -192,7 +195,7 @@ def main():
     parser.add_argument("--smoke", action="store_true", help="short: that it runs, not what it shows")
     parser.add_argument("--only", choices=["sqlite", "cassandra"], help="one store")
     parser.add_argument("--write", type=Path, help="write the page")
-    asyncio.run(measure(parser.parse_args()))
+    measure(parser.parse_args())
 
 
 if __name__ == "__main__":
