@@ -6,7 +6,7 @@ STATE ?= federation
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run install dev check test compat differential faults bench bench-engines golden docs clean
+.PHONY: help run install dev check test compat differential faults bench bench-engines bench-scale golden docs clean
 
 BIN := .venv/bin
 # pip compiles nothing while it installs: Python does it at first import, for what is imported
@@ -55,6 +55,9 @@ bench: $(ALL) ## CPU per validation beside a static answer of the same size
 
 bench-engines: $(ALL) ## appends, changes and validations on real engines, alive and dead; WRITE=1 keeps the page
 	$(BIN)/python -m tests.bench.bench_engines $(if $(SHORT),--smoke) $(if $(WRITE),--write docs/performance.md)
+
+bench-scale: $(ALL) ## lists and a great deletion among 100,000 users, on both stores; ONLY=sqlite, WRITE=1 keeps the page
+	$(BIN)/python -m tests.bench.bench_scale $(if $(SHORT),--smoke) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write docs/scale.md)
 
 golden: $(ALL) ## write everything derived again; read the diff
 	$(BIN)/python -m tests.golden

@@ -369,6 +369,9 @@ def _show_status(found: dict[str, Any]) -> None:
     for one in everyone:
         if "detail" in one:
             console().print(f"{one['name']}: {one['detail']}", soft_wrap=True)
+    for one in found["controller"].get("deletions", ()):
+        what = f"{one['of']} goes in steps since {one['began_at']}, {one['removed']} rows so far"
+        console().print(what, soft_wrap=True)
 
 
 def _kind(*, site: bool) -> Any:

@@ -350,7 +350,8 @@ def _facts(member: Member, found: Mapping[str, Any], head: int | None) -> Json:
     if head is not None and facts["position"] is not None:
         facts["lag_entries"] = max(facts["lag_entries"] or 0, head - facts["position"], 0)
     detail = found.get("detail") or (found.get("stream") or {}).get("refused")
-    return facts | ({"detail": detail} if detail else {})
+    said = {"detail": detail, "deletions": found.get("deletions")}
+    return facts | {name: told for name, told in said.items() if told}
 
 
 def _state(member: Member, found: Mapping[str, Any]) -> str:

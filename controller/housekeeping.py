@@ -42,8 +42,8 @@ async def keep_house(
         await clock.sleep(EVERY_S)
         follower.index.expire(clock.now())
         try:
-            async with _mine(lock) as mine:
-                if not mine:
+            async with mine(lock, "housekeeping") as is_mine:
+                if not is_mine:
                     continue
                 while await expire(overlay, sequencer, clock.now()) == _AT_ONCE:
                     pass  # there is more
@@ -53,14 +53,14 @@ async def keep_house(
 
 
 @asynccontextmanager
-async def _mine(lock: Lock) -> AsyncIterator[bool]:
+async def mine(lock: Lock, name: str) -> AsyncIterator[bool]:
     """Whether to do it here. Nothing goes wrong when two do, so it is done when the lock cannot be had."""
     async with AsyncExitStack() as stack:
         try:
-            mine = bool(await stack.enter_async_context(lock.hold("housekeeping")))
+            held = bool(await stack.enter_async_context(lock.hold(name)))
         except Unavailable:
-            mine = True
-        yield mine
+            held = True
+        yield held
 
 
 async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:

@@ -23,6 +23,7 @@ from controller.replicate import Replicator
 from controller.rotate import Rotator
 from controller.settings import Settings
 from controller.sites import Sites
+from controller.sweep import Sweeper
 from controller.trusts import Trusts
 from regional_keystone import backends, logs, secret_file, wiring
 from regional_keystone.bundle import read_header
@@ -61,6 +62,7 @@ class Controller:
         self.rotator: Rotator
         self.credential_keys: CredentialKeys
         self.trusts: Trusts
+        self.sweeper: Sweeper
         self.door: wiring.Door
         self._states: dict[str, str] = {}
         self._sites_changed = asyncio.Event()
@@ -94,6 +96,7 @@ class Controller:
         tell("collisions", lambda: self.sequencer.collisions)
         tell("rotations", lambda: {"token": self.rotator.turns})
         tell("sites", lambda: Counter(self._states.values()))
+        tell("deletions_pending", lambda: len(self.sweeper.pending))
         self.replicator.answer = self._answer
         self.replicator.heard = self._heard
         self.part.follower.watchers.append(self._saw)
@@ -137,6 +140,14 @@ class Controller:
             **shared,
         )
         self.credential_keys = CredentialKeys(sites=self.sites, **shared)
+        self.sweeper = Sweeper(
+            overlay=part.overlay,
+            sequencer=self.sequencer,
+            follower=part.follower,
+            lock=self.lock,
+            clock=clock,
+            keep_s=wiring.keep_s(settings),
+        )
         self.rotator = Rotator(
             sites=self.sites,
             lock=self.lock,
@@ -175,6 +186,7 @@ class Controller:
                 clock=self.clock,
                 retention_s=self.settings.log.retention_s,
             ),
+            self.sweeper.run(),
             self.acknowledgements.run(),
             self._watch_sites(),
             self._refresh_bundles(),
@@ -255,6 +267,7 @@ class Controller:
             "state": "leading",
             "cluster": self.authority.cluster,
             "sites": {name: self._site_status(name) for name in names},
+            "deletions": self.sweeper.status(),
         }
 
     def _site_status(self, name: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _ROWS = {
     "rings": 2,
     "taken": 20,
     "outcomes": 10_000,
+    "deletions": 10,
     "endpoint_groups": 20,
     "project_endpoints": _USERS // 100,
     "project_endpoint_groups": _USERS // 20,

@@ -45,6 +45,7 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "commit_batches": ("counter", "Appends to the log, each of one or more transactions", ()),
     "collisions": ("counter", "Transactions that had to be run again", ()),
     "sites": ("gauge", "Enrolled sites by state", ("state",)),
+    "deletions_pending": ("gauge", "Deletions that go on in steps", ()),
     "rotations": ("counter", "Turns of a key ring", ("ring",)),
 }
 Told = float | Mapping[str, float]

@@ -31,7 +31,7 @@ from regional_keystone.model.federation import (
 )
 from regional_keystone.model.identity import Attempts, DomainOption, Group, Membership, Project, User
 from regional_keystone.model.limits import Limit, RegisteredLimit
-from regional_keystone.model.regional import Outcome, RevocationEvent, Ring, Site, Taken
+from regional_keystone.model.regional import Deletion, Outcome, RevocationEvent, Ring, Site, Taken
 from regional_keystone.model.words import Label, Short, Text, Url
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "AttributeMapping",
     "Consumer",
     "Credential",
+    "Deletion",
     "DomainOption",
     "Endpoint",
     "EndpointGroup",

@@ -87,3 +87,19 @@ class Outcome(Record, frozen=True, kw_only=True):
     request_digest: bytes
     answer: Annotated[bytes, SECRET]
     at: int
+
+
+@table("deletions", small=True)
+class Deletion(Record, frozen=True, kw_only=True):
+    """What still refers to a row that is gone, because it was too much for one transaction; taken away in steps.
+
+    `id` is `table/key` of that row, which nobody may use again meanwhile. `removed` rows went so far. `voids`: members
+    of a group that goes lose their tokens, because it gave them roles.
+    """
+
+    id: str
+    table: str
+    key: str
+    began_at: int
+    removed: int = 0
+    voids: bool = True

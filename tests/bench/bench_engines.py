@@ -16,6 +16,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -147,7 +148,11 @@ class Running:
         headers = {"x-auth-token": token} if token else {}
         headers |= {"x-subject-token": subject} if subject else {}
         content = b"" if body is None else json.dumps(body).encode()
-        request = Request(id=uuid4().hex, method=method, path=path, headers=headers, body=content)
+        if content:
+            headers["content-type"] = "application/json"
+        path, _, query = path.partition("?")
+        asked = tuple(parse_qsl(query, keep_blank_values=True))
+        request = Request(id=uuid4().hex, method=method, path=path, query=asked, headers=headers, body=content)
         return await self.process.door.api.answer(request)
 
     async def log_in(self):
