@@ -12,8 +12,8 @@ Fixtures (one cluster, ensemble and set of servers a session; what a test stoppe
 - `engine_keeper`: for engines of a test's own; `engine_programs`: where the programs are.
 
 A test that uses one of them, that has an engine's name among its parameters, or that is marked
-`@pytest.mark.engines("cassandra", ...)` belongs to the group "engines", which one worker runs, and first. All others
-stay together by file.
+`@pytest.mark.engines("cassandra", ...)` belongs to the group "engines", which one worker runs, and first. Those that
+share a federation of a session stay together as well, all others by file.
 """
 
 import os
@@ -39,6 +39,7 @@ NEEDS = {
     "wan": ("wan",),
 }
 GROUP = "engines"
+SHARED = {"regions": "security"}  # fixture of a session -> the group of all that use it
 NOT_HERE = "engine not here: "
 _STARTED = pytest.StashKey[list]()
 
@@ -63,12 +64,17 @@ def pytest_configure(config):
     config.stash[_STARTED] = []
 
 
+def _company(item):
+    shared = [SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED]
+    return shared[0] if shared else item.nodeid.split("::")[0].removesuffix(".py")
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     lacks, wanted = missing(), {item: needs(item) for item in items}
     groups = {}
     for item in items:
-        groups[item] = GROUP if wanted[item] else item.nodeid.split("::")[0].removesuffix(".py")
+        groups[item] = GROUP if wanted[item] else _company(item)
         item.add_marker(pytest.mark.xdist_group(groups[item]))
         if absent := sorted(wanted[item] & lacks.keys()):
             item.add_marker(pytest.mark.skip(reason=NOT_HERE + ", ".join(absent)))

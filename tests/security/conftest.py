@@ -11,7 +11,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "regions" in item.fixturenames:
             item.add_marker(pytest.mark.federation)
-            item.add_marker(pytest.mark.xdist_group("security"))
 
 
 @pytest.fixture(scope="session", params=MODES)
