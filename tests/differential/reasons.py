@@ -5,14 +5,14 @@ cell counts. What matters most is never explained by the way, but only by a row 
 
 lets    something is done or told here that is refused there
 tells   whether something exists is told here to those to whom it is not told there
-lacks   something is not in an answer that is in theirs
+lacks   an attribute is not in an answer that is in theirs, or a list has not as many rows
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-_REFUSED = (400, 401, 403, 404, 405, 409)
+_LESS = re.compile(r"body\..*?(: missing, |: expected \d+ members, )")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def _harm(cell):
         found.add("lets")
     if theirs.status in (401, 403) and ours.status == 404:
         found.add("tells")
-    if theirs.ok and ours.ok and any(one.startswith("body.") and ": missing, " in one for one in cell.unlike):
+    if theirs.ok and ours.ok and any(_LESS.match(one) for one in cell.unlike):
         found.add("lacks")
     return found
 
@@ -80,7 +80,8 @@ def _no_keystone_error(cell):
     """It answers in HTML or in the web framework's own form, this one in the form of all errors."""
     theirs, ours = cell.theirs.raw, cell.ours.raw
     plain = isinstance(theirs, str | None) or (isinstance(theirs, dict) and theirs.keys() == {"message"})
-    return plain and (ours is None or ours["error"]["code"] == cell.ours.status)
+    formed = ours is None or ours["error"]["code"] == cell.ours.status
+    return plain and formed and _only("body", "headers.content-type", "headers.allow")(cell)
 
 
 def _same_reason(cell):
@@ -159,49 +160,6 @@ _OTHERS = ("system-reader", "domain-manager", "project-reader", "owner")  # none
 
 REASONS = (
     Reason(
-        id="html",
-        asked=r"routes \w+ .* no such method",
-        statuses=((405, 405),),
-        by=("cloud-admin",),
-        holds=_no_keystone_error,
-    ),
-    Reason(
-        id="html",
-        asked="routes GET /users/<gone>/(password/?|tokens/) (unknown ids|trailing slash)",
-        statuses=((405, 405),),
-        holds=_no_keystone_error,
-    ),
-    Reason(
-        id="empty",
-        asked="routes OPTIONS .* options|tags PUT /projects/<new:project>/tags/red edge",
-        statuses=((200, 200), (201, 201)),
-        holds=_only("headers.content-type: missing, expected 'text/html"),
-    ),
-    Reason(
-        id="accident",
-        asked=rf"routes (PUT|PATCH|DELETE) {_BY_ACCIDENT} unknown ids",
-        statuses=((400, 405),),
-        holds=_says("missing 1 required positional argument", _NO_METHOD),
-    ),
-    Reason(
-        id="accident",
-        asked=rf"routes POST {_BY_ACCIDENT}/<gone> unknown ids",
-        statuses=((400, 405),),
-        holds=_says("got an unexpected keyword argument", _NO_METHOD),
-    ),
-    Reason(
-        id="accident",
-        asked="routes (PATCH|DELETE) /limits/model no such method",
-        statuses=((400, 405), (404, 405)),
-        holds=_says("'limit' is a required property|^Could not find limit for model.$", _NO_METHOD),
-    ),
-    Reason(
-        id="accident",
-        asked=rf"routes OPTIONS ({_BY_ACCIDENT}(/<gone>)?|/limits/model|/users/<gone>/password) options",
-        statuses=((200, 200),),
-        holds=_only("headers.content-type: missing, expected 'text/html", "headers.allow: "),
-    ),
-    Reason(
         id="access-rules",
         asked=".*",
         statuses=((401, 401),),
@@ -229,79 +187,35 @@ REASONS = (
         holds=_says("identity:ec2_delete_credential.$|^Access token not found$", "identity:delete_access_token.$"),
     ),
     Reason(
-        id="crash",
-        asked=r"(consumers|mappings) (POST|PUT|PATCH) \S+ (create|change) (null|text|list|number) member"
-        r"|mappings (PUT|PATCH) \S+ (create|change) schema_version=.*|services POST /services create wrong wrapper"
-        r"|(identity|service)_providers (PUT|PATCH) \S+ (create|change) (enabled=''|relay_state_prefix=None)",
-        statuses=((500, 400),),
+        id="accident",
+        asked=rf"routes (PUT|PATCH|DELETE) {_BY_ACCIDENT} unknown ids",
+        statuses=((400, 405),),
+        holds=_says("missing 1 required positional argument", _NO_METHOD),
     ),
     Reason(
-        id="harmless",
-        asked="credentials PATCH /credentials/<new:credential> change blob=''",
-        statuses=((500, 200),),
-        despite="lets",
+        id="accident",
+        asked=rf"routes POST {_BY_ACCIDENT}/<gone> unknown ids",
+        statuses=((400, 405),),
+        holds=_says("got an unexpected keyword argument", _NO_METHOD),
     ),
     Reason(
-        id="wrapper",
-        asked=r"(credentials|services|regions|identity_providers|mappings|policies|consumers) \w+ \S+"
-        " (create|change) two wrappers",
-        statuses=((200, 400), (201, 400)),
-        holds=_says("", r"^Additional properties are not allowed \('other' was unexpected\)$"),
+        id="accident",
+        asked="routes (PATCH|DELETE) /limits/model no such method",
+        statuses=((400, 405), (404, 405)),
+        holds=_says("'limit' is a required property|^Could not find limit for model.$", _NO_METHOD),
     ),
     Reason(
-        id="wrapper",
-        asked=r"(mappings|policies|consumers) \w+ \S+ (create|change) (no body|empty object|wrong wrapper)",
-        statuses=((400, 400), (201, 400)),
-        holds=_LACKS_WRAPPER,
-    ),
-    Reason(
-        id="wrapper",
-        asked=r"(registered_limits|limits|trusts) (POST|PATCH) \S+ (create|change) wrong wrapper",
-        statuses=((400, 400),),
-        holds=_says(
-            r"^Additional properties are not allowed \('other' was", "^'(registered_limit|limit|trust)' is a req"
-        ),
-    ),
-    Reason(
-        id="dumps",
-        asked=r"(credentials|application_credentials) (POST|PATCH) \S+ (create|change)"
-        " ((text|number) member|without (type|user_id|name)|(blob|secret)=5|unknown attribute|other id)",
-        statuses=((400, 400),),
-        holds=_hidden,
-    ),
-    Reason(
-        id="words",
-        asked=r"(policies|consumers) (POST|PATCH) \S+ (create|change)"
-        r" ((null|text|list|empty|number) member|without (type|blob)|(type|blob|description)=.*)",
-        statuses=((400, 400),),
-        holds=_same_reason,
-    ),
-    Reason(
-        id="words",
-        asked=r"(policies|regions) PATCH \S+ change (other id|id='')"
-        r"|(consumers|credentials|protocols) PATCH \S+ change (empty member|\w+=.*)"
-        r"|assignments GET /role_assignments\?user.id=<user>&group.id=<group> query",
-        statuses=((400, 400),),
-        holds=_other_words,
-    ),
-    Reason(
-        id="credential-nowhere",
-        asked="application_credentials POST /users/<user>/application_credentials create",
-        statuses=((400, 403),),
-        by=("unscoped",),
-        holds=_says("unassigned role$", "An application credential is for a project, so the token has to be.$"),
+        id="accident",
+        asked=rf"routes OPTIONS ({_BY_ACCIDENT}(/<gone>)?|/limits/model|/users/<gone>/password) options",
+        statuses=((200, 200),),
+        holds=_only("headers.content-type: missing, expected 'text/html", "headers.allow: "),
     ),
     Reason(
         id="assigned-system",
         asked="assignments GET .*scope.OS-INHERIT:inherited_to=projects query",
         statuses=((200, 200),),
         holds=_without_system,
-    ),
-    Reason(
-        id="order",
-        asked=r"assignments GET /role_assignments\?(user.id=<user>&group.id=<group>|include_subtree) query",
-        statuses=((400, 403), (400, 401)),
-        by=("owner", "anonymous"),
+        despite="lacks",
     ),
     Reason(
         id="auth-identity",
@@ -310,10 +224,14 @@ REASONS = (
         holds=_only("body.error.identity: missing, expected {'methods': "),
     ),
     Reason(
-        id="credential-login",
-        asked="login POST /auth/tokens body credential",
-        statuses=((404, 401),),
-        holds=_says("^Could not find Application Credential: ", "^The request you have made requires authentication.$"),
+        id="blank", asked=r"\w+ GET /\w+\?\S+= query", statuses=((200, 200),), holds=_only("body.links.self: expected")
+    ),
+    Reason(
+        id="crash",
+        asked=r"(consumers|mappings) (POST|PUT|PATCH) \S+ (create|change) (null|text|list|number) member"
+        r"|mappings (PUT|PATCH) \S+ (create|change) schema_version=.*|services POST /services create wrong wrapper"
+        r"|(identity|service)_providers (PUT|PATCH) \S+ (create|change) (enabled=''|relay_state_prefix=None)",
+        statuses=((500, 400),),
     ),
     Reason(
         id="crash",
@@ -326,6 +244,114 @@ REASONS = (
         statuses=((500, 400), (500, 401), (500, 403)),
     ),
     Reason(id="crash", asked=r"\w+ (POST|PATCH) \S+ (create|change) (enabled|is_domain)=''", statuses=((500, 400),)),
+    Reason(
+        id="crash",
+        asked=r"endpoints (POST|PATCH) \S+ (create|change) legacy_endpoint_id=(\[\]|\{\})",
+        statuses=((500, 400),),
+    ),
+    Reason(
+        id="credential-login",
+        asked="login POST /auth/tokens body credential",
+        statuses=((404, 401),),
+        holds=_says("^Could not find Application Credential: ", "^The request you have made requires authentication.$"),
+    ),
+    Reason(
+        id="credential-nowhere",
+        asked="application_credentials POST /users/<user>/application_credentials create",
+        statuses=((400, 403),),
+        by=("unscoped",),
+        holds=_says("unassigned role$", "An application credential is for a project, so the token has to be.$"),
+    ),
+    Reason(
+        id="domain-id",
+        asked="domains PATCH /domains/<new:domain> change (other id|explicit_domain_id=.*)",
+        statuses=((200, 400),),
+    ),
+    Reason(
+        id="dumps",
+        asked=r"(credentials|application_credentials) (POST|PATCH) \S+ (create|change)"
+        " ((text|number) member|without (type|user_id|name)|(blob|secret)=5|unknown attribute|other id)",
+        statuses=((400, 400),),
+        holds=_hidden,
+    ),
+    Reason(
+        id="dumps",
+        asked=r"users (POST|PATCH) \S+ (create|change) (password=5|(number|text) member|without name)",
+        statuses=((400, 400),),
+        holds=_hidden,
+    ),
+    Reason(
+        id="empty",
+        asked="routes OPTIONS .* options|tags PUT /projects/<new:project>/tags/red edge",
+        statuses=((200, 200), (201, 201)),
+        holds=_only("headers.content-type: missing, expected 'text/html"),
+    ),
+    *(
+        Reason(id="exists", asked=asked, statuses=((404, 403),), by=_OTHERS, holds=_EXISTS)
+        for asked in (
+            r"\w+ (PATCH|DELETE) /(domains|groups|limits)/<gone> ((change|remove) unknown|unknown ids)",
+            r"\w+ (GET|PATCH|DELETE) /roles/<gone> ((show|change|remove) unknown|unknown ids)",
+            rf"(grants|routes) \w+ {_GRANTS} (edge unknown .*|unknown ids)",
+            r"(system_grants|routes) \w+ /system/(users|groups)/[^/ ]+/roles(/[^/ ]+)? (edge unknown .*|unknown ids)",
+            r"(implied|routes) \w+ /roles/[^/ ]+/implies(/[^/ ]+)? (edge unknown .*|unknown ids)",
+            r"routes (GET|DELETE) /users/<gone>/credentials/OS-EC2/<gone> unknown ids",
+        )
+    ),
+    Reason(
+        id="first-missing",
+        asked=r"inherited (GET|DELETE) /OS-INHERIT/(projects|domains)/.* edge unknown <(project|alpha|new:user|new:group)>",
+        statuses=((404, 404),),
+        holds=_says("^Could not find role assignment", "^Could not find (project|domain|user|group): "),
+    ),
+    Reason(
+        id="harmless",
+        asked="credentials PATCH /credentials/<new:credential> change blob=''",
+        statuses=((500, 200),),
+        despite="lets",
+    ),
+    Reason(
+        id="html",
+        asked=r"routes \w+ .* no such method",
+        statuses=((405, 405),),
+        by=("cloud-admin",),
+        holds=_no_keystone_error,
+    ),
+    Reason(
+        id="html",
+        asked="routes GET /users/<gone>/(password/?|tokens/) (unknown ids|trailing slash)",
+        statuses=((405, 405),),
+        holds=_no_keystone_error,
+    ),
+    Reason(
+        id="inherit-ghost",
+        asked=r"inherited PUT /OS-INHERIT/(projects|domains)/.* edge unknown <new:(user|group)>",
+        statuses=((204, 404),),
+    ),
+    Reason(
+        id="limit-nobody",
+        asked="limits POST /limits create project_id=None",
+        statuses=((500, 400),),
+        holds=_says("", "^A limit is a project's or a domain's.$"),
+    ),
+    Reason(
+        id="limit-nothing",
+        asked="limits PATCH /limits/<new:limit> change description=''",
+        statuses=((200, 200),),
+        holds=_only("body.limit.description: expected None, got ''"),
+    ),
+    Reason(
+        id="order",
+        asked=r"assignments GET /role_assignments\?(user.id=<user>&group.id=<group>|include_subtree) query",
+        statuses=((400, 403), (400, 401)),
+        by=("owner", "anonymous"),
+    ),
+    Reason(
+        id="order",
+        asked="routes PATCH /projects/<gone> unknown ids",
+        statuses=((404, 400),),
+        by=("cloud-admin", "system-admin"),
+        holds=_says("^Could not find project", "^'project' is a required property$"),
+    ),
     Reason(
         id="paging",
         asked=r"\w+ GET /(users|groups|projects|domains|roles)\?limit=1 query",
@@ -341,19 +367,24 @@ REASONS = (
         despite="lacks",
     ),
     Reason(
-        id="crash",
-        asked=r"endpoints (POST|PATCH) \S+ (create|change) legacy_endpoint_id=(\[\]|\{\})",
-        statuses=((500, 400),),
-    ),
-    Reason(
         id="region-empty",
         asked="last PATCH /endpoints/<new:endpoint> change (region|region_id)=''",
         statuses=((200, 400),),
     ),
     Reason(
-        id="domain-id",
-        asked="domains PATCH /domains/<new:domain> change (other id|explicit_domain_id=.*)",
-        statuses=((200, 400),),
+        id="words",
+        asked=r"(policies|consumers) (POST|PATCH) \S+ (create|change)"
+        r" ((null|text|list|empty|number) member|without (type|blob)|(type|blob|description)=.*)",
+        statuses=((400, 400),),
+        holds=_same_reason,
+    ),
+    Reason(
+        id="words",
+        asked=r"(policies|regions) PATCH \S+ change (other id|id='')"
+        r"|(consumers|credentials|protocols) PATCH \S+ change (empty member|\w+=.*)"
+        r"|assignments GET /role_assignments\?user.id=<user>&group.id=<group> query",
+        statuses=((400, 400),),
+        holds=_other_words,
     ),
     Reason(
         id="words",
@@ -380,31 +411,37 @@ REASONS = (
         holds=_says("^Invalid input for field/attribute domain_id", "^Update of `domain_id` is not allowed.$"),
     ),
     Reason(
-        id="limit-nobody",
-        asked="limits POST /limits create project_id=None",
-        statuses=((500, 400),),
-        holds=_says("", "^A limit is a project's or a domain's.$"),
-    ),
-    Reason(
-        id="limit-nothing",
-        asked="limits PATCH /limits/<new:limit> change description=''",
-        statuses=((200, 200),),
-        holds=_only("body.limit.description: expected None, got ''"),
-    ),
-    Reason(
-        id="blank", asked=r"\w+ GET /\w+\?\S+= query", statuses=((200, 200),), holds=_only("body.links.self: expected")
-    ),
-    Reason(
-        id="dumps",
-        asked=r"users (POST|PATCH) \S+ (create|change) (password=5|(number|text) member|without name)",
-        statuses=((400, 400),),
-        holds=_hidden,
-    ),
-    Reason(
         id="words",
         asked=r"(users|groups) PATCH \S+ change domain_id=.*",
         statuses=((400, 400),),
         holds=_says("^Invalid input for field/attribute domain_id", "^Cannot change Domain ID$"),
+    ),
+    Reason(
+        id="words",
+        asked="people POST /users/<new:user>/password .*",
+        statuses=((400, 400),),
+        holds=_same_reason,
+    ),
+    Reason(
+        id="wrapper",
+        asked=r"(credentials|services|regions|identity_providers|mappings|policies|consumers) \w+ \S+"
+        " (create|change) two wrappers",
+        statuses=((200, 400), (201, 400)),
+        holds=_says("", r"^Additional properties are not allowed \('other' was unexpected\)$"),
+    ),
+    Reason(
+        id="wrapper",
+        asked=r"(mappings|policies|consumers) \w+ \S+ (create|change) (no body|empty object|wrong wrapper)",
+        statuses=((400, 400), (201, 400)),
+        holds=_LACKS_WRAPPER,
+    ),
+    Reason(
+        id="wrapper",
+        asked=r"(registered_limits|limits|trusts) (POST|PATCH) \S+ (create|change) wrong wrapper",
+        statuses=((400, 400),),
+        holds=_says(
+            r"^Additional properties are not allowed \('other' was", "^'(registered_limit|limit|trust)' is a req"
+        ),
     ),
     Reason(
         id="wrapper",
@@ -421,40 +458,5 @@ REASONS = (
     ),
     Reason(
         id="wrapper", asked="routes POST /OS-OAUTH1/consumers unknown ids", statuses=((201, 400),), holds=_LACKS_WRAPPER
-    ),
-    Reason(
-        id="order",
-        asked="routes PATCH /projects/<gone> unknown ids",
-        statuses=((404, 400),),
-        by=("cloud-admin", "system-admin"),
-        holds=_says("^Could not find project", "^'project' is a required property$"),
-    ),
-    Reason(
-        id="inherit-ghost",
-        asked=r"inherited PUT /OS-INHERIT/(projects|domains)/.* edge unknown <new:(user|group)>",
-        statuses=((204, 404),),
-    ),
-    Reason(
-        id="first-missing",
-        asked=r"inherited (GET|DELETE) /OS-INHERIT/(projects|domains)/.* edge unknown <(project|alpha|new:user|new:group)>",
-        statuses=((404, 404),),
-        holds=_says("^Could not find role assignment", "^Could not find (project|domain|user|group): "),
-    ),
-    Reason(
-        id="words",
-        asked="people POST /users/<new:user>/password .*",
-        statuses=((400, 400),),
-        holds=_same_reason,
-    ),
-    *(
-        Reason(id="exists", asked=asked, statuses=((404, 403),), by=_OTHERS, holds=_EXISTS)
-        for asked in (
-            r"\w+ (PATCH|DELETE) /(domains|groups|limits)/<gone> ((change|remove) unknown|unknown ids)",
-            r"\w+ (GET|PATCH|DELETE) /roles/<gone> ((show|change|remove) unknown|unknown ids)",
-            rf"(grants|routes) \w+ {_GRANTS} (edge unknown .*|unknown ids)",
-            r"(system_grants|routes) \w+ /system/(users|groups)/[^/ ]+/roles(/[^/ ]+)? (edge unknown .*|unknown ids)",
-            r"(implied|routes) \w+ /roles/[^/ ]+/implies(/[^/ ]+)? (edge unknown .*|unknown ids)",
-            r"routes (GET|DELETE) /users/<gone>/credentials/OS-EC2/<gone> unknown ids",
-        )
     ),
 )
