@@ -148,8 +148,8 @@ def _other_words(cell):
 
 def _without_system(cell):
     """All that it lists beside what was granted on the system, which nothing inherits."""
-    theirs, ours = (one.shown["body"]["role_assignments"] for one in (cell.theirs, cell.ours))
-    return [one for one in theirs if "system" not in one["scope"]] == ours
+    theirs, ours = (one.shown["body"].get("role_assignments", ()) for one in (cell.theirs, cell.ours))
+    return len(theirs) > len(ours) and [one for one in theirs if "system" not in one["scope"]] == ours
 
 
 _LACKS_WRAPPER = _says("", r"^'(mapping|consumer|policy|endpoint|user)' is a required property$")
@@ -206,7 +206,8 @@ REASONS = (
     ),
     Reason(
         id="accident",
-        asked=rf"routes OPTIONS ({_BY_ACCIDENT}(/<gone>)?|/limits/model|/users/<gone>/password) options",
+        asked="routes OPTIONS (/OS-FEDERATION/mappings|/(OS-OAUTH1/consumers|policies)(/<gone>)?|/limits/model"
+        "|/users/<gone>/password) options",
         statuses=((200, 200),),
         holds=_only("headers.content-type: missing, expected 'text/html", "headers.allow: "),
     ),
