@@ -43,6 +43,15 @@ SHARED = [
     ("service create --name $n-service $n-type", {"name": "$n-service", "type": "$n-type", "enabled": True}, "service"),
 ]  # fmt: skip
 
+# and what is left of it in the end, so that others find the catalog as it was
+ENDED = [
+    ("service delete $service_id", None),
+    ("role delete $n-role", None),
+    ("domain set --disable $n", None),
+    ("domain delete $n", None),
+    ("user show $user_id", Fails("No ")),
+]
+
 STORIES = {
     "domain": [
         ("domain create --disable $n-x", {"enabled": False}, "x"),

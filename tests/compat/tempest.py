@@ -149,6 +149,7 @@ def _said(command, folder, environment, tell):
         late.cancel()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
         process.wait()
 
 

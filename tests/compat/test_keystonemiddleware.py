@@ -15,7 +15,7 @@ from tests.security.regions import Regions
 pytestmark = [
     pytest.mark.compat,
     pytest.mark.federation,
-    pytest.mark.xdist_group("stock"),
+    pytest.mark.xdist_group("clients"),
 ]
 SITE = "RegionOne"
 HOUR_US = 3600 * 1_000_000
@@ -179,7 +179,8 @@ def robot(cloud, home):
     token = cloud.regions.login(
         {"identity": {"methods": ["application_credential"], "application_credential": secret}}, SITE
     )
-    return kind, token
+    yield kind, token
+    cloud.regions.expect(204, "DELETE", f"/v3/services/{made['id']}", at=SITE)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from importlib.metadata import entry_points
 import pytest
 
 from controller.probe import Client, password
-from tests.compat.openstack_commands import AS_USER, FILES, LEFT_OUT, SHARED, STORIES, Fails, Without
+from tests.compat.openstack_commands import AS_USER, ENDED, FILES, LEFT_OUT, SHARED, STORIES, Fails, Without
 from tests.compat.shell import shell
 
-pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("stock")]
+pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("clients")]
 PLACES = {"controller": 0, "site": 1}
 
 
@@ -84,6 +84,8 @@ def person(request, federation, environment, tmp_path_factory):
         for step in SHARED:
             found.say(*step)
         yield found
+        for step in ENDED:
+            found.say(*step)
 
 
 def clouds(place, secret, word):
@@ -110,7 +112,7 @@ def test_what_is_said_is_shown(person, story):
 
 def test_every_command_that_is_installed_is_in_a_story_or_left_out_for_a_reason():
     installed = {one.name.replace("_", " ") for one in entry_points(group="openstack.identity.v3")}
-    said = [step[0].removeprefix(AS_USER) for steps in (SHARED, *STORIES.values()) for step in steps]
+    said = [step[0].removeprefix(AS_USER) for steps in (SHARED, ENDED, *STORIES.values()) for step in steps]
     played = {max((one for one in installed if said.startswith(f"{one} ") or said == one), key=len) for said in said}
     assert len(installed) > 100
     assert played | LEFT_OUT.keys() == installed

@@ -15,7 +15,7 @@ from openstack.identity.v3._proxy import Proxy
 pytestmark = [
     pytest.mark.compat,
     pytest.mark.federation,
-    pytest.mark.xdist_group("stock"),
+    pytest.mark.xdist_group("clients"),
     pytest.mark.filterwarnings("ignore::openstack.warnings._RemovedInSDKWarning"),
 ]
 PLACES = {"controller": 0, "site": 1}
@@ -95,6 +95,12 @@ def place(request, federation):
     }
     identity.create_registered_limit(service_id=ids["service"], resource_name=f"{word}-ram", default_limit=1)
     yield Place(member.url, identity, connection, ids)
+    for limit in identity.registered_limits(service_id=ids["service"]):
+        identity.delete_registered_limit(limit)
+    identity.delete_service(ids["service"], ignore_missing=False)
+    identity.delete_role(ids["role"], ignore_missing=False)
+    identity.update_domain(domain, is_enabled=False)
+    identity.delete_domain(domain, ignore_missing=False)
     connection.close()
 
 
