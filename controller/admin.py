@@ -1,6 +1,8 @@
 """The operator's socket of a controller: enrolment, keys, status; a Unix socket that only its owner can open."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -152,12 +154,23 @@ class Admin:
         return _json(await asyncio.shield(self._trusts.flush(wanted)))
 
 
+def _listening(path: Path) -> socket.socket:
+    """A socket there, however deep the directory is: the kernel has 108 bytes for its name."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        listening.bind(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
+    return listening
+
+
 async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:
     """Open the socket, mode 0600 in a directory of mode 0700."""
     path.unlink(missing_ok=True)  # noqa: ASYNC240  once, at the start
     runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.UnixSite(runner, str(path)).start()
+    await web.SockSite(runner, _listening(path)).start()
     path.chmod(0o600)  # noqa: ASYNC240
     return runner
 

@@ -25,6 +25,9 @@ def environment():
 
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory):
-    """A controller and two sites, in processes of their own, for everything that stock clients do."""
-    with tempest.started(tmp_path_factory.mktemp("stock")) as home:
+    """A controller and two sites, in processes of their own, for everything that stock clients do.
+
+    Passwords are hashed at little cost: `make compat` does it at the usual one.
+    """
+    with tempest.started(tmp_path_factory.mktemp("stock"), "identity.password_hash_rounds=4") as home:
         yield home

@@ -89,9 +89,9 @@ class Outcome(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(folder):
-    """A controller and two sites as anybody starts them in this folder, gone afterwards."""
-    sets = [word for one in SETTINGS for word in ("--set", one)]
+def started(folder, *more):
+    """A controller and two sites as anybody starts them in this folder, gone afterwards; with more settings if asked."""
+    sets = [word for one in (*SETTINGS, *more) for word in ("--set", one)]
     with ended(folder / "federation") as home:
         port = str(free_port())
         done = rkctl("up", "--detach", "--port", port, "--sites", "RegionOne,RegionTwo", *sets, cwd=folder)

@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import re
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -283,6 +284,7 @@ def test_protocols_of_an_identity_provider(place):
 def test_tokens_and_ones_own_password(place, federation):
     identity, ids, word = place.identity, place.ids, place.ids["n"]
     member = next(one for one in federation.members() if one.url == place.url)
+    time.sleep(1.1)  # what is issued in the second in which the tests before changed the user is void
     with connect(member, f"{word}-user", "first", word) as own:
         token = own.auth_token
         shown = identity.validate_token(token, nocatalog=True, allow_expired=True)

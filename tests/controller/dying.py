@@ -136,7 +136,8 @@ def both(order):
         position = await real(self, transaction)
         step = order.step([Entry(0, transaction.id, 0, transaction.changes)])
         if step in _HELD:
-            await asyncio.sleep(_FOR_EVER_S)
+            await self._follower.settled(position, _FOR_EVER_S)
+            die()  # another controller was faster with its rows, or with its mark
         if step is Step.APPLIED:
             await self._follower.settled(position, _FOR_EVER_S)
             die()

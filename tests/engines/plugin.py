@@ -39,6 +39,7 @@ NEEDS = {
     "wan": ("wan",),
 }
 GROUP = "engines"
+LONG = "tempest_python"  # a test with this fixture takes as long as a hundred others
 SHARED = {"regions": "security"}  # fixture of a session -> the group of all that use it
 NOT_HERE = "engine not here: "
 _STARTED = pytest.StashKey[list]()
@@ -79,6 +80,7 @@ def pytest_collection_modifyitems(config, items):
         if absent := sorted(wanted[item] & lacks.keys()):
             item.add_marker(pytest.mark.skip(reason=NOT_HERE + ", ".join(absent)))
     sizes = Counter(groups.values())
+    sizes.update(groups[item] for item in items if LONG in getattr(item, "fixturenames", ()) for _ in range(100))
     # the longest first, else the last worker is waited for; one worker has enough to do with the engines
     items.sort(key=lambda item: (groups[item] != GROUP, -sizes[groups[item]], groups[item]))
 

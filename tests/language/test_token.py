@@ -91,7 +91,9 @@ methods = st.sets(st.sampled_from(DEFAULT_METHODS)).map(
 common = {
     "user_id": ids,
     "methods": methods,
-    "expires_at": st.one_of(st.integers(0, 2**53), st.integers(0, wire.LAST_SECOND).map(lambda s: s * 1_000_000)),
+    "expires_at": st.one_of(
+        st.integers(0, 2**33 * 10**6), st.integers(0, wire.LAST_SECOND).map(lambda s: s * 1_000_000)
+    ),
     "issued_at": st.integers(0, 2**62),
     "audit_ids": st.lists(st.binary(min_size=16, max_size=16).map(new_audit_id), min_size=1, max_size=2).map(tuple),
 }

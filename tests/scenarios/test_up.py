@@ -399,3 +399,10 @@ def test_a_region_is_added_and_removed(federation):
     refused = rkctl("region", "remove", "Bergen", "--yes", *where)
     assert refused.returncode == 1
     assert "Bergen" in refused.stderr
+
+
+def test_a_federation_runs_however_deep_its_directory_is(tmp_path):
+    with ended(tmp_path / ("deep" * 20) / ("er" * 20) / "federation") as home:
+        done = up(home, "--sites", "RegionOne", "--port", str(free_port()))
+        assert done.returncode == 0, done.stderr
+        assert rkctl("region", "list", "--json", "--state", str(home.directory)).returncode == 0

@@ -269,7 +269,7 @@ def test_sec_33_nobody_hands_on_what_is_not_theirs(regions):
     own, friends = regions.login(home.auth()), regions.login(friend.auth())
     lacking = regions.make("role", name=f"not of {home.user['name']}")
     for at in NAMES:
-        for role in ({"name": "admin"}, {"name": "manager"}, {"id": lacking["id"]}):
+        for role in ({"id": one["id"]} for one in (regions.roles["admin"], regions.roles["manager"], lacking)):
             for roles in ([role], [{"name": "member"}, role]):
                 sent = {"trust": wish(home, friend, roles=roles)}
                 regions.expect(404, "POST", PATH, sent, token=own, at=at)
