@@ -1,7 +1,6 @@
 """The operator's socket of a controller: enrolment, keys, status; a Unix socket that only its owner can open."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from controller.ask import short
 from controller.bootstrap import identity_endpoints
 from controller.commit import Sequencer
 from controller.credential_keys import CredentialKeys
@@ -154,23 +154,15 @@ class Admin:
         return _json(await asyncio.shield(self._trusts.flush(wanted)))
 
 
-def _listening(path: Path) -> socket.socket:
-    """A socket there, however deep the directory is: the kernel has 108 bytes for its name."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        listening.bind(f"/proc/self/fd/{directory}/{path.name}")
-    finally:
-        os.close(directory)
-    return listening
-
-
 async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:
     """Open the socket, mode 0600 in a directory of mode 0700."""
     path.unlink(missing_ok=True)  # noqa: ASYNC240  once, at the start
     runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
-    await web.SockSite(runner, _listening(path)).start()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with short(path) as name:
+        listening.bind(name)
+    await web.SockSite(runner, listening).start()
     path.chmod(0o600)  # noqa: ASYNC240
     return runner
 

@@ -24,7 +24,7 @@ def defaults() -> list[policy.RuleDefault]:
     base = [policy.RuleDefault(name, check) for name, check in BASE.items()]
     actions = [
         policy.DocumentedRuleDefault(
-            name=f"identity:{action}",
+            name=f"{policy_file.ACTION}{action}",
             check_str=check,
             scope_types=list(scopes) or None,
             description=action,
@@ -64,7 +64,7 @@ class Policy:
 
     def check(self, principal: Principal, action: str, target: Mapping[str, Any]) -> None:
         """Return if this caller may do this; `target` is nested as upstream's. Raises Forbidden, naming the action."""
-        if not action.startswith("identity:") or action not in self._enforcer.registered_rules:
+        if not action.startswith(policy_file.ACTION) or action not in self._enforcer.registered_rules:
             raise Forbidden("Internal RBAC enforcement error, invalid rule (action) name.")
         try:
             allowed = self._enforcer.enforce(action, _flat(target), credentials(principal))

@@ -263,8 +263,10 @@ class _Following:
                 return remove(old)
             return put(msgspec.structs.replace(old, removed=old.removed + len(self._changes)), old)
         voids = gone[0] != "groups" or await self._gives_roles(gone[1][0])
-        left = Deletion(id=_name(gone), table=gone[0], key=gone[1][0], began_at=self._now, voids=voids)
-        return put(msgspec.structs.replace(left, removed=len(self._changes)))
+        removed = len(self._changes)
+        return put(
+            Deletion(id=_name(gone), table=gone[0], key=gone[1][0], began_at=self._now, removed=removed, voids=voids)
+        )
 
     async def _voided(self) -> list[dict[str, str]]:
         """The traits of the tokens that these changes void, each once."""

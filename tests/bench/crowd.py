@@ -90,7 +90,7 @@ class Crowd:
 
 async def fill(process, crowd, tell):
     """Store it all; rows a second. `tell(done, total)` now and then."""
-    batches = itertools.batched(crowd.records(), AT_ONCE) if hasattr(itertools, "batched") else _batched(crowd)
+    batches = _batched(crowd)
     done, began = 0, time.monotonic()
     numbers = itertools.count()
 

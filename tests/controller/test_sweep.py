@@ -13,6 +13,7 @@ from regional_keystone.log import LOG, put
 from regional_keystone.model import Deletion, Group, Membership, Project, User
 from regional_keystone.overlay import transact
 from tests import replay
+from tests.api.conftest import Client as ApiClient
 from tests.cloud import eventually
 from tests.processes import admin_token, ended, free_port, rkctl, until, up
 
@@ -34,15 +35,9 @@ async def filled(world, count):
         await stored(world, *people, *(Membership(user_id=one.id, group_id="g") for one in people))
 
 
-async def asked(world, token, method, path, body=None):
-    sent = {"X-Auth-Token": token} | ({"Content-Type": "application/json"} if body else {})
-    return await world.ask(method, f"/v3{path}", headers=sent, body=json.dumps(body).encode() if body else b"")
-
-
-async def logged_in(world):
-    auth = password("admin", replay.PASSWORD, "default")
-    auth["scope"] = {"project": {"name": "admin", "domain": {"id": "default"}}}
-    return (await asked(world, "", "POST", "/auth/tokens", {"auth": auth})).headers["X-Subject-Token"]
+async def administrator(world):
+    scope = {"project": {"name": "admin", "domain": {"id": "default"}}}
+    return await ApiClient(world).login("admin", replay.PASSWORD, scope)
 
 
 @pytest.fixture
@@ -62,13 +57,13 @@ async def sweeping(world):
 
 
 async def test_other_writes_pass_between_two_steps(world):
-    token, sequencer = await logged_in(world), world.controller.sequencer
+    admin, sequencer = await administrator(world), world.controller.sequencer
     await filled(world, 1500)
     before, others = sequencer.head, 0
     async with sweeping(world):
-        assert (await asked(world, token, "DELETE", "/domains/d")).status == 204
+        assert (await admin("DELETE", "/domains/d")).status == 204
         while [one async for one in world.overlay.scan(Deletion)]:
-            made = await asked(world, token, "POST", "/users", {"user": {"name": f"other-{others}"}})
+            made = await admin("POST", "/users", {"user": {"name": f"other-{others}"}})
             assert made.status == 201
             others += 1
     entries = await world.overlay.tail(LOG, before)
@@ -80,15 +75,15 @@ async def test_other_writes_pass_between_two_steps(world):
 
 
 async def test_what_is_left_is_told_and_no_answer_fails_meanwhile(world):
-    token = await logged_in(world)
+    admin = await administrator(world)
     await filled(world, 600)
-    assert (await asked(world, token, "DELETE", "/domains/d")).status == 204
+    assert (await admin("DELETE", "/domains/d")).status == 204
     await world.controller.sweeper._look()
     told = {one["of"]: one for one in world.controller.status()["deletions"]}
     assert "projects/d" in told
     assert told["projects/d"]["removed"] >= 1
-    assert (await asked(world, token, "GET", "/domains/d")).status == 404
-    assert (await asked(world, token, "POST", "/users", {"user": {"name": "x", "domain_id": "d"}})).status in {400, 404}
+    assert (await admin("GET", "/domains/d")).status == 404
+    assert (await admin("POST", "/users", {"user": {"name": "x", "domain_id": "d"}})).status in {400, 404}
     left = "u599"
     for method, path, body in (
         ("GET", "/users?domain_id=d", None),
@@ -101,16 +96,16 @@ async def test_what_is_left_is_told_and_no_answer_fails_meanwhile(world):
         ("GET", "/role_assignments?effective", None),
         ("DELETE", f"/users/{left}", None),
     ):
-        assert (await asked(world, token, method, path, body)).status < 500, (method, path)
+        assert (await admin(method, path, body)).status < 500, (method, path)
     async with sweeping(world):
         await eventually(lambda: not world.controller.sweeper.pending, 20)
     assert world.controller.status()["deletions"] == []
 
 
 async def test_a_store_that_is_away_for_a_while_is_waited_for(world, monkeypatch):
-    token = await logged_in(world)
+    admin = await administrator(world)
     await filled(world, 400)
-    assert (await asked(world, token, "DELETE", "/domains/d")).status == 204
+    assert (await admin("DELETE", "/domains/d")).status == 204
     sequencer, failed = world.controller.sequencer, []
     commit = sequencer.commit
 
