@@ -33,6 +33,7 @@ _CONFIRM_S = 0.6  # how old what is known may be before the end of the log is as
 _APART_S = 0.3  # how long a read of the log's end waits for an append
 _AGAIN_S = (0.02, 0.2)  # between attempts to read the log's end; several writers can keep a read off for a second
 _VISIBLE_S = 0.7  # an entry that the log has counted can be read everywhere by then
+BACKLOG_BYTES = 64 * 1024 * 1024  # of what is in the log and not yet in the tables; more is not taken on
 _NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 _PAUSE_S = 0.005
 
@@ -93,6 +94,7 @@ class Sequencer:
         waiting = _Waiting(transaction, size_bytes, asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(DEADLINE_S):
+                await self._room(transaction)
                 if asyncio.current_task() is not self._alone:
                     async with self._turnstile:
                         pass  # somebody is alone: wait until they are done
@@ -100,7 +102,19 @@ class Sequencer:
                 self._more.set()
                 return await waiting.position
         except TimeoutError:
-            raise (Unknown() if waiting.under_way else Unavailable("The log could not be written in time.")) from None
+            raise (Unknown() if waiting.under_way else Unavailable(self._why_late())) from None
+
+    async def _room(self, transaction: Transaction) -> None:
+        """Wait while the tables are far behind the log: what they lack is in memory. What voids tokens goes on."""
+        if any(change.table == "revocations" for change in transaction.changes):
+            return
+        while self._follower.waiting_bytes > BACKLOG_BYTES:
+            await self._follower.settled(self._follower.projected + 1, DEADLINE_S)
+
+    def _why_late(self) -> str:
+        if self._follower.waiting_bytes > BACKLOG_BYTES:
+            return f"The tables are {self.head - self._follower.projected} changes behind the log; try again later."
+        return "The log could not be written in time."
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:

@@ -33,6 +33,7 @@ _ECHOES = 1024
 _RETRY_S = 1.0
 _SAY_AGAIN_S = 60.0
 APART_S = 5.0  # a site that has not heard for longer may have been left behind by a turn of the keys
+_CHANGE_BYTES = 1024  # what a change takes in memory beside its row
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
 
 Watcher = Callable[[int, set[Touch]], None]  # is told a position and what its entry disturbed
@@ -119,6 +120,7 @@ class Follower:
         self._lifetime_us = int(lifetime_s * 1_000_000)
         self._leads = leads
         self._queue: deque[Entry] = deque()
+        self._queue_bytes = 0
         self._more = asyncio.Event()
         self._projected = 0
         self._noted, self._stored = Marks(), Marks()
@@ -154,6 +156,11 @@ class Follower:
         return self._projected
 
     @property
+    def waiting_bytes(self) -> int:
+        """About how much memory is taken by what is not in the replica yet."""
+        return self._queue_bytes
+
+    @property
     def head(self) -> int:
         """The highest number of the log that has been heard of."""
         return max(self._head, self.position)
@@ -183,6 +190,7 @@ class Follower:
         if position > before:  # else what waits is not in the replica yet
             self._projected = position
             self._queue.clear()
+            self._queue_bytes = 0
         for forget in self.forgetters:
             forget()
         async for ring in self._store.scan(Ring):
@@ -291,6 +299,7 @@ class Follower:
             self._epoch = max(self._epoch, ring.epoch) if ring.id == self.holder.of else self._epoch
         self.overlay.note((entry,))
         self._queue.append(entry)
+        self._queue_bytes += _size_bytes(entry)
         for change in entry.changes:
             if change.table == "taken" and change.key == (self.own,) and isinstance(change, Put):
                 self.pending.drop(decode(Taken, change.row).number)  # from now on the log shows it
@@ -340,7 +349,7 @@ class Follower:
         await self.apply(batch)
         last = batch[-1].number
         while self._queue and self._queue[0].number <= last:  # a snapshot may have emptied it meanwhile
-            self._queue.popleft()
+            self._queue_bytes -= _size_bytes(self._queue.popleft())
         self._projected = max(self._projected, last)
         self.overlay.drop(self._projected)
         self._stored.reached(self._projected)
@@ -388,6 +397,10 @@ def _rings(batch: Sequence[Entry]) -> list[Ring]:
             if change.table == "rings" and isinstance(change, Put):
                 found[change.key] = decode(Ring, change.row)
     return list(found.values())
+
+
+def _size_bytes(entry: Entry) -> int:
+    return sum(_CHANGE_BYTES + (len(change.row) if isinstance(change, Put) else 0) for change in entry.changes)
 
 
 def _nobody() -> None:

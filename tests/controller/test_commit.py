@@ -18,7 +18,7 @@ from regional_keystone.errors import Conflict, TooLarge, Unavailable
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
 from regional_keystone.log import LOG, Collision, Transaction, put
-from regional_keystone.model import Project
+from regional_keystone.model import Project, RevocationEvent
 from regional_keystone.overlay import Overlay, transact
 from tests.cloud import project
 
@@ -194,6 +194,32 @@ async def test_a_batch_stays_below_its_size(one):
     await asyncio.gather(*(one.sequencer.commit(transaction(f"p{n}", extra={"x": big})) for n in range(7)))
     assert max(one.store.sizes) <= 2
     assert len(await one.log()) == 7
+
+
+async def test_who_writes_faster_than_the_tables_waits_for_them(one, monkeypatch):
+    monkeypatch.setattr(commit, "BACKLOG_BYTES", 100_000)
+    monkeypatch.setattr(commit, "DEADLINE_S", 0.3)
+    one.store.idle = True
+    refused = []
+    for number in range(200):
+        try:
+            await one.sequencer.commit(transaction(f"p{number}", position=one.sequencer.head, description="x" * 1000))
+        except Unavailable as error:
+            refused.append(error.message)
+            break
+    assert refused == [f"The tables are {one.sequencer.head} changes behind the log; try again later."]
+    assert 40 < one.sequencer.head < 60
+    event = RevocationEvent(id="e", user_id="u", issued_before=1, revoked_at=1, keep_until=2)
+    await one.sequencer.commit(Transaction("void", one.sequencer.head, frozenset(), (put(event),)))
+    monkeypatch.setattr(commit, "DEADLINE_S", 10.0)
+    waiting = asyncio.create_task(one.sequencer.commit(transaction("late", position=one.sequencer.head)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    one.store.idle = False
+    await waiting
+    assert one.follower.waiting_bytes < 100_000
+    assert await one.follower.settled(one.sequencer.head, 10)
+    assert one.follower.waiting_bytes == 0
 
 
 async def test_what_cannot_be_written_is_refused_without_harm_to_others(one):

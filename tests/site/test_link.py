@@ -319,7 +319,7 @@ async def test_how_far_a_clock_is_ahead_is_known_but_for_the_time_on_the_way(clo
     assert site.follower.ahead_s() < 1
     async with instead(cloud, script):
         await eventually(lambda: site.follower.ahead_s() > 1)
-        assert 85 < site.follower.ahead_s() <= 90
+        assert 85 < site.follower.ahead_s() < 90.1, "wall clock and ticks part by microseconds, the rest is on the way"
 
 
 async def test_clocks_that_are_apart_are_said_so(cloud, site, capsys):
