@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, Change, Collision, Entry, Position, Put, Transaction, net
 from regional_keystone.ports import Committer, Reader
-from regional_keystone.record import Key, R, Table, Touch, decode, facts
+from regional_keystone.record import Key, Like, R, Table, Touch, decode, facts
 
 T = TypeVar("T")
 _ATTEMPTS = 3
@@ -97,7 +97,9 @@ class Overlay:
         ask = partial(self._below.find, kind, **equals)
         return await self._read(ask, lambda rows: self._merged(table, rows, equals))
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`, in the order of their keys.
 
         Each is at least as new as the position at this call.
@@ -105,8 +107,8 @@ class Overlay:
         table = facts(kind)
         found: list[R] = []
         while True:
-            ask = partial(self._below.page, kind, after, limit, **equals)
-            rows, merged = await self._read(ask, lambda rows: (rows, self._merged(table, rows, equals)))
+            ask = partial(self._below.page, kind, after, limit, like, **equals)
+            rows, merged = await self._read(ask, lambda rows: (rows, self._merged(table, rows, equals, like)))
             last = table.key_of(rows[-1]) if len(rows) >= limit else None
             found += [one for one in merged if _between(table.key_of(one), after, last)]
             if last is None or len(found) >= limit:
@@ -156,13 +158,14 @@ class Overlay:
                 if change.key in rows and rows[change.key][0] == entry.number:
                     del rows[change.key]
 
-    def _merged(self, table: Table, below: list[R], equals: dict[str, Any]) -> list[R]:
+    def _merged(self, table: Table, below: list[R], equals: dict[str, Any], like: Sequence[Like] = ()) -> list[R]:
         touched = self._rows.get(table.name)
         if not touched:
             return below
         kept = [row for row in below if table.key_of(row) not in touched]
         above = [decode(table.kind, change.row) for _, change in touched.values() if isinstance(change, Put)]
         matching = [row for row in above if all(getattr(row, name) == value for name, value in equals.items())]
+        matching = [row for row in matching if all(rule.admits(row) for rule in like)]
         return sorted([*kept, *matching], key=table.key_of)  # type: ignore[list-item]
 
     async def _scan(self, kind: type[R], changes: dict[Key, Change]) -> AsyncIterator[R]:
@@ -216,10 +219,12 @@ class Recording:
         self._reads.add(touch_of(facts(kind), equals))
         return await self._below.find(kind, **equals)
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`; depends on all with these values."""
         self._reads.add(touch_of(facts(kind), equals) if equals else (facts(kind).name,))
-        return await self._below.page(kind, after, limit, **equals)
+        return await self._below.page(kind, after, limit, like, **equals)
 
     def scan(self, kind: type[R]) -> AsyncIterator[R]:
         """All records of a type, in the order of their keys."""

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from regional_keystone.log import Entry, Position, Transaction
-from regional_keystone.record import Key, R
+from regional_keystone.record import Key, Like, R
 
 
 class Reader(Protocol):
@@ -29,11 +29,14 @@ class Reader(Protocol):
         """All records of a type, in the order of their keys."""
         ...
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`, in the order of their keys.
 
         Without values, of all records of the type. Fewer than `limit` means that there are no more. Reads about as
-        many rows as it answers, however many there are.
+        many rows as it answers, however many there are; with rules about text, which are of fields of some group,
+        it may read all of these, and holds only those that every rule admits.
         """
         ...
 

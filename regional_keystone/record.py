@@ -58,6 +58,35 @@ class Field(NamedTuple):
     ref: Ref | None
 
 
+class Like(NamedTuple):
+    """A rule about a field of text: the part it `contains`, `startswith` or `endswith`; `folded` where case is nothing.
+
+    The part of a folded one is in lower case.
+    """
+
+    field: str
+    how: str
+    part: str
+    folded: bool = False
+
+    def admits(self, record: Any) -> bool:
+        """Whether what has this field fits there."""
+        return self.fits(getattr(record, self.field, None))
+
+    def fits(self, value: Any) -> bool:
+        """Whether it is text with the part."""
+        if not isinstance(value, str):
+            return False
+        text: str = value.lower() if self.folded else value
+        match self.how:
+            case "contains":
+                return self.part in text
+            case "startswith":
+                return text.startswith(self.part)
+            case _:
+                return text.endswith(self.part)
+
+
 class Table(NamedTuple):
     """The facts of one record type: `key` finds one row; each of `unique` and `by` is a group of fields to find by.
 

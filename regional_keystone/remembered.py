@@ -3,14 +3,14 @@
 Above the overlay and below whoever records reads. The rule is the fast path's: true until a write disturbs it.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, cast
 
 from regional_keystone.fastpath import Derived, Memory
 from regional_keystone.log import Entry, Position
 from regional_keystone.model import Grant, Implication, Project, ProjectEndpoint, ProjectEndpointGroup, Role
 from regional_keystone.overlay import Positioned, touch_of
-from regional_keystone.record import Key, R, Record, Touch, facts
+from regional_keystone.record import Key, Like, R, Record, Touch, facts
 
 _ROWS: Final[frozenset[type[Record]]] = frozenset((Role, Project))
 _GROUPS: Final = frozenset(
@@ -68,9 +68,11 @@ class Remembered:
         """All records of a type, in the order of their keys; never remembered."""
         return self._below.scan(kind)
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`; never remembered."""
-        return await self._below.page(kind, after, limit, **equals)
+        return await self._below.page(kind, after, limit, like, **equals)
 
     async def tail(self, feed: str, after: int, limit: int = 1000) -> list[Entry]:
         """The entries of a feed that follow `after`, without gaps, at most `limit`."""

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from regional_keystone.log import Entry, Put, put, remove
 from regional_keystone.model import Endpoint, Grant, Project
-from regional_keystone.record import decode, facts
+from regional_keystone.record import Like, decode, facts
 
 IDS = st.sampled_from(["a", "b", "c", "é"])
 SOME = st.none() | st.sampled_from(["a", "b"])
@@ -24,6 +24,9 @@ RECORDS = st.one_of(
     ),
 )  # fmt: skip
 KINDS = (Project, Endpoint, Grant)
+LIKE = st.just(()) | st.tuples(
+    st.builds(Like, st.sampled_from(["name", "domain_id"]), st.sampled_from(["contains", "startswith", "endswith"]), st.sampled_from("axy"))
+)  # fmt: skip
 STEPS = st.lists(st.lists(st.tuples(RECORDS, st.booleans()), min_size=1, max_size=4), max_size=8)
 
 
@@ -65,10 +68,11 @@ def states(entries):
     return found
 
 
-def found_in(state, kind, equals):
-    """What `find` must answer, in the order of keys."""
+def found_in(state, kind, equals, like=()):
+    """What `find`, or a page without end, must answer, in the order of keys."""
     rows = [row for (one, _), row in state.items() if one is kind]
     rows = [row for row in rows if all(getattr(row, name) == value for name, value in equals.items())]
+    rows = [row for row in rows if all(rule.admits(row) for rule in like)]
     return sorted(rows, key=facts(kind).key_of)
 
 

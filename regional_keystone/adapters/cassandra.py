@@ -31,7 +31,7 @@ from regional_keystone.adapters.cassandra_tables import Row, Tables, Write, newe
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Entry
 from regional_keystone.ports import Clock, Snapshot, Writer
-from regional_keystone.record import TABLES, Key, R, Table
+from regional_keystone.record import TABLES, Key, Like, R, Table
 
 Read = Callable[[int], Awaitable[None]]
 """Hears how many rows have been read so far."""
@@ -72,10 +72,12 @@ class _Store:
         self._check()
         return self._tables.scan(kind)
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
         self._check()
-        return await self._tables.page(kind, after, limit, **equals)
+        return await self._tables.page(kind, after, limit, like, **equals)
 
     async def applied(self, feed: str) -> int:
         """Everything up to here is in the tables."""

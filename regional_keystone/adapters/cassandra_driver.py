@@ -40,6 +40,7 @@ Statement = tuple[str, Sequence[Any]]
 
 UNDER_WAY = 16  # writes of one `change` that are sent and not answered: more only wait longer in the nodes
 _ALL_UNDER_WAY = 8192  # of one session; more are refused rather than queued where no deadline sees them
+_GROWN_ROWS = 500  # of a later page, where the first was asked to be smaller
 _MISSES = 3  # deadlines missed, with no answer to anything meanwhile, that open the breaker
 _PROBE_S = 0.5
 _DOUBT_S = 0.3  # a node that lives answers a question about itself by then
@@ -210,7 +211,10 @@ class Driver:
     async def pages(
         self, cql: str, values: Sequence[Any] = (), *, consistency: str = "LOCAL_QUORUM", page_rows: int = 500
     ) -> AsyncIterator[list[tuple[Any, ...]]]:
-        """The rows of a statement in pages, each asked for when the one before has been used. Raises Unavailable."""
+        """The rows of a statement in pages, each asked for when the one before has been used. Raises Unavailable.
+
+        The first has `page_rows`; small ones grow, since whoever asks again found in them not what it wanted.
+        """
         bound = await self._bind(cql, values, consistency)
         bound.fetch_size = page_rows
         page: Any = None
@@ -222,6 +226,7 @@ class Driver:
             page = next_page(asked.sent, rows)
             if page is None:
                 return
+            bound.fetch_size = max(page_rows, min(2 * bound.fetch_size, _GROWN_ROWS))
 
     async def change(self, statements: Iterable[Statement], *, consistency: str = "LOCAL_QUORUM") -> None:
         """Many idempotent writes, at most UNDER_WAY at once. All have succeeded, or it raises Unavailable."""

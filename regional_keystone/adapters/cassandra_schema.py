@@ -71,6 +71,7 @@ class Form:
         self.after = f"{self.find} AND {_greater([column for column, _ in key])}"
         self.find_first = f"{self.find} AND {quoted(key[0][0])} = ?"
         self.parts = f"SELECT DISTINCT {', '.join(quoted(one) for one, _ in partition)} FROM {table}"
+        self.rows = f"SELECT row FROM {table}"
         self.all = f"SELECT {self.columns}, at, row FROM {table}"
         self.move_away = f"DELETE FROM {table} USING TIMESTAMP ? WHERE {whole}"
 

@@ -7,6 +7,7 @@ Source: docs/data-model.md; docs/adr/0016-stones-instead-of-deletes.md
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from regional_keystone.adapters.cassandra_schema import (
     shard,
 )
 from regional_keystone.log import Change, Entry, Put, Remove, net
-from regional_keystone.record import Key, R, Table, decode, defaults, facts, indexed_values
+from regional_keystone.record import Key, Like, R, Record, Table, decode, defaults, facts, indexed_values
 
 Row = tuple[str, Key, bytes]
 Statement = tuple[str, Sequence[Any]]
@@ -34,6 +35,7 @@ _TOGETHER = 128  # writes of one partition in one batch
 _TOGETHER_BYTES = 512 * 1024
 _PAGE = 500
 _PARTS_AHEAD = 16
+_SIFTED = 2000  # rows of a page of which few are wanted
 
 
 class Write(NamedTuple):
@@ -57,6 +59,42 @@ class Seen(NamedTuple):
     place: Place
     at: int | None
     row: bytes | None
+
+
+class _Part:
+    """What has been read of one partition; `pages` gives its rows in the order of their keys."""
+
+    def __init__(self, kind: type[Record], pages: AsyncIterator[list[tuple[Any, ...]]]) -> None:
+        self.found: list[Any] = []
+        self._kind, self._pages = kind, pages
+        self._more = True
+
+    async def read(self) -> None:
+        page = await anext(self._pages, None)
+        self._more = page is not None
+        self.found += [decode(self._kind, row) for (row,) in page or () if row is not None]
+
+    def may_precede(self, last: Key | None) -> bool:
+        """Whether a row that has not been read can have a lesser key; None is beyond all keys. Stones have no say."""
+        reached = facts(self._kind).key_of(self.found[-1]) if self.found else None
+        return self._more and (last is None or reached is None or reached < last)
+
+
+class _Sieve:
+    """Those of many rows that every rule admits; of the others nothing but the fields in question is decoded."""
+
+    def __init__(self, kind: type[Record], like: Sequence[Like]) -> None:
+        self.found: list[Any] = []
+        self._kind, self._like = kind, like
+        self._glance = msgspec.defstruct("Glance", [(name, Any, None) for name in {rule.field for rule in like}])
+
+    async def read(self, pages: AsyncIterator[list[tuple[Any, ...]]]) -> None:
+        decoder = msgspec.msgpack.Decoder(self._glance)
+        async for page in pages:
+            for (row,) in page:
+                glance = None if row is None else decoder.decode(row)
+                if glance is not None and all(rule.admits(glance) for rule in self._like):
+                    self.found.append(decode(self._kind, row))
 
 
 class Tables:
@@ -94,10 +132,7 @@ class Tables:
             found = [decode(kind, row) for row in await self._rows(forms.base.find, forms.whole)]
             return [one for one in found if all(getattr(one, name) == equals[name] for name in group)]
         copy = forms.by_group[group]
-        try:
-            places = _partitions(copy, values)
-        except UnicodeEncodeError:  # half a surrogate pair: no row can have it
-            return []
+        places = _partitions(copy, values)
         pages = await asyncio.gather(*(self._rows(copy.form.find, place) for place in places))
         records = [decode(kind, row) for page in pages for row in page]
         return sorted(records, key=forms.table.key_of) if copy.wide else records
@@ -109,12 +144,16 @@ class Tables:
                 if row is not None:
                     yield decode(kind, row)
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
         forms = self.forms[facts(kind).name]
         group = forms.table.group_of(equals) if equals else ()
         if after is not None and not forms.base.askable(("", *after)):
             return []
+        if like:
+            return await self._sifted(kind, forms, after, limit, like, equals)
         if group in forms.by_group:
             return await self._page_of_copy(kind, forms.by_group[group], after, limit, [equals[one] for one in group])
         if group:  # of a small table, or of what one key begins with: few
@@ -193,23 +232,46 @@ class Tables:
     async def _page_of_copy(
         self, kind: type[R], copy: Copy, after: Key | None, limit: int, values: Sequence[Any]
     ) -> list[R]:
-        """Of each partition as much as may be needed: all of it could come from one."""
-        try:
-            places = _partitions(copy, values)
-        except UnicodeEncodeError:  # half a surrogate pair: no row can have it
-            return []
-        pages = await asyncio.gather(*(self._first_rows(copy.form, place, after, limit) for place in places))
-        records = [decode(kind, row) for page in pages for row in page]
-        return sorted(records, key=facts(kind).key_of)[:limit]
+        """Of each partition about its share, and more of it as long as one of the first rows could be there."""
+        places = _partitions(copy, values)
+        share = limit / max(1, len(places))
+        page_rows = min(limit, _PAGE, int(share + 3 * share**0.5) + 4)  # keys are spread evenly: seldom another page
+        parts = [_Part(kind, self._reader(copy.form, place, after, page_rows)) for place in places]
+        behind = parts
+        found: list[R] = []
+        while behind:
+            await asyncio.gather(*(part.read() for part in behind))
+            found = sorted((one for part in parts for one in part.found), key=facts(kind).key_of)[:limit]
+            last = facts(kind).key_of(found[-1]) if len(found) == limit else None
+            behind = [part for part in behind if part.may_precede(last)]
+        return found
 
-    async def _first_rows(self, form: Form, place: Place, after: Key | None, limit: int) -> list[bytes]:
-        """Stones do not count, so another page may be needed."""
-        found: list[bytes] = []
-        async for page in self._reader(form, place, after, min(limit, _PAGE)):
-            found += [row for (row,) in page if row is not None]
-            if len(found) >= limit:
-                break
-        return found[:limit]
+    async def _sifted(
+        self,
+        kind: type[R],
+        forms: Forms,
+        after: Key | None,
+        limit: int,
+        like: Sequence[Like],
+        equals: Mapping[str, Any],
+    ) -> list[R]:
+        """The database has no question for it: all rows are read, in whatever order they lie, and few are looked at."""
+        table = forms.table
+        if unknown := {rule.field for rule in like}.difference(table.indexed):
+            raise LookupError(f"{table.name} cannot be found by a part of {', '.join(sorted(unknown))}")
+        sieve = _Sieve(kind, like)
+        group = table.group_of(equals) if equals else ()
+        if not group:
+            await sieve.read(self._driver.pages(forms.base.rows, consistency=self.level, page_rows=_SIFTED))
+        elif group in forms.by_group:
+            copy = forms.by_group[group]
+            places = _partitions(copy, [equals[name] for name in group])
+            ask = partial(self._driver.pages, copy.form.find, consistency=self.level, page_rows=_SIFTED)
+            await asyncio.gather(*(sieve.read(ask(place)) for place in places))
+        else:
+            sieve.found = [one for one in await self.find(kind, **equals) if all(rule.admits(one) for rule in like)]
+        found = [one for one in sieve.found if after is None or table.key_of(one) > after]
+        return sorted(found, key=table.key_of)[:limit]
 
     def _reader(
         self, form: Form, place: Place, after: Key | None, page_rows: int
@@ -306,5 +368,8 @@ def _values_now(table: Table, change: Put) -> Mapping[str, Any]:
 
 
 def _partitions(copy: Copy, values: Sequence[Any]) -> list[Place]:
-    g = packed(values)
+    try:
+        g = packed(values)
+    except UnicodeEncodeError:  # half a surrogate pair: no row can have it
+        return []
     return [(g, one) for one in range(SHARDS)] if copy.wide else [(g,)]

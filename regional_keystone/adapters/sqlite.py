@@ -21,7 +21,7 @@ from regional_keystone.durable import sync_directory
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.log import LOG, Change, Entry, Position, Put, decode_entry, encode_entry
 from regional_keystone.ports import Snapshot
-from regional_keystone.record import TABLES, Key, R, Record, Table, decode, facts
+from regional_keystone.record import TABLES, Key, Like, R, Record, Table, decode, facts
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,11 +79,20 @@ class _Statements:
             if group != self.table.key
         }
 
-    def page(self, group: tuple[str, ...], *, follows: bool) -> str:
-        """So many rows with values of a group, of all rows for an empty one; those that follow a key."""
+    def page(self, group: tuple[str, ...], *, follows: bool, like: Sequence[Like] = ()) -> str:
+        """So many rows with values of a group, of all rows for an empty one; those that follow a key, by these rules.
+
+        Its values are the group's, the key's, the part of each rule, and the number.
+        """
         beyond = f"({self._key}) > ({', '.join('?' * len(self.table.key))})" if follows else ""
-        conditions = " AND ".join(one for one in (_equal(group), beyond) if one)
+        conditions = " AND ".join(one for one in (_equal(group), beyond, *map(self._like, like)) if one)
         return f"{self._first}{' WHERE ' if conditions else ''}{conditions} ORDER BY {self._key} LIMIT ?"
+
+    def _like(self, rule: Like) -> str:
+        if rule.field not in self.columns:
+            raise LookupError(f"{self.table.name} cannot be found by a part of {rule.field}")
+        text = f"lowered({_quoted(rule.field)})" if rule.folded else _quoted(rule.field)
+        return _LIKE[rule.how].format(text)
 
     def values(self, record: Record, row: bytes) -> tuple[Any, ...]:
         """The columns of this record's row."""
@@ -148,12 +157,14 @@ class Sqlite:
                 yield record
             after = facts(kind).key_of(page[-1])
 
-    async def page(self, kind: type[R], after: Key | None, limit: int, **equals: Any) -> list[R]:
+    async def page(
+        self, kind: type[R], after: Key | None, limit: int, like: Sequence[Like] = (), **equals: Any
+    ) -> list[R]:
         """The first `limit` records with these values whose keys follow `after`, in the order of their keys."""
         statements = self._statements[facts(kind).name]
         group = statements.table.group_of(equals) if equals else ()
-        values = (*(equals[one] for one in group), *(after or ()), limit)
-        return await self._read(_rows, kind, statements.page(group, follows=after is not None), values)
+        values = (*(equals[one] for one in group), *(after or ()), *(rule.part for rule in like), limit)
+        return await self._read(_rows, kind, statements.page(group, follows=after is not None, like=like), values)
 
     async def tail(self, feed: str, after: int, limit: int = 1000) -> list[Entry]:
         """The entries that follow `after`, without gaps, at most `limit`; none when the next one was pruned."""
@@ -458,6 +469,11 @@ class _Staging:
         return self._db
 
 
+_LIKE = {
+    "contains": "instr({}, ?) > 0",
+    "startswith": "instr({}, ?) = 1",
+    "endswith": "ends_with({}, ?)",
+}
 _CURE_DAMAGED = (
     "Move the file away together with those whose names begin with its name, then put a backup in its place;"
     " a site's replica is built again from the controller when it is gone."
@@ -483,7 +499,18 @@ def _connection(path: Path | str) -> sqlite3.Connection:
 def _reader(path: Path, *, only_reads: bool = False) -> sqlite3.Connection:
     db = _connection(f"{path.absolute().as_uri()}?mode=ro" if only_reads else path)
     db.execute("PRAGMA query_only = ON")
+    db.create_function("lowered", 1, _lowered, deterministic=True)
+    db.create_function("ends_with", 2, _ends_with, deterministic=True)
     return db
+
+
+def _lowered(value: Any) -> Any:
+    """As Python has it: SQLite's own knows no letters beyond ASCII."""
+    return value.lower() if isinstance(value, str) else None
+
+
+def _ends_with(value: Any, part: str) -> bool:
+    return isinstance(value, str) and value.endswith(part)
 
 
 def _writer(path: Path) -> sqlite3.Connection:

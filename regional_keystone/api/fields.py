@@ -14,18 +14,14 @@ from typing import Annotated, Any, NoReturn, Union, get_args, get_origin, get_ty
 import msgspec
 
 from regional_keystone.errors import Invalid, expecting
-from regional_keystone.record import Record, facts
+from regional_keystone.record import Like, Record, facts
 
 Attributes = dict[str, Any]
 Schema = Mapping[str, Any]
 
 DEPTH, KEYS, TEXT, DIGITS = 32, 1000, 65536, 19
 _TRUE = frozenset(("", "1", "t", "true", "on", "y", "yes"))
-_COMPARE: dict[str, Callable[[str, str], bool]] = {
-    "contains": lambda value, part: part in value,
-    "startswith": str.startswith,
-    "endswith": str.endswith,
-}
+_LIKE = ("contains", "startswith", "endswith")
 _UUID = re.compile("[0-9a-fA-F]{32}")
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -104,7 +100,10 @@ def split(kind: type[Record], sent: Mapping[str, Any]) -> tuple[Attributes, Attr
 
 
 def built(kind: type[Record], attributes: Mapping[str, Any]) -> Record:
-    """The record with these attributes; what it has no field for goes to its `extra`, if it has one."""
+    """The record with these attributes; what it has no field for goes to its `extra`, if it has one.
+
+    Raises Invalid, as `check` words it, where a value is not what the field is.
+    """
     known = facts(kind).fields
     fields = {name: value for name, value in attributes.items() if name in known and name != "extra"}
     if "extra" in known:
@@ -112,6 +111,9 @@ def built(kind: type[Record], attributes: Mapping[str, Any]) -> Record:
     try:
         return msgspec.convert(fields, kind)
     except msgspec.ValidationError as error:
+        check(
+            {"properties": schema_of(kind, {})}, {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+        )
         raise Invalid(str(error)) from None
 
 
@@ -140,26 +142,11 @@ def equals(wanted: str) -> Callable[[Any], bool]:
     return lambda value: value == is_true if isinstance(value, bool) else value is not None and str(value) == wanted
 
 
-def likeness(how: str, part: str) -> Callable[[Any], bool] | None:
-    """The comparison that a query names, `contains` and the like, with an `i` where case does not count; or None.
-
-    `equals` is as good as no word, with an `i` too, as upstream has it. What is true or false has no parts: the
-    comparison raises Invalid.
-    """
-    if how in {"equals", "iequals"}:
-        return equals(part)
+def likeness(name: str, how: str, part: str) -> Like | None:
+    """The rule that a query names, `contains` and the like, with an `i` where case does not count; or None."""
     folded = how.startswith("i")
-    compare = _COMPARE.get(how.removeprefix("i"))
-    if compare is None:
-        return None
-    part = part.lower() if folded else part
-
-    def compared(value: Any) -> bool:
-        if isinstance(value, bool):
-            raise Invalid(f"What is true or false cannot be compared by {how}.")
-        return isinstance(value, str) and compare(value.lower() if folded else value, part)
-
-    return compared
+    how = how.removeprefix("i")
+    return Like(name, how, part.lower() if folded else part, folded) if how in _LIKE else None
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> Attributes:

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 from regional_keystone.api.fields import equals, likeness
 from regional_keystone.api.shapes import Attributes, Call
 from regional_keystone.errors import Invalid, NotFound
+from regional_keystone.record import Like
 
 _PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
 _LONGEST = 19  # digits of a limit
@@ -19,8 +20,8 @@ _PAGED = frozenset(("users", "groups", "projects", "domains"))  # a marker must 
 class Wanted(NamedTuple):
     """What a request asks of a list: `limit` rows (0: all) after the one with the id `marker`.
 
-    `tests` are of values by their names, `rules` of whole records. A list that is `lax` begins at its beginning when
-    nothing has the id.
+    `tests` are of values by their names, `like` of their texts, `rules` of whole records. A list that is `lax` begins
+    at its beginning when nothing has the id.
     """
 
     limit: int
@@ -28,11 +29,19 @@ class Wanted(NamedTuple):
     tests: tuple[tuple[str, Callable[[Any], bool]], ...]
     rules: tuple[Callable[[Any], bool], ...] = ()
     lax: bool = False
+    like: tuple[Like, ...] = ()
 
     def admits(self, record: Any) -> bool:
-        """Whether every filter and every rule admits this record."""
-        tested = all(test(getattr(record, name, None)) for name, test in self.tests)
-        return tested and all(rule(record) for rule in self.rules)
+        """Whether every filter and every rule admits this record. Raises Invalid for a part of true or false."""
+        return self.fits(lambda name: getattr(record, name, None)) and all(rule(record) for rule in self.rules)
+
+    def fits(self, value: Callable[[str], Any]) -> bool:
+        """Whether every filter admits what has these values by their names."""
+        for rule in self.like:
+            if isinstance(value(rule.field), bool):
+                raise Invalid(f"What is true or false cannot be compared by {rule.how}.")
+        equal = all(test(value(name)) for name, test in self.tests)
+        return equal and all(rule.fits(value(rule.field)) for rule in self.like)
 
     def is_over(self, found: int) -> bool:
         """Whether so many rows are more than are wanted: then it is known that there are more."""
@@ -48,8 +57,9 @@ def wanted(call: Call, collection: str, filters: str, *rules: Callable[[Any], bo
     holding = tuple(rule for rule in rules if rule)
     if not names:
         return Wanted(0, None, (), holding)
-    tests = tuple(_tests(call.request.query, names))
-    return Wanted(_limit(call, collection), call.query("marker") or None, tests, holding, collection not in _PAGED)
+    tests, like = _filters(call.request.query, names)
+    limit, marker = _limit(call, collection), call.query("marker") or None
+    return Wanted(limit, marker, tests, holding, collection not in _PAGED, like)
 
 
 def of_domain(call: Call, name: str) -> Callable[[Any], bool] | None:
@@ -61,7 +71,7 @@ def of_domain(call: Call, name: str) -> Callable[[Any], bool] | None:
 def listing(call: Call, collection: str, rows: list[Attributes], filters: str = "") -> Attributes:
     """The body of a list whose rows are all at hand: filtered, and a page of it, with the links of upstream."""
     asked = wanted(call, collection, filters)
-    rows = [row for row in rows if all(test(row.get(name)) for name, test in asked.tests)]
+    rows = [row for row in rows if asked.fits(row.get)]
     return body(call, collection, rows[_place(asked, [row.get("id") for row in rows]) :], asked)
 
 
@@ -108,13 +118,20 @@ def _limit(call: Call, collection: str) -> int:
     return min(asked, call.lengths.most) if asked > 0 else call.lengths.of(collection)
 
 
-def _tests(query: Iterable[tuple[str, str]], names: Iterable[str]) -> Iterable[tuple[str, Callable[[Any], bool]]]:
+def _filters(
+    query: Iterable[tuple[str, str]], names: Iterable[str]
+) -> tuple[tuple[tuple[str, Callable[[Any], bool]], ...], tuple[Like, ...]]:
+    """`equals` is as good as no word, with an `i` too, as upstream has it."""
+    tests, like = [], []
     for key, value in query:
         name, _, how = key.partition("__")
-        if key in names:
-            yield key, equals(value)
-        elif name in names and (test := likeness(how, value)):
-            yield name, test
+        if name not in names:
+            continue
+        if key == name or how in {"equals", "iequals"}:
+            tests.append((name, equals(value)))
+        elif rule := likeness(name, how, value):
+            like.append(rule)
+    return tuple(tests), tuple(like)
 
 
 def _address(call: Call) -> str:

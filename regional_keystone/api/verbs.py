@@ -17,6 +17,7 @@ from regional_keystone.record import TABLES, R, Record, facts
 
 __all__ = ["allowed", "check_references", "check_unique", "found_or_refused", "listing", "named", "routes", "seen"]
 _ROWS = 500  # that are in memory at a time while a table is read through
+_ROWS_LIKE = 5000  # of those that the store has sifted: it may read all of a table for each of these pages
 
 
 def routes(shapes: Iterable[Shape]) -> list[Route]:
@@ -226,10 +227,12 @@ class _Verbs:
             lists.check_marker(asked)
             after = None
         equals = self._narrowed(call)
-        plain = not asked.rules and {name for name, _ in asked.tests} <= equals.keys()
-        size = min(asked.limit + 1, _ROWS) if plain and asked.limit else _ROWS
+        like = tuple(rule for rule in asked.like if rule.field in self.table.indexed)
+        plain = not asked.rules and {name for name, _ in asked.tests} <= equals.keys() and like == asked.like
+        rows_at_once = _ROWS_LIKE if like else _ROWS
+        size = min(asked.limit + 1, rows_at_once) if plain and asked.limit else rows_at_once
         found: list[Record] = []
-        while rows := await call.reader.page(self.resource.record, after, size, **equals):
+        while rows := await call.reader.page(self.resource.record, after, size, like, **equals):
             found += [row for row in rows if self._is_here(row) and asked.admits(row)]
             if asked.is_over(len(found)) or len(rows) < size:
                 break

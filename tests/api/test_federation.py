@@ -139,7 +139,7 @@ async def test_lists_are_filtered_and_link_to_protocols(admin, provider):
         ({"remote_ids": ["x", "x"]}, "has non-unique elements"),
         ({"remote_ids": ["x" * 65]}, "is too long"),
         ({"enabled": None}, "None is not one of [True"),
-        ({"enabled": "true"}, "Expected `bool`"),
+        ({"enabled": "true"}, "'true' is not of type 'boolean'"),
         ({"id": "idp"}, "('id' was unexpected)"),
         ({"colour": "red"}, "('colour' was unexpected)"),
     ],

@@ -41,8 +41,8 @@ class Counted:
     def __getattr__(self, name):
         return getattr(self.below, name)
 
-    async def page(self, kind, after, limit, **equals):
-        rows = await self.below.page(kind, after, limit, **equals)
+    async def page(self, kind, after, limit, like=(), **equals):
+        rows = await self.below.page(kind, after, limit, like, **equals)
         self.rows += len(rows)
         self.longest = max(self.longest, len(rows))
         return rows

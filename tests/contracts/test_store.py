@@ -11,7 +11,7 @@ from regional_keystone.digest import digest
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, Entry, Put, Remove, put, remove
 from regional_keystone.model import Grant, Project, Region
-from regional_keystone.record import encode, facts
+from regional_keystone.record import Like, encode, facts
 from tests.histories import HISTORIES, KINDS, found_in, questions, states
 
 
@@ -160,6 +160,34 @@ async def test_a_page_is_found_wherever_its_rows_lie(stores):
         assert await store.page(Project, ("\udc80",), 10) == []
         with pytest.raises(LookupError):
             await store.page(Project, None, 10, description="x")
+        with pytest.raises(LookupError):
+            await store.page(Project, None, 10, [Like("description", "contains", "x")])
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("how", ["contains", "startswith", "endswith"])
+async def test_a_page_holds_what_has_the_part_of_a_text(stores, how, folded):
+    names = ["x", "xX", "X", "ax", "xa", "axa", "a%", "a_b", "a\\b", "Äx", "äx", "ÄX", "x'", "ß", "\u0130x"]
+    made = [
+        Project(id=f"{number:05}", name=name, domain_id="d" if number % 3 else None, parent_id="p")
+        for number, name in enumerate(names * 3)
+    ]
+    async with stores.fresh() as store:
+        await store.apply([Entry(1, "t", 0, tuple(put(one) for one in made))])
+        renamed = msgspec.structs.replace(made[3], name="b")
+        await store.apply([Entry(2, "u", 0, (remove(made[1]), put(renamed, made[3])))])
+        left = [made[0], made[2], renamed, *made[4:]]
+        for part in ("", "x", "X", "ä", "Äx", "%", "_", "\\", "'", "ax", "axaxa", "ss", "\udc80"):
+            rule = Like("name", how, part.lower() if folded else part, folded)
+            wanted = [one for one in left if rule.admits(one)]
+            assert await store.page(Project, None, 100, [rule]) == wanted, part
+            assert await store.page(Project, None, 3, [rule], parent_id="p") == wanted[:3], part
+            assert await store.page(Project, (made[5].id,), 100, [rule], domain_id="d") == [
+                one for one in wanted if one.domain_id == "d" and one.id > made[5].id
+            ], part
+            both = [rule, Like("domain_id", "startswith", "d")]
+            assert await store.page(Project, None, 100, both) == [one for one in wanted if one.domain_id], part
+        assert await store.page(Project, None, 9, [Like("domain_id", how, "\udc80")], domain_id="\udc80") == []
 
 
 async def test_rows_of_tables_and_fields_of_a_newer_version_stay_as_they_are(stores):

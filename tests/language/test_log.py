@@ -21,7 +21,7 @@ from regional_keystone.log import (
 from regional_keystone.model import Endpoint, Grant, Project, Region
 from regional_keystone.overlay import Recording
 from regional_keystone.record import decode, facts
-from tests.histories import HISTORIES, IDS, KINDS, RECORDS, SOME, found_in, states
+from tests.histories import HISTORIES, IDS, KINDS, LIKE, RECORDS, SOME, found_in, states
 
 
 class At:
@@ -37,10 +37,9 @@ class At:
     async def find(self, kind, **equals):
         return found_in(self.state, kind, equals)
 
-    async def page(self, kind, after, limit, **equals):
-        return [row for row in found_in(self.state, kind, equals) if after is None or facts(kind).key_of(row) > after][
-            :limit
-        ]
+    async def page(self, kind, after, limit, like=(), **equals):
+        rows = found_in(self.state, kind, equals, like)
+        return [row for row in rows if after is None or facts(kind).key_of(row) > after][:limit]
 
     async def scan(self, kind):
         for row in found_in(self.state, kind, {}):
@@ -59,8 +58,8 @@ READS = st.lists(
         st.tuples(st.just("find"), st.just(Grant), st.fixed_dictionaries({"actor_id": st.sampled_from("ab")})),
         st.tuples(st.just("find"), st.just(Grant), st.fixed_dictionaries({"role_id": st.sampled_from("ab")})),
         st.tuples(st.just("scan"), st.sampled_from(KINDS), st.none()),
-        st.tuples(st.just("page"), st.just(Project), st.just({})),
-        st.tuples(st.just("page"), st.just(Project), st.fixed_dictionaries({"parent_id": SOME})),
+        st.tuples(st.just("page"), st.just(Project), st.fixed_dictionaries({"like": LIKE})),
+        st.tuples(st.just("page"), st.just(Project), st.fixed_dictionaries({"parent_id": SOME, "like": LIKE})),
     ),
     max_size=3,
 )

@@ -38,9 +38,9 @@ class Counting:
         self.asked.append((kind.__name__, *equals.items()))
         return await self._store.find(kind, **equals)
 
-    async def page(self, kind, after, limit, **equals):
+    async def page(self, kind, after, limit, like=(), **equals):
         self.asked.append((kind.__name__, *equals.items()))
-        return await self._store.page(kind, after, limit, **equals)
+        return await self._store.page(kind, after, limit, like, **equals)
 
     def scan(self, kind):
         self.asked.append((kind.__name__,))

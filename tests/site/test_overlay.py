@@ -11,7 +11,7 @@ from regional_keystone.log import LOG, Collision, Entry, disturbed, put, remove
 from regional_keystone.model import Endpoint, Grant, Project, Region
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.record import facts
-from tests.histories import IDS, KINDS, SOME, STEPS, entries_of, found_in, states
+from tests.histories import IDS, KINDS, LIKE, SOME, STEPS, entries_of, found_in, states
 
 
 class Below:
@@ -40,8 +40,8 @@ class Below:
         await self.pause()
         return rows
 
-    async def page(self, kind, after, limit, **equals):
-        rows = await self.find(kind, **equals)
+    async def page(self, kind, after, limit, like=(), **equals):
+        rows = [row for row in await self.find(kind, **equals) if all(rule.admits(row) for rule in like)]
         return [row for row in rows if after is None or facts(kind).key_of(row) > after][:limit]
 
     async def scan(self, kind):
@@ -68,10 +68,13 @@ ASKS = st.one_of(
     st.tuples(st.just("find"), st.tuples(st.just(Project), st.fixed_dictionaries({"domain_id": SOME}))),
     st.tuples(st.just("find"), st.tuples(st.just(Endpoint), st.fixed_dictionaries({"region_id": SOME}))),
     st.tuples(st.just("find"), st.tuples(st.just(Grant), st.fixed_dictionaries({"target_id": IDS}))),
-    st.tuples(st.just("page"), st.tuples(st.just(Project), st.just({}), st.none() | st.tuples(IDS), st.integers(1, 3))),
     st.tuples(
         st.just("page"),
-        st.tuples(st.just(Project), st.fixed_dictionaries({"parent_id": SOME}), st.none(), st.integers(1, 3)),
+        st.tuples(st.just(Project), st.just({}), st.none() | st.tuples(IDS), st.integers(1, 3), LIKE),
+    ),
+    st.tuples(
+        st.just("page"),
+        st.tuples(st.just(Project), st.fixed_dictionaries({"parent_id": SOME}), st.none(), st.integers(1, 3), LIKE),
     ),
     st.tuples(st.just("scan"), st.tuples(st.sampled_from(KINDS))),
     st.tuples(st.just("tail"), st.tuples(st.integers(0, 8), st.integers(1, 4))),
@@ -103,8 +106,8 @@ async def answer(overlay, ask, jumps):
         case "scan":
             found = [row async for row in overlay.scan(arguments[0])]
         case "page":
-            kind, equals, after, limit = arguments
-            found = await overlay.page(kind, after, limit, **equals)
+            kind, equals, after, limit, like = arguments
+            found = await overlay.page(kind, after, limit, like, **equals)
         case "tail":
             found = await overlay.tail(LOG, *arguments)
     return ask, since, overlay.position, found, jumped != len(jumps)
@@ -125,6 +128,7 @@ def check(below, ask, since, until, found, replaced):
         return
     kind = arguments[0]
     equals = {} if name == "scan" else arguments[1]
+    like = arguments[4] if name == "page" else ()
     keys = [facts(kind).key_of(row) for row in found]
     assert keys == sorted(set(keys))
     if name == "find" and not replaced:
@@ -133,15 +137,16 @@ def check(below, ask, since, until, found, replaced):
     for row in found:
         assert row in [state.get((kind, facts(kind).key_of(row))) for state in between]
     always = set.intersection(
-        *({facts(kind).key_of(row) for row in found_in(state, kind, equals)} for state in between)
+        *({facts(kind).key_of(row) for row in found_in(state, kind, equals, like)} for state in between)
     )
     if name == "page":
-        after, limit = arguments[2:]
+        after, limit = arguments[2:4]
         assert len(keys) <= limit
         last = keys[-1] if len(keys) == limit else None
         always = {key for key in always if (after is None or key > after) and (last is None or key <= last)}
         assert all(after is None or key > after for key in keys)
         assert all(getattr(row, one) == value for row in found for one, value in equals.items())
+        assert all(rule.admits(row) for row in found for rule in like)
     assert always <= set(keys)
 
 
@@ -206,7 +211,7 @@ def test_long_crowded_histories(seed):
                     ("ask", ("find", (Project, {"domain_id": random.choice([None, "a", "b"])}))),
                     ("ask", ("get", (Project, random.choice("abcdef")))),
                     ("ask", ("scan", (Project,))),
-                    ("ask", ("page", (Project, {}, random.choice([None, ("b",)]), random.randint(1, 4)))),
+                    ("ask", ("page", (Project, {}, random.choice([None, ("b",)]), random.randint(1, 4), ()))),
                     ("note",), ("note",), ("show",), ("show",), ("drop",), ("drop",),
                     ("leave", random.randrange(6)), ("leave", random.randrange(6)), ("leave", 0),
                     ("replace", 1) if random.random() < 0.05 else ("settle",),
