@@ -194,6 +194,10 @@ class Replicator:
             log.error("acknowledgements_not_readable", why=error.message)
             await self.drop(hello.site, "what this site has acknowledged cannot be read now", final=False)
             return
+        if self.sessions.get(hello.site) is not session:  # dropped meanwhile, by a newer stream or by a removal
+            if hello.site not in self.sessions:
+                self.acknowledgements.left(hello.site)
+            return
         log.info("site_connected", site=session.site, position=hello.position)
         session.sender = sender = asyncio.create_task(self._send_to(session))
         watch = asyncio.create_task(self._watch(session))
@@ -245,6 +249,8 @@ class Replicator:
         if not 0 <= message.position <= self._sequencer.head:
             log.error("impossible_acknowledgement", site=session.site, position=message.position)
             return
+        if self.sessions.get(session.site) is not session:
+            return  # dropped meanwhile: the site speaks elsewhere, and this would stand against it for ever
         self.acknowledgements.note(session.site, session.instance, message)
         self.heard(session.site)
 

@@ -154,9 +154,14 @@ class Rotator:
         while (plan := await self.plan()).waits_for:
             _still(mine)
             if self._clock.ticks() >= deadline:
-                for site in plan.waits_for:
-                    why = f"it did not acknowledge epoch {plan.epoch} within {self._deadline_s:.0f} s"
-                    await self._sites.set_state(site, "quarantined", why)
+                now, why = (
+                    self._clock.now(),
+                    f"it did not acknowledge epoch {plan.epoch} within {self._deadline_s:.0f} s",
+                )
+                for site in await self._sites.all():
+                    is_new = 0 <= now - site.since < self._deadline_s * 1_000_000  # it joined or came back meanwhile
+                    if site.id in plan.waits_for and not is_new:
+                        await self._sites.set_state(site.id, "quarantined", why)
             await self._clock.sleep(POLL_S)
 
     async def _turn(self, mine: Hold, since: int) -> Ring:

@@ -277,8 +277,8 @@ async def test_only_what_is_possible_is_believed(controller, site):
 async def _kept(controller, position):
     """Whether another controller could see it as well."""
     await controller.acknowledgements.refresh()
-    stored = msgspec.msgpack.decode((await controller.store.acknowledged())["RegionOne"], type=Acknowledged)
-    return stored.position == position
+    kept = (await controller.store.acknowledged()).get("RegionOne")
+    return kept is not None and msgspec.msgpack.decode(kept, type=Acknowledged).position == position
 
 
 async def test_a_site_restored_from_a_backup_no_longer_holds_what_it_had_acknowledged(controller, site):
@@ -295,6 +295,58 @@ async def test_a_site_restored_from_a_backup_no_longer_holds_what_it_had_acknowl
     async with stream(site, controller, position=head, epochs={"token": seen.epoch - 1}):
         await eventually(lambda: controller.acknowledged("RegionOne").rings == {})
     assert (await controller.rotator.plan()).waits_for == ("RegionOne",)
+
+
+async def test_a_word_that_is_understood_after_its_stream_has_ended_does_not_count(controller, site, monkeypatch):
+    asked, leave = asyncio.Event(), asyncio.Event()
+
+    async def catch_up():
+        asked.set()
+        await leave.wait()
+        await controller.write(project("p"))
+
+    async with stream(site, controller) as (_, socket):
+        monkeypatch.setattr(controller.sequencer, "catch_up", catch_up)
+        await say(socket, Acknowledge(controller.sequencer.head + 1, {"token": (1, "x")}))
+        await asked.wait()
+        await controller.replicator.drop("RegionOne", "it is silent", final=False)
+        head = controller.sequencer.head
+        leave.set()
+        await eventually(lambda: controller.sequencer.head > head)
+        await asyncio.sleep(0.05)
+    assert controller.acknowledgements.said == {}
+
+
+async def test_a_stream_that_is_dropped_while_its_first_word_is_compared_says_nothing(controller, site, monkeypatch):
+    asked, leave = asyncio.Event(), asyncio.Event()
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Acknowledge(controller.sequencer.head, {"token": (1, "x")}))
+        await eventually(lambda: _kept(controller, controller.sequencer.head))
+    await eventually(lambda: controller.replicator.sessions == {})
+    compare = controller.acknowledgements.compare
+
+    async def slow(hello):
+        asked.set()
+        await leave.wait()
+        await compare(hello)
+
+    monkeypatch.setattr(controller.acknowledgements, "compare", slow)
+    opening = asyncio.create_task(_opened(site, controller))
+    await asked.wait()
+    await controller.replicator.drop("RegionOne", "it is silent", final=False)
+    leave.set()
+    await opening
+    await eventually(lambda: _kept(controller, 0))
+    monkeypatch.undo()
+    elsewhere = Acknowledged(site.identity.membership().instance, 1, {"token": (1, "x")}, 1, "another")
+    await controller.store.acknowledge("RegionOne", msgspec.msgpack.encode(elsewhere))
+    await eventually(lambda: controller.acknowledgements.said == {"RegionOne": elsewhere})
+
+
+async def _opened(site, controller):
+    with suppress(TimeoutError, aiohttp.ClientError, TypeError, ValueError):
+        async with stream(site, controller, position=0):
+            pass
 
 
 # --------------------------------------------------------------------------------------------------- taking over

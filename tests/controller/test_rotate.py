@@ -123,6 +123,21 @@ async def test_who_misses_the_deadline_is_quarantined_and_taken_back_when_it_has
         assert away.holder.seen.epoch == turned.epoch
 
 
+async def test_who_came_back_after_the_deadline_has_one_of_its_own(tmp_path):
+    async with running(tmp_path, ("RegionOne",), deadline_s=0.5) as cloud:
+        controller = cloud.controller
+        await cloud.sites["RegionOne"].stop()
+        await eventually(lambda: controller.replicator.sessions == {})
+        await controller.acknowledgements.forget("RegionOne")
+        await controller.sites.set_state("RegionOne", "quarantined", "a test")
+        await controller.sites.set_state("RegionOne", "active", "a test")
+        waiting = asyncio.create_task(controller.rotator._acknowledged(True, 0.0))
+        assert await still(waiting, 0.3)
+        assert await states(controller) == {"RegionOne": "active"}
+        await asyncio.wait_for(waiting, 5)
+        assert await states(controller) == {"RegionOne": "quarantined"}
+
+
 async def test_only_one_turn_at_a_time(cloud):
     results = await asyncio.gather(*(cloud.controller.rotator.turn() for _ in range(3)), return_exceptions=True)
     assert sum(isinstance(result, Conflict) for result in results) == 2
