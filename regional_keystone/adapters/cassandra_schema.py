@@ -30,6 +30,8 @@ LOG, MARKS, ACKNOWLEDGEMENTS, UNKNOWN, SCHEMA_VERSION = (
 )
 UNFILLED = "unfilled/"
 """Begins the parts of the schema's state that name records which new tables lack."""
+# a read that meets a frozen node asks another after this, also while few reads were made by which to know what is late
+_OPTIONS = f"gc_grace_seconds = {GRACE_S} AND speculative_retry = 'MIN(99p,100ms)'"
 LONGEST = 60_000  # bytes of a key; Cassandra refuses more than 65,535
 
 _OWN = frozenset({"bucket", "shard", "g", "at", "row"})
@@ -61,7 +63,7 @@ class Form:
         self.create = (
             f"CREATE TABLE IF NOT EXISTS {table} ({_defined((*partition, *key))}, at bigint, row blob,"
             f" PRIMARY KEY (({', '.join(quoted(one) for one, _ in partition)}),"
-            f" {', '.join(quoted(one) for one, _ in key)})) WITH gc_grace_seconds = {GRACE_S}"
+            f" {', '.join(quoted(one) for one, _ in key)})) WITH {_OPTIONS}"
             " AND compaction = {'class': 'LeveledCompactionStrategy'}"
         )
         self.write = f"UPDATE {table} USING TIMESTAMP ? AND TTL ? SET at = ?, row = ? WHERE {whole}"
@@ -147,7 +149,7 @@ class Feeds:
         inside = 'feed = ? AND "range" = ?'
         self.create = (
             f'CREATE TABLE IF NOT EXISTS {table} (feed text, "range" bigint, number bigint, head bigint static,'
-            f' id text, at bigint, entry blob, PRIMARY KEY ((feed, "range"), number)) WITH gc_grace_seconds = {GRACE_S}'
+            f' id text, at bigint, entry blob, PRIMARY KEY ((feed, "range"), number)) WITH {_OPTIONS}'
         )
         # DISTINCT reads the static column alone, whatever was forgotten in the partition
         self.head = f'SELECT DISTINCT feed, "range", head FROM {table} WHERE {inside}'
@@ -168,7 +170,7 @@ class Marks:
         self.name = name
         self.create = (
             f"CREATE TABLE IF NOT EXISTS {table} (feed text PRIMARY KEY, applied bigint, pruned bigint,"
-            f" restoring bigint) WITH gc_grace_seconds = {GRACE_S}"
+            f" restoring bigint) WITH {_OPTIONS}"
         )
         self.get = f"SELECT applied, pruned, restoring FROM {table} WHERE feed = ?"
         self.applied, self.pruned, self.restoring = (
@@ -185,7 +187,7 @@ class Acknowledgements:
 
     create = (
         f"CREATE TABLE IF NOT EXISTS {ACKNOWLEDGEMENTS} (part int, site text, said blob, PRIMARY KEY (part, site))"
-        f" WITH gc_grace_seconds = {GRACE_S}"
+        f" WITH {_OPTIONS}"
     )
     write = f"UPDATE {ACKNOWLEDGEMENTS} USING TIMESTAMP ? SET said = ? WHERE part = 0 AND site = ?"
     all = f"SELECT site, said FROM {ACKNOWLEDGEMENTS} WHERE part = 0"
@@ -194,7 +196,7 @@ class Acknowledgements:
 
 _VERSIONS = (
     f"CREATE TABLE IF NOT EXISTS {SCHEMA_VERSION} (part text PRIMARY KEY, version bigint, state text, at bigint)"
-    f" WITH gc_grace_seconds = {GRACE_S}"
+    f" WITH {_OPTIONS}"
 )
 
 
