@@ -16,6 +16,7 @@ from controller.commands_db import doctor
 from controller.commands_policy import app as policy
 from controller.commands_store import app as store
 from controller.commands_trusts import app as trusts
+from controller.commands_user import app as user
 from controller.engines.commands import app as engines
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ app.add_typer(credential, name="credential")
 app.add_typer(config, name="config")
 app.add_typer(policy, name="policy")
 app.add_typer(trusts, name="trusts")
+app.add_typer(user, name="user")
 app.add_typer(engines, name="engines")
 app.add_typer(store, name="store")
 app.add_typer(db, name="db")

@@ -16,6 +16,7 @@ from controller.credential_keys import CredentialKeys
 from controller.rotate import Plan, Rotator
 from controller.sites import Sites
 from controller.trusts import Trusts, Wanted
+from controller.users import acting_for
 from regional_keystone.errors import IdentityError, Invalid, Unavailable
 from regional_keystone.overlay import Overlay
 
@@ -64,6 +65,7 @@ class Admin:
                 web.post("/credential/rotate", self._credential_rotate),
                 web.post("/credential/migrate", self._credential_migrate),
                 web.post("/trusts/flush", self._flush),
+                web.post("/user/show", self._user),
             ]
         )
         return app
@@ -152,6 +154,11 @@ class Admin:
         """One step of a flush: {project_id?, trustor_user_id?, trustee_user_id?, before?, used_up?, after?}."""
         wanted = msgspec.json.decode(await request.read() or b"{}", type=Wanted)
         return _json(await asyncio.shield(self._trusts.flush(wanted)))
+
+    async def _user(self, request: web.Request) -> web.Response:
+        """{name, domain?}: what can act for this user."""
+        name, domain = await _words(request, "name", "domain")
+        return _json(await acting_for(self._overlay, name, domain))
 
 
 async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:

@@ -160,6 +160,16 @@ async def verify_password(text: str, hashed: str | None, how: How = DEFAULT_ROUN
     return await _POOL.run(_verify, _bytes(text), hashed, _recipe(how))
 
 
+def told_by(hashed: str) -> str:
+    """How a hash was made, as it says itself, and nothing by which a password could be guessed: `bcrypt, rounds 12`."""
+    if hashed.startswith(_PLAIN):
+        return f"bcrypt, rounds {hashed.split('$')[2].lstrip('0')}"
+    for begins, name in ((_LONG, "bcrypt_sha256"), (_SCRYPT, "scrypt"), (_SEVEN, "scrypt"), (_PBKDF2, "pbkdf2_sha512")):
+        if hashed.startswith(begins):
+            return f"{name}, {hashed.removeprefix(begins).partition('$')[0]}"
+    return "unknown"
+
+
 def _recipe(how: How) -> Recipe:
     return how if isinstance(how, Recipe) else Recipe(rounds=how)
 

@@ -136,6 +136,20 @@ async def controller(keyspace, data_centre, folder):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def test_a_node_that_freezes_elsewhere_holds_no_read_up(stores, cassandra_cluster):
+    async with stores.fresh() as store:
+        await store.apply([region(1)])
+        for name in ("dc2", "dc3"):
+            cassandra_cluster.node(name).stop()
+            try:
+                for _ in range(10):  # the first is soon avoided, so it is the first reads that count
+                    async with asyncio.timeout(1.0):
+                        assert await store.get(Region, "a") == Region(id="a")
+                        assert len(await store.find(Project, domain_id="d")) == 0
+            finally:
+                cassandra_cluster.node(name).cont()
+
+
 async def test_any_two_transactions_are_as_if_one_after_another(stores, keyspace, tmp_path):
     await keyspace.empty()
     async with controller(keyspace, "dc1", tmp_path) as one, controller(keyspace, "dc2", tmp_path) as two:

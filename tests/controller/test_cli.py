@@ -62,7 +62,7 @@ def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
     told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
     told += ", db sync, db version, db status, db check, db site, db roles"
-    told += ", policy check, policy sample, trusts flush"
+    told += ", policy check, policy sample, trusts flush, user show"
     told += ", credential status, credential setup, credential rotate, credential migrate"
     assert {*told.split(", ")} == set(COMMANDS)
 
@@ -92,6 +92,7 @@ def test_exit_codes_are_documented():
         (("up", "--port", "70000"), 2, "65535"),
         (("trusts", "flush", "--date", "2025"), 2, "write a day as DD-MM-YYYY"),
         (("trusts", "flush", "--state", "nowhere"), 1, "is it running?"),
+        (("user", "show", "ann", "--state", "nowhere"), 1, "is it running?"),
         (("serve", "--config", "none.conf"), 2, "none.conf: No such file"),
         (("config", "check", "none.conf"), 2, "none.conf: No such file"),
         (("bootstrap", "--password-file", "none"), 1, "none: No such file"),

@@ -150,6 +150,21 @@ def test_trusts_that_have_ended_are_flushed_and_a_day_ahead_is_refused(federatio
     assert "lies ahead" in refused.stderr
 
 
+def test_what_can_act_for_a_user_is_shown_and_no_secret(federation):
+    home, _ = federation
+    where = ("--state", str(home.directory))
+    shown = rkctl("user", "show", "admin", "--domain", "Default", *where).stdout
+    assert "bcrypt, rounds" in shown
+    assert "none: trusts_given, trusts_held" in " ".join(shown.split())
+    told = json.loads(rkctl("user", "show", "admin", "--json", *where).stdout)
+    assert {one["target"] for one in told["grants"]} == {"project", "system"}
+    assert "$" not in repr(told)
+    for name, domain, why in (("nobody", "", "Could not find user: nobody."), ("admin", "none", "Could not find user")):
+        refused = rkctl("user", "show", name, "--domain", domain, *where)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert why in refused.stderr
+
+
 def test_credential_commands_turn_the_ring_and_seal_again(federation):
     home, _ = federation
 

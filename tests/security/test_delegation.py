@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from controller import ask
 from tests.security import delegations
 from tests.security.delegations import CREATES, SERVERS, handed_on, settle, unserved
 from tests.security.programs import by, place, program
@@ -237,6 +238,7 @@ def test_sec_32_what_is_left_of_a_stolen_token_is_seen_and_shut(regions, strict)
         assert [one[name] for one in regions.expect(200, "GET", path, at=at)[collection]] == [value]
     for at in NAMES:
         assert regions.expect(200, "GET", f"{user}/OS-OAUTH1/access_tokens", at=at)["access_tokens"] == []
+    _is_in_one_report(regions, home, made, given, got)
     regions.expect(200, "PATCH", user, {"user": {"enabled": False}})
     other = regions.login(friend.auth(None))
     for at in NAMES:
@@ -244,6 +246,20 @@ def test_sec_32_what_is_left_of_a_stolen_token_is_seen_and_shut(regions, strict)
         assert regions.log_in(using(given, other), at).status in (401, 403)
         assert regions.log_in(home.auth(None) | {"scope": using(got, other)["scope"]}, at).status == 401
     _a_token_with_a_scope_is_not_exchanged(strict)
+
+
+def _is_in_one_report(regions, home, made, given, got):
+    told = ask.admin(regions.home.admins[0], "/user/show", {"name": home.user["name"], "domain": home.domain["id"]})
+    assert (told["id"], told["trusts_given"][0]["id"], told["trusts_held"][0]["id"]) == (
+        home.user["id"],
+        given["id"],
+        got["id"],
+    )
+    assert [one["id"] for one in told["application_credentials"]] == [made["id"]]
+    assert [one["type"] for one in told["credentials"]] == ["ec2"]
+    assert home.role["id"] in {one["role_id"] for one in told["grants"]}
+    assert told["tokens_void_up_to"] is not None
+    assert home.secret not in repr(told)
 
 
 def _a_token_with_a_scope_is_not_exchanged(strict):

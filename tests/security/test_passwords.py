@@ -7,6 +7,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from controller import ask
 from regional_keystone import settings
 from regional_keystone.log import Transaction, put
 from regional_keystone.model import User
@@ -101,6 +102,9 @@ def test_sec_72_passwords_are_kept_as_slow_hashes(regions, tmp_path):
         regions.expect(200, "GET", "/v3/regions", at=at)
         [stored] = rows(regions.home, at, User, id=home.user["id"])
         assert stored.password_hash.startswith("$2b$04$"), "as this federation is told to"
+        told = ask.admin(regions.home.admins[0], "/user/show", {"name": home.user["id"]})
+        assert told["password"] == "bcrypt, rounds 4"
+        assert stored.password_hash[-20:] not in repr(told)
         assert home.secret not in repr(regions.expect(200, "GET", f"/v3/users/{home.user['id']}", at=at))
     usual = recipe(settings.Settings().identity)
     assert (usual.algorithm, usual.cost) == ("bcrypt", 12)
