@@ -5,104 +5,43 @@ Source: docs/feeds.md; https://sqlite.org/wal.html
 """
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from regional_keystone.durable import sync_directory
-from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
+from regional_keystone.adapters.sqlite_schema import (
+    CURE_DAMAGED,
+    Statements,
+    check,
+    check_rights,
+    check_version,
+    connection,
+    create_private,
+    insert,
+    keep_unknown,
+    migrate,
+    reader,
+    refusal,
+    transaction,
+    unknown_row,
+    writer,
+)
+from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Change, Entry, Position, Put, decode_entry, encode_entry
 from regional_keystone.ports import Snapshot
-from regional_keystone.record import TABLES, Key, Like, R, Record, Table, decode, facts
+from regional_keystone.record import TABLES, Key, Like, R, Table, decode, facts
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Row = tuple[str, Key, bytes]
 
-SCHEMA = 2  # of the tables that are not derived from records; a file with a higher one is refused
-_APPLICATION = 0x524B4944  # marks a file as ours
 _PAGE = 500  # rows that are in memory at a time while a table is read through
-_BUSY_S = 5.0
-_OWN = {
-    "log": "feed TEXT NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, entry BLOB NOT NULL,"
-    " PRIMARY KEY (feed, number)",
-    "feeds": "feed TEXT PRIMARY KEY, head INTEGER NOT NULL DEFAULT 0, applied INTEGER NOT NULL DEFAULT 0",
-    "acknowledgements": "site TEXT PRIMARY KEY, said BLOB NOT NULL",
-    "unknown_rows": '"table" TEXT NOT NULL, "key" BLOB NOT NULL, row BLOB NOT NULL, PRIMARY KEY ("table", "key")',
-}
-
-
-class _Statements:
-    """What is said to SQLite about one table; all of it follows from the table's facts."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.columns = tuple(dict.fromkeys(table.key + table.indexed))
-        self._name = _quoted(table.name)
-        key = ", ".join(map(_quoted, table.key))
-        marks = ", ".join("?" * (len(self.columns) + 1))
-        first = f"SELECT row FROM {self._name}"
-        self.create = (
-            f"CREATE TABLE {self._name} ({', '.join(map(_quoted, self.columns))}, row BLOB NOT NULL,"
-            f" PRIMARY KEY ({key})) WITHOUT ROWID"
-        )
-        self.put = f"INSERT OR REPLACE INTO {self._name} VALUES ({marks})"
-        self.get = f"{first} WHERE {_equal(table.key)}"
-        self.remove = f"DELETE FROM {self._name} WHERE {_equal(table.key)}"
-        self.clear = f"DELETE FROM {self._name}"
-        self.finds = {group: f"{first} WHERE {_equal(group)} ORDER BY {key}" for group in (*table.groups, table.key)}
-        self._first, self._key = first, key
-
-    @property
-    def indexes(self) -> dict[str, str]:
-        """Index name to statement: one per group that no longer one begins with.
-
-        And one per wide group: only there do its rows lie in the order of their keys, in which pages are read.
-        """
-        groups = self.table.groups
-        longer = (*groups, self.table.key)
-        wide = {(name,) for name in self.table.wide}
-        begun = {one for one in groups for other in longer if other[: len(one)] == one and other != one}
-        needed = [one for one in groups if one in wide or one not in begun]
-        return {
-            (name := ".".join((self.table.name, *group))): f"CREATE INDEX {_quoted(name)} ON {self._name}"
-            f" ({', '.join(map(_quoted, group))})"
-            for group in needed
-            if group != self.table.key
-        }
-
-    def page(self, group: tuple[str, ...], *, follows: bool, like: Sequence[Like] = ()) -> str:
-        """So many rows with values of a group, of all rows for an empty one; those that follow a key, by these rules.
-
-        Its values are the group's, the key's, the part of each rule, and the number.
-        """
-        beyond = f"({self._key}) > ({', '.join('?' * len(self.table.key))})" if follows else ""
-        conditions = " AND ".join(one for one in (_equal(group), beyond, *map(self._like, like)) if one)
-        return f"{self._first}{' WHERE ' if conditions else ''}{conditions} ORDER BY {self._key} LIMIT ?"
-
-    def _like(self, rule: Like) -> str:
-        if rule.field not in self.columns:
-            raise LookupError(f"{self.table.name} cannot be found by a part of {rule.field}")
-        text = f"lowered({_quoted(rule.field)})" if rule.folded else _quoted(rule.field)
-        return _LIKE[rule.how].format(text)
-
-    def values(self, record: Record, row: bytes) -> tuple[Any, ...]:
-        """The columns of this record's row."""
-        return (*(getattr(record, name) for name in self.columns), row)
-
-    def put_values(self, change: Put) -> tuple[Any, ...]:
-        """The columns of a changed row; an older writer may not have known of every index."""
-        if all(name in change.now for name in self.columns):
-            return (*(change.now[name] for name in self.columns), change.row)
-        return self.values(decode(self.table.kind, change.row), change.row)
 
 
 class Sqlite:
@@ -115,7 +54,7 @@ class Sqlite:
         """Use `open`."""
         self.path = path
         self._only_reads = only_reads
-        self._statements = {name: _Statements(table) for name, table in tables.items()}
+        self._statements = {name: Statements(table) for name, table in tables.items()}
         self._writing = ThreadPoolExecutor(1, f"write-{path.name}")
         self._reading = ThreadPoolExecutor(2, f"read-{path.name}")
         self._writer: sqlite3.Connection | None = None
@@ -264,15 +203,15 @@ class Sqlite:
         return work(reader, *arguments)
 
     def _connect(self) -> sqlite3.Connection:
-        return _reader(self.path, only_reads=self._only_reads)
+        return reader(self.path, only_reads=self._only_reads)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         if self._only_reads:
             raise Unavailable("Another process writes this store.")
         if self._writer is None:
-            self._writer = _writer(self.path)
-        with _transaction(self._writer) as db:
+            self._writer = writer(self.path)
+        with transaction(self._writer) as db:
             yield db
 
     def _append(self, feed: str, after: int, entries: Sequence[Entry]) -> bool:
@@ -301,7 +240,7 @@ class Sqlite:
         statements = self._statements.get(change.table)
         if isinstance(change, Put):
             if statements is None:
-                _keep_unknown(db, change.table, change.key, change.row)
+                keep_unknown(db, change.table, change.key, change.row)
             else:
                 db.execute(statements.put, statements.put_values(change))
         elif statements is None:
@@ -329,33 +268,33 @@ class Sqlite:
             db.execute("DELETE FROM unknown_rows")
             db.execute("DELETE FROM log WHERE feed = ?", (LOG,))
             for name, key, row in staging.rows():
-                _insert(db, self._statements.get(name), name, key, row)
+                insert(db, self._statements.get(name), name, key, row)
             _mark(db, LOG, head=position, applied=position)
         with suppress(sqlite3.Error):  # a reader in the way only postpones this
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _open(self) -> None:
         if not self._only_reads:
-            _check_rights(self.path)
+            check_rights(self.path)
             self.path.with_name(f"{self.path.name}.restoring").unlink(missing_ok=True)
         try:
             if self._only_reads:
                 with closing(self._connect()) as db:
-                    return _check_version(db, self.path)
-            self._writer = db = _writer(self.path)
-            _check(db, self.path)
-            with _transaction(db):
-                _migrate(db, self._statements)
+                    return check_version(db, self.path)
+            self._writer = db = writer(self.path)
+            check(db, self.path)
+            with transaction(db):
+                migrate(db, self._statements)
         except sqlite3.Error as error:
-            raise _refusal(self.path, error) from error
+            raise refusal(self.path, error) from error
         except msgspec.DecodeError as error:
-            raise StoreRefused(f"{self.path} holds a row that cannot be read ({error}). {_CURE_DAMAGED}") from error
+            raise StoreRefused(f"{self.path} holds a row that cannot be read ({error}). {CURE_DAMAGED}") from error
 
     def _shut(self) -> None:
         self._reading.shutdown()
         self._writing.shutdown()
-        for connection in self._readers:
-            connection.close()
+        for db in self._readers:
+            db.close()
         self._readers.clear()
         if self._writer is not None:
             self._writer.close()  # the last one takes the WAL into the file
@@ -365,7 +304,7 @@ class Sqlite:
 class _View:
     """A read transaction on a connection of its own, and where in the tables it is."""
 
-    def __init__(self, statements: Mapping[str, _Statements]) -> None:
+    def __init__(self, statements: Mapping[str, Statements]) -> None:
         self._statements = statements
         self._db: sqlite3.Connection | None = None
         self._using = threading.Lock()  # whoever waited for a page may have given up, and ends while it is being read
@@ -409,7 +348,7 @@ class _View:
         found = db.execute('SELECT "key" FROM unknown_rows WHERE "table" = ?', (name,)).fetchall()
         keys = sorted(tuple(msgspec.msgpack.decode(key)) for (key,) in found)
         for start in range(0, len(keys), _PAGE):
-            yield [(name, key, _unknown_row(db, name, key)) for key in keys[start : start + _PAGE]]
+            yield [(name, key, unknown_row(db, name, key)) for key in keys[start : start + _PAGE]]
 
 
 class _Snapshot:
@@ -440,15 +379,15 @@ class _Staging:
     def begin(self) -> None:
         with self._using:
             self._path.unlink(missing_ok=True)
-            _create_private(self._path)
-            self._db = _connection(self._path)
+            create_private(self._path)
+            self._db = connection(self._path)
             self._db.execute("PRAGMA journal_mode = OFF")
             self._db.execute("PRAGMA synchronous = OFF")
             self._db.execute('CREATE TABLE staged (number INTEGER PRIMARY KEY, "table", "key", row)')
 
     def add(self, rows: Sequence[Row]) -> None:
         values = [(name, msgspec.msgpack.encode(key), row) for name, key, row in rows]
-        with self._using, _transaction(self._open()) as db:
+        with self._using, transaction(self._open()) as db:
             db.executemany('INSERT INTO staged ("table", "key", row) VALUES (?, ?, ?)', values)
 
     def rows(self) -> Iterator[Row]:
@@ -467,70 +406,6 @@ class _Staging:
         if self._db is None:
             raise Unavailable("The restoring was given up.")
         return self._db
-
-
-_LIKE = {
-    "contains": "instr({}, ?) > 0",
-    "startswith": "instr({}, ?) = 1",
-    "endswith": "ends_with({}, ?)",
-}
-_CURE_DAMAGED = (
-    "Move the file away together with those whose names begin with its name, then put a backup in its place;"
-    " a site's replica is built again from the controller when it is gone."
-)
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _equal(names: Sequence[str]) -> str:
-    return " AND ".join(f"{_quoted(name)} IS ?" for name in names)
-
-
-def _connection(path: Path | str) -> sqlite3.Connection:
-    # a connection is used by one thread at a time; it is closed by another
-    form: dict[str, Any] = {"isolation_level": None, "check_same_thread": False, "cached_statements": 512}
-    db: sqlite3.Connection = sqlite3.connect(path, timeout=_BUSY_S, uri=isinstance(path, str), **form)
-    db.execute("PRAGMA foreign_keys = OFF")
-    return db
-
-
-def _reader(path: Path, *, only_reads: bool = False) -> sqlite3.Connection:
-    db = _connection(f"{path.absolute().as_uri()}?mode=ro" if only_reads else path)
-    db.execute("PRAGMA query_only = ON")
-    db.create_function("lowered", 1, _lowered, deterministic=True)
-    db.create_function("ends_with", 2, _ends_with, deterministic=True)
-    return db
-
-
-def _lowered(value: Any) -> Any:
-    """As Python has it: SQLite's own knows no letters beyond ASCII."""
-    return value.lower() if isinstance(value, str) else None
-
-
-def _ends_with(value: Any, part: str) -> bool:
-    return isinstance(value, str) and value.endswith(part)
-
-
-def _writer(path: Path) -> sqlite3.Connection:
-    db = _connection(path)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA journal_size_limit = 67108864")
-    return db
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield db
-        db.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):  # SQLite may have done it itself
-            db.execute("ROLLBACK")
-        raise
 
 
 def _rows(db: sqlite3.Connection, kind: type[R], statement: str, values: Sequence[Any]) -> list[R]:
@@ -560,127 +435,3 @@ def _mark(db: sqlite3.Connection, feed: str, head: int | None = None, applied: i
     was_head, was_applied = _marks(db, feed)
     values = (feed, was_head if head is None else head, was_applied if applied is None else applied)
     db.execute("INSERT OR REPLACE INTO feeds VALUES (?, ?, ?)", values)
-
-
-def _insert(db: sqlite3.Connection, statements: _Statements | None, name: str, key: Key, row: bytes) -> None:
-    if statements is None:
-        _keep_unknown(db, name, key, row)
-    else:
-        db.execute(statements.put, statements.values(decode(statements.table.kind, row), row))
-
-
-def _keep_unknown(db: sqlite3.Connection, name: str, key: Key, row: bytes) -> None:
-    db.execute("INSERT OR REPLACE INTO unknown_rows VALUES (?, ?, ?)", (name, msgspec.msgpack.encode(key), row))
-
-
-def _unknown_row(db: sqlite3.Connection, name: str, key: Key) -> bytes:
-    values = (name, msgspec.msgpack.encode(key))
-    row: bytes = db.execute('SELECT row FROM unknown_rows WHERE "table" = ? AND "key" = ?', values).fetchone()[0]
-    return row
-
-
-def _create_private(path: Path) -> None:
-    """The file with mode 0600, before SQLite would make it with another."""
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-
-
-def _check_rights(path: Path) -> None:
-    folder = path.parent
-    user = f"user {os.geteuid()}"
-    try:
-        if not folder.is_dir():
-            folder.mkdir(mode=0o700, parents=True)
-            sync_directory(folder.parent)
-    except OSError as error:
-        raise StoreRefused(
-            f"The directory {folder} for {path.name} cannot be made ({error.strerror}). Make it for {user}, mode 0700."
-        ) from error
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise StoreRefused(
-            f"The directory {folder} of {path.name} is not {user}'s to write. Give it to them, mode 0700."
-        )
-    try:
-        _create_private(path)
-        path.chmod(0o600)
-        sync_directory(folder)
-        with path.open("r+b"):
-            pass
-    except OSError as error:
-        raise StoreRefused(
-            f"{path} cannot be opened for writing ({error.strerror}). Make it a file of {user}, mode 0600, on a disk"
-            " that has room and is not read-only."
-        ) from error
-
-
-def _refusal(path: Path, error: sqlite3.Error) -> StoreRefused:
-    damaged = type(error) is sqlite3.DatabaseError  # malformed, not a database
-    if damaged:
-        return StoreDamaged(f"{path} is damaged ({error}). {_CURE_DAMAGED}")
-    return StoreRefused(f"{path} cannot be opened ({error}). See that its disk has room and that no one else holds it.")
-
-
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    _check_version(db, path)
-    faults = [fault for (fault,) in db.execute("PRAGMA quick_check(1)")]
-    if faults != ["ok"]:
-        raise StoreDamaged(f"{path} is damaged ({faults[0]}). {_CURE_DAMAGED}")
-
-
-def _check_version(db: sqlite3.Connection, path: Path) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (objects,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if objects and application != _APPLICATION:
-        raise StoreRefused(f"{path} is a database of something else. Name another file, or move this one away.")
-    if version > SCHEMA:
-        raise StoreRefused(
-            f"{path} was written by a newer version (its schema is {version}, {SCHEMA} is known here)."
-            " Start that version again, or move the file away and put a backup from before the upgrade in its place."
-        )
-
-
-def _migrate(db: sqlite3.Connection, known: Mapping[str, _Statements]) -> None:
-    """Make the file's tables those of this version; rows keep their bytes, so only what is indexed ever changes."""
-    db.execute(f"PRAGMA application_id = {_APPLICATION}")
-    db.execute(f"PRAGMA user_version = {SCHEMA}")
-    for name, form in _OWN.items():
-        db.execute(f"CREATE TABLE IF NOT EXISTS {name} ({form})")
-    there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")} - _OWN.keys()
-    for name in sorted(there | known.keys()):
-        statements = known.get(name)
-        columns = [column[1] for column in db.execute(f"PRAGMA table_info({_quoted(name)})")]
-        if statements is None or columns != [*statements.columns, "row"]:
-            _rebuild(db, name, statements, exists=name in there)
-        if statements is not None:
-            _reindex(db, statements)
-
-
-def _rebuild(db: sqlite3.Connection, name: str, statements: _Statements | None, *, exists: bool) -> None:
-    """Move a table's rows to the form that this version has for it: columns of its own, or the unknown ones."""
-    if exists:
-        columns = db.execute(f"PRAGMA table_info({_quoted(name)})").fetchall()
-        key = [column[1] for column in sorted(columns, key=itemgetter(5)) if column[5]]
-        for (row,) in db.execute(f"SELECT row FROM {_quoted(name)}"):
-            fields = msgspec.msgpack.decode(row)
-            _keep_unknown(db, name, tuple(fields[one] for one in key), row)
-        db.execute(f"DROP TABLE {_quoted(name)}")
-    if statements is not None:
-        db.execute(statements.create)
-        for (row,) in db.execute('SELECT row FROM unknown_rows WHERE "table" = ?', (name,)).fetchall():
-            _insert(db, statements, name, (), row)
-        db.execute('DELETE FROM unknown_rows WHERE "table" = ?', (name,))
-
-
-def _reindex(db: sqlite3.Connection, statements: _Statements) -> None:
-    there = {
-        name
-        for (name,) in db.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = ? AND sql IS NOT NULL",
-            (statements.table.name,),
-        )
-    }
-    for name in there - statements.indexes.keys():
-        db.execute(f"DROP INDEX {_quoted(name)}")
-    for name in statements.indexes.keys() - there:
-        db.execute(statements.indexes[name])

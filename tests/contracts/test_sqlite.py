@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from regional_keystone.adapters import sqlite
+from regional_keystone.adapters import sqlite_schema
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.digest import digest
 from regional_keystone.errors import StoreRefused, Unavailable
@@ -100,7 +100,7 @@ async def test_a_file_of_something_else_is_refused(tmp_path):
 
 async def test_a_file_of_a_newer_version_is_refused_and_untouched(tmp_path, monkeypatch):
     path = tmp_path / "store.db"
-    monkeypatch.setattr(sqlite, "SCHEMA", sqlite.SCHEMA + 1)
+    monkeypatch.setattr(sqlite_schema, "SCHEMA", sqlite_schema.SCHEMA + 1)
     await filled(path)
     monkeypatch.undo()
     before = path.read_bytes()
@@ -169,7 +169,7 @@ async def test_every_find_has_an_index(tmp_path):
     await (await Sqlite.open(tmp_path / "store.db")).close()
     db = sqlite3.connect(tmp_path / "store.db")
     try:
-        for statements in (sqlite._Statements(table) for table in TABLES.values()):
+        for statements in (sqlite_schema.Statements(table) for table in TABLES.values()):
             for group, statement in statements.finds.items():
                 plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * len(group)))
                 assert "SEARCH" in plan, (statement, plan)
@@ -179,7 +179,7 @@ async def test_every_find_has_an_index(tmp_path):
 
 
 async def test_a_locked_file_is_unavailable_and_the_loop_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(sqlite, "_BUSY_S", 0.5)
+    monkeypatch.setattr(sqlite_schema, "_BUSY_S", 0.5)
     path = tmp_path / "store.db"
     store = await Sqlite.open(path)
     other = sqlite3.connect(path, isolation_level=None)
@@ -226,7 +226,7 @@ async def test_a_page_of_what_may_be_long_is_read_without_sorting(tmp_path, foll
     with closing(sqlite3.connect(tmp_path / "x.db")) as db:
         for name, table in TABLES.items():
             for group in [(), *((one,) for one in table.wide)]:
-                statement = sqlite._Statements(table).page(group, follows=follows)
+                statement = sqlite_schema.Statements(table).page(group, follows=follows)
                 plan = " ".join(
                     row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", ["x"] * statement.count("?"))
                 )
