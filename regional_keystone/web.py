@@ -6,6 +6,7 @@ Apart from `api`, which knows no framework, and from `front`, without which all 
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -32,6 +33,7 @@ from regional_keystone.transport import Origin, forwarded, healthy, is_address, 
 SERVER: Final = "regional-keystone"
 POSITION: Final = "X-RK-Position"
 _ONCE: Final = frozenset({"x-auth-token", "x-subject-token", "host", "content-encoding", "x-rk-position", "expect"})
+_SMALL_BYTES, _LARGE_BODIES = 16 * 1024, 32  # of so many bodies at a time more than that is held while they come in
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
 _ROUTES: Final = frozenset(
     {
@@ -155,6 +157,7 @@ class Web:
         self._endpoint = public_endpoint.rstrip("/") if public_endpoint else ""
         self._wait = wait
         self._cors = cors
+        self._large = asyncio.Semaphore(_LARGE_BODIES)
         networks = [ip_network(proxy) for proxy in trusted_proxies]
         self.trusts: Callable[[str], bool] = lru_cache(1024)(lambda peer: _within(peer, networks))
 
@@ -243,11 +246,15 @@ class Web:
             raise Invalid("The body of the request is malformed or incomplete.") from None
 
     async def _chunks(self, request: web.BaseRequest) -> bytes:
+        """Few large bodies at a time, so that many that never end cannot fill the memory; small ones wait for none."""
         body = bytearray()
-        while chunk := await request.content.readany():
-            body += chunk
-            if len(body) > self.limits.body_bytes:
-                raise TooLarge
+        async with AsyncExitStack() as stack:
+            while chunk := await request.content.readany():
+                if len(body) <= _SMALL_BYTES < len(body) + len(chunk):
+                    await stack.enter_async_context(self._large)
+                body += chunk
+                if len(body) > self.limits.body_bytes:
+                    raise TooLarge
         return bytes(body)
 
     def _origin(self, request: web.BaseRequest) -> tuple[str, str]:

@@ -112,6 +112,7 @@ class _Following:
         self._refusing: list[tuple[Row, Record]] = []
         self._pages: dict[Row, list[tuple[_Reference, list[Record]]]] = {}  # read ahead
         self._begun: dict[Row, Deletion] = {}
+        self._looked_up: dict[Row, Deletion | None] = {}
         self._roots: set[Row] = set()
         self._postponed: dict[Row, None] = {}
 
@@ -218,7 +219,9 @@ class _Following:
             return self._begun[row]
         if len(row[1]) > 1 or row[1][0] is None or not _references(row[0]):
             return None
-        return await self._reader.get(Deletion, _name(row))
+        if row not in self._looked_up:
+            self._looked_up[row] = await self._reader.get(Deletion, _name(row))
+        return self._looked_up[row]
 
     async def _let_go(self, gone: Row, reference: _Reference, record: Record) -> None:
         if len(self._changes) >= (_STEP if gone in self._roots else ROOM):

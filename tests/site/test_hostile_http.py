@@ -194,6 +194,22 @@ async def test_a_gzip_bomb_is_never_unpacked():
         assert not site.api.seen
 
 
+async def test_large_bodies_that_never_end_hold_up_only_each_other():
+    large = request("POST", "/v3/echo", "Transfer-Encoding: chunked") + b"a000\r\n" + b"x" * 0xA000 + b"\r\n"
+    async with served(limits=Limits(body_s=2, connections_per_peer=99)) as site:
+        endless = [await asyncio.open_connection("127.0.0.1", site.port) for _ in range(40)]
+        for _, writer in endless:
+            writer.write(large)
+        await asyncio.sleep(0.3)
+        assert (await ask(site.port, request("POST", "/v3/echo", body=b"{}"))).status == 200
+        last = asyncio.create_task(ask(site.port, large + b"0\r\n\r\n"))
+        await asyncio.sleep(0.3)
+        assert not last.done()
+        for _, writer in endless:
+            writer.close()
+        assert (await asyncio.wait_for(last, 1)).status == 200
+
+
 async def test_a_bad_chunk_is_refused_at_once():
     async with served(limits=Limits(body_s=30)) as site:
         reader, writer = await asyncio.open_connection("127.0.0.1", site.port)
