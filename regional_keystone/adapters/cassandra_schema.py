@@ -30,8 +30,10 @@ LOG, MARKS, ACKNOWLEDGEMENTS, UNKNOWN, SCHEMA_VERSION = (
 )
 UNFILLED = "unfilled/"
 """Begins the parts of the schema's state that name records which new tables lack."""
-# a read that meets a frozen node asks another after this, also while few reads were made by which to know what is late
-_OPTIONS = f"gc_grace_seconds = {GRACE_S} AND speculative_retry = 'MIN(99p,100ms)'"
+# a read that meets a frozen node asks another after so long, also while few were made by which to know what is late;
+# the second is of what a read finds to be repaired
+_SOON = "speculative_retry = 'MIN(99p,100ms)' AND additional_write_policy = 'MIN(99p,100ms)'"
+_OPTIONS = f"gc_grace_seconds = {GRACE_S} AND {_SOON}"
 LONGEST = 60_000  # bytes of a key; Cassandra refuses more than 65,535
 
 _OWN = frozenset({"bucket", "shard", "g", "at", "row"})

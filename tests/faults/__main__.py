@@ -21,8 +21,8 @@ def main() -> int:
     told = _parser().parse_args()
     if told.check:
         events = list(read(told.check))
-        violations = check(events)
-        print(summary(events, violations))
+        violations, late = check(events)
+        print(summary(events, violations, late))
         return 1 if violations else 0
     seed = secrets.randbelow(10**6) if told.seed is None else told.seed
     directory = told.state or Path(tempfile.mkdtemp(prefix="faults-"))
@@ -33,8 +33,8 @@ def main() -> int:
     try:
         cluster.start()
         run = Run(cluster, history, seed, lambda line: print(line, flush=True))
-        violations = run.go(told.seconds, told.only)
-        print(summary(run.history.events, violations))
+        violations, late = run.go(told.seconds, told.only)
+        print(summary(run.history.events, violations, late))
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 2

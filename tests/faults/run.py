@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tests.faults import aftermath
-from tests.faults.checker import check
+from tests.faults.checker import Verdict, check
 from tests.faults.cluster import SYSTEM_S, Cluster
 from tests.faults.history import Calm, Did, Event, Fault, History, Setup, latest, shown
 from tests.faults.known import Violation
@@ -30,7 +30,7 @@ class Run:
         self._cluster, self._seed, self._tell = cluster, seed, tell
         self._world = World(cluster.places, self.history, f"r{seed}-{int(time.monotonic())}")
 
-    def go(self, seconds: float, only: Sequence[str], longest_s: float = math.inf) -> list[Violation]:
+    def go(self, seconds: float, only: Sequence[str], longest_s: float = math.inf) -> Verdict:
         """Break, heal, compare until the time is over; no fault is longer. Raises whatever a client failed with."""
         world, history = self._world, self.history
         topology = self._cluster.topology()
@@ -61,7 +61,7 @@ class Run:
             raise load.errors[0]
         return self.judge()
 
-    def judge(self) -> list[Violation]:
+    def judge(self) -> Verdict:
         """Read everything once more; then the verdict over all that was recorded."""
         position = max(saw.position for saw in self.history.events if isinstance(saw, Calm))
         aftermath.read_all(self._world, position)
@@ -109,8 +109,8 @@ class Run:
             self.history.add(ended)
 
 
-def summary(events: Sequence[Event], violations: Sequence[Violation], most: int = 10) -> str:
-    """Faults, operations, outcomes by kind, violations with the operations around them."""
+def summary(events: Sequence[Event], violations: Sequence[Violation], late: Sequence[Violation], most: int = 10) -> str:
+    """Faults, operations, outcomes by kind; what was late, and violations, with the operations around them."""
     done = [one for one in events if isinstance(one, Did)]
     faults = latest([one for one in events if isinstance(one, Fault)])
     calms = [one for one in latest([one for one in events if isinstance(one, Calm)]) if one.began is not None]
@@ -135,10 +135,14 @@ def summary(events: Sequence[Event], violations: Sequence[Violation], most: int 
     by_rule = Counter(one.rule for one in violations)
     for rule, number in by_rule.most_common():
         lines.append(f"VIOLATED {number} times: {rule}")
-    for rule in by_rule:
-        for one in [one for one in violations if one.rule == rule][:most]:
+    for rule in dict.fromkeys(one.rule for one in (*late, *violations)):
+        for one in [one for one in (*late, *violations) if one.rule == rule][:most]:
             lines += ["", f"{one.rule}: {one.what}", *_around(events, one)]
-    lines += ["", f"{len(faults)} faults, {len(done)} operations, {len(violations)} violations"]
+    share = f"{len(late) / max(1, len(done)):.3%}"
+    lines += [
+        "",
+        f"{len(faults)} faults, {len(done)} operations, {len(violations)} violations; {len(late)} late ({share})",
+    ]
     return "\n".join(lines)
 
 

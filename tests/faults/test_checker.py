@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from tests.faults.checker import check
+from tests.faults.checker import ENOUGH, check
 from tests.faults.history import OK, REFUSED, UNKNOWN, Audit, Calm, Did, Fault, History, Logged, Saw, Setup, read
 
 SETUP = Setup(controllers=["c1", "c2"], sites=["s1", "s2"], seed=0, system_s=6.0)
@@ -64,7 +64,8 @@ class Story:
         self.events += events
 
     def rules(self):
-        return {one.rule for one in check(self.events)}
+        violations, late = check(self.events)
+        return {one.rule for one in (*violations, *late)} - {ENOUGH}
 
 
 def saw(place, at, position, **fields):
@@ -94,7 +95,7 @@ def test_a_history_in_which_all_is_well():
     story.missing()
     story.create("v", 7, 8, name="eve")
     story.add(CALM, saw("s1", 50, 8), saw("s1", 51, 9))
-    assert check(story.events) == []
+    assert check(story.events) == ([], [])
 
 
 def test_what_was_acknowledged_is_there():
@@ -435,6 +436,16 @@ def test_nothing_is_unavailable_when_nothing_is_broken():
     assert story.rules() == set()
     story.did("show", outcome=UNKNOWN, at=150)
     assert story.rules() == {"available when whole"}
+
+
+@pytest.mark.parametrize(("done", "found"), [(1500, set()), (500, {ENOUGH})])
+def test_more_than_a_few_that_were_late_are_a_violation(done, found):
+    story = Story(CALM)
+    for number in range(done):
+        story.did("show", at=101 + number / 100, status=200)
+    story.did("show", outcome=UNKNOWN, at=150)
+    violations, late = check(story.events)
+    assert ({one.rule for one in violations}, len(late)) == (found, 1)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ CUTS = ["cut-region", "answers-lost", "kill-unanswered", "far-away-and-cut"]
 def broken(cluster, directory, seconds, only=(), longest_s=30.0):
     lines = []
     run = Run(cluster, directory / "history.jsonl", SEED, lines.append)
-    found = run.go(seconds, only, longest_s)
+    found, late = run.go(seconds, only, longest_s)
     violations = [one for one in found if one.rule not in TIMELY]  # other tests run beside this one
-    told = summary(run.history.events, violations)
+    told = summary(run.history.events, violations, late)
     assert violations == [], f"{told}\nagain: python -m tests.faults --seed {SEED} --seconds {seconds}"
     return run.history.events
 
