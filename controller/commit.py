@@ -17,7 +17,18 @@ import structlog
 
 from regional_keystone.errors import TooLarge, Unavailable, Unknown
 from regional_keystone.follow import Follower
-from regional_keystone.log import LOG, Change, Collision, Entry, Position, Transaction, disturbed, encode_entry, written
+from regional_keystone.log import (
+    LOG,
+    Change,
+    Collision,
+    Entry,
+    Position,
+    Put,
+    Transaction,
+    disturbed,
+    encode_entry,
+    written,
+)
 from regional_keystone.ports import Clock, Wake, Writer
 from regional_keystone.record import Touch
 
@@ -34,6 +45,7 @@ _APART_S = 0.3  # how long a read of the log's end waits for an append
 _AGAIN_S = (0.02, 0.2)  # between attempts to read the log's end; several writers can keep a read off for a second
 _VISIBLE_S = 0.7  # an entry that the log has counted can be read everywhere by then
 BACKLOG_BYTES = 64 * 1024 * 1024  # of what is in the log and not yet in the tables; more is not taken on
+_URGENT = frozenset(("revocations", "taken"))
 _NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 _PAUSE_S = 0.005
 
@@ -57,6 +69,7 @@ class Sequencer:
         self._clock = clock
         self._wake = wake
         self._queue: deque[_Waiting] = deque()
+        self._taken_on_bytes = 0
         self._more = asyncio.Event()
         self._recent: deque[tuple[int, set[Touch]]] = deque(maxlen=REMEMBERED)
         self._turnstile = asyncio.Lock()
@@ -75,6 +88,11 @@ class Sequencer:
         """The number of the last entry of the log that is known here."""
         return self._follower.position
 
+    @property
+    def backlog_bytes(self) -> int:
+        """About how much memory is taken by what is not in the tables yet, what waits for the log included."""
+        return self._follower.waiting_bytes + self._taken_on_bytes
+
     async def start(self) -> None:
         """Take over where the log stands; entries that a crash left out of the tables are applied first."""
         await self._follower.start()
@@ -92,9 +110,12 @@ class Sequencer:
         if size_bytes > BATCH_BYTES:
             raise TooLarge("This changes more at once than one transaction can hold; do it in parts.")
         waiting = _Waiting(transaction, size_bytes, asyncio.get_running_loop().create_future())
+        taken_on = False
         try:
             async with asyncio.timeout(DEADLINE_S):
-                await self._room(transaction)
+                await self._room(transaction, size_bytes)
+                self._taken_on_bytes += size_bytes
+                taken_on = True
                 if asyncio.current_task() is not self._alone:
                     async with self._turnstile:
                         pass  # somebody is alone: wait until they are done
@@ -103,16 +124,21 @@ class Sequencer:
                 return await waiting.position
         except TimeoutError:
             raise (Unknown() if waiting.under_way else Unavailable(self._why_late())) from None
+        finally:
+            self._taken_on_bytes -= size_bytes if taken_on else 0
 
-    async def _room(self, transaction: Transaction) -> None:
-        """Wait while the tables are far behind the log: what they lack is in memory. What voids tokens goes on."""
-        if any(change.table == "revocations" for change in transaction.changes):
+    async def _room(self, transaction: Transaction, size_bytes: int) -> None:
+        """Wait while the tables are far behind the log: what they lack is in memory.
+
+        What only voids tokens goes on: it is small, and nobody's token may live longer for want of a table.
+        """
+        if all(change.table in _URGENT and isinstance(change, Put) for change in transaction.changes):
             return
-        while self._follower.waiting_bytes > BACKLOG_BYTES:
+        while self.backlog_bytes + size_bytes > BACKLOG_BYTES:
             await self._follower.settled(self._follower.projected + 1, DEADLINE_S)
 
     def _why_late(self) -> str:
-        if self._follower.waiting_bytes > BACKLOG_BYTES:
+        if self.backlog_bytes > BACKLOG_BYTES // 2:
             return f"The tables are {self.head - self._follower.projected} changes behind the log; try again later."
         return "The log could not be written in time."
 

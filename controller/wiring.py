@@ -97,6 +97,7 @@ class Controller:
         tell("rotations", lambda: {"token": self.rotator.turns})
         tell("sites", lambda: Counter(self._states.values()))
         tell("deletions_pending", lambda: len(self.sweeper.pending))
+        tell("log_backlog_bytes", lambda: self.sequencer.backlog_bytes)
         self.replicator.answer = self._answer
         self.replicator.heard = self._heard
         self.part.follower.watchers.append(self._saw)

@@ -191,6 +191,7 @@ class Follower:
             self._projected = position
             self._queue.clear()
             self._queue_bytes = 0
+            self._stored.reached(position)
         for forget in self.forgetters:
             forget()
         async for ring in self._store.scan(Ring):

@@ -46,6 +46,11 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "collisions": ("counter", "Transactions that had to be run again", ()),
     "sites": ("gauge", "Enrolled sites by state", ("state",)),
     "deletions_pending": ("gauge", "Deletions that go on in steps", ()),
+    "log_backlog_bytes": (
+        "gauge",
+        "Memory taken by changes that are not in the tables yet; new ones wait from 64 MB on",
+        (),
+    ),
     "rotations": ("counter", "Turns of a key ring", ("ring",)),
 }
 Told = float | Mapping[str, float]

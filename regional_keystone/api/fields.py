@@ -21,6 +21,7 @@ Schema = Mapping[str, Any]
 
 DEPTH, KEYS, TEXT, DIGITS = 32, 1000, 65536, 19
 _TRUE = frozenset(("", "1", "t", "true", "on", "y", "yes"))
+_LEAST = -(2**63)
 _LIKE = ("contains", "startswith", "endswith")
 _UUID = re.compile("[0-9a-fA-F]{32}")
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -163,7 +164,10 @@ def _refuse(text: str) -> NoReturn:
 def _int(text: str) -> int:
     if len(text.lstrip("-")) > DIGITS:
         raise ValueError("too many digits")
-    return int(text)
+    number = int(text)
+    if number < _LEAST:
+        raise ValueError("no store can keep it")
+    return number
 
 
 def _float(text: str) -> float:

@@ -17,6 +17,7 @@ BAD = {
     "NaN": b'{"user": {"name": NaN}}',
     "infinite": b'{"user": {"name": 1e999}}',
     "long number": b'{"user": {"size": 12345678901234567890}}',
+    "number below all": b'{"user": {"name": "a", "size": -9223372036854775809}}',
     "duplicate key": b'{"user": {"name": "a", "name": "b"}}',
     "lone surrogate": b'{"user": {"name": "\\ud800"}}',
     "lone surrogate in a key": b'{"user": {"name": "a", "\\ud800": 1}}',
@@ -54,6 +55,7 @@ async def test_what_is_just_within_the_limits_is_taken(admin):
     deepest = DEEP.replace(b"[" * 31, b"[" * 30).replace(b"]" * 31, b"]" * 30)
     assert (await admin("POST", "/users", raw=deepest)).status == 201
     assert (await admin("POST", "/users", {"user": {"name": "b", "x": "y" * 65_536, "n": 10**19 - 1}})).status == 201
+    assert (await admin("POST", "/users", {"user": {"name": "c", "n": -(2**63)}})).status == 201
 
 
 async def test_the_message_names_the_field(admin):

@@ -17,9 +17,10 @@ from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.errors import Conflict, TooLarge, Unavailable
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
-from regional_keystone.log import LOG, Collision, Transaction, put
+from regional_keystone.log import LOG, Collision, Transaction, put, remove
 from regional_keystone.model import Project, RevocationEvent
 from regional_keystone.overlay import Overlay, transact
+from regional_keystone.record import encode
 from tests.cloud import project
 
 
@@ -211,6 +212,9 @@ async def test_who_writes_faster_than_the_tables_waits_for_them(one, monkeypatch
     assert 40 < one.sequencer.head < 60
     event = RevocationEvent(id="e", user_id="u", issued_before=1, revoked_at=1, keep_until=2)
     await one.sequencer.commit(Transaction("void", one.sequencer.head, frozenset(), (put(event),)))
+    for more in ((remove(event),), (put(event), put(project("q")))):  # what is more than that waits like all others
+        with pytest.raises(Unavailable, match="changes behind the log"):
+            await one.sequencer.commit(Transaction("more", one.sequencer.head, frozenset(), more))
     monkeypatch.setattr(commit, "DEADLINE_S", 10.0)
     waiting = asyncio.create_task(one.sequencer.commit(transaction("late", position=one.sequencer.head)))
     await asyncio.sleep(0.1)
@@ -220,6 +224,36 @@ async def test_who_writes_faster_than_the_tables_waits_for_them(one, monkeypatch
     assert one.follower.waiting_bytes < 100_000
     assert await one.follower.settled(one.sequencer.head, 10)
     assert one.follower.waiting_bytes == 0
+
+
+async def test_of_many_who_come_at_once_no_more_are_taken_on_than_there_is_room_for(one, monkeypatch):
+    monkeypatch.setattr(commit, "BACKLOG_BYTES", 100_000)
+    monkeypatch.setattr(commit, "DEADLINE_S", 0.5)
+    one.store.idle = True
+    asked = (one.sequencer.commit(transaction(f"p{number}", description="x" * 1000)) for number in range(300))
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(one) for one in found} == {int, Unavailable}
+    assert one.follower.waiting_bytes < 250_000
+    assert one.sequencer.backlog_bytes == one.follower.waiting_bytes
+
+
+async def test_who_waits_for_the_tables_goes_on_when_a_snapshot_takes_their_place(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(commit, "BACKLOG_BYTES", 10_000)
+    one.store.idle = True
+    for number in range(5):
+        await one.sequencer.commit(transaction(f"p{number}", position=one.sequencer.head, description="x" * 1000))
+    waiting = asyncio.create_task(one.sequencer.commit(transaction("late", position=6, description="x" * 1000)))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    one.store.idle = False
+
+    async def rows():
+        yield "projects", ("s",), encode(project("s"))
+
+    await one.store.restore(6, rows())
+    await one.follower.start()
+    assert one.follower.waiting_bytes == 0
+    await asyncio.wait_for(waiting, 2)
 
 
 async def test_what_cannot_be_written_is_refused_without_harm_to_others(one):
