@@ -38,7 +38,7 @@ check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: un
 
 test: $(ALL) ## the whole suite
 	@$(BIN)/rkctl engines install --if-allowed
-	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
 
 compat: $(ALL) ## OpenStack's own 138 tests of the Identity API at a controller and at a site, and who answered
 	@$(BIN)/python -m tests.compat.tempest

