@@ -19,6 +19,7 @@ from regional_keystone.ports import Reader
 from regional_keystone.roles import ancestors, descendants, reachable
 
 DEPTH = 5
+_ROWS = 500  # that are in memory at a time while the projects of a domain are looked through
 TAG: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 255, "pattern": "^[^,/]*$"}
 TAGS: Mapping[str, Any] = {"type": ("array",), "items": TAG, "maxItems": 80, "uniqueItems": True}
 _TAG_FILTERS = frozenset({"tags", "tags-any", "not-tags", "not-tags-any"})
@@ -83,9 +84,20 @@ async def _check_delete(reader: Reader, old: Project | None) -> None:
     check_removal("domain" if old.is_domain else "project", old)
     if old.is_domain and old.enabled:
         raise Forbidden("Cannot delete a domain that is enabled, please disable it first.")
+    if old.is_domain:
+        await _check_delete_contents(reader, old)
     if not old.is_domain and await reader.find(Project, parent_id=old.id):
         advice = "Use the cascade option if you want to delete a whole subtree."
         raise Forbidden(f"Cannot delete the project {old.id} since it is not a leaf in the hierarchy. {advice}")
+
+
+async def _check_delete_contents(reader: Reader, domain: Project) -> None:
+    """Raise Forbidden if a project that would go with the domain is immutable: then all of it stays."""
+    after: tuple[str] | None = None
+    while rows := await reader.page(Project, after, _ROWS, domain_id=domain.id):
+        for one in rows:
+            check_removal("project", one)
+        after = (rows[-1].id,)
 
 
 async def _check_place(reader: Reader, new: Project, depth: int) -> None:

@@ -1,5 +1,7 @@
 """What the real one does in corners where one would not look: names, lists, queries, bodies."""
 
+from regional_keystone.api import tree
+
 
 async def test_the_name_of_a_role_is_what_was_sent_and_another_one_with_blanks_is_another(admin):
     role = await admin.make("role", name="  a  ")
@@ -9,3 +11,26 @@ async def test_the_name_of_a_role_is_what_was_sent_and_another_one_with_blanks_i
     await admin.make("role", name=" Case ")
     again = await admin("POST", "/roles", {"role": {"name": " Case "}})
     assert again.status == 409
+
+
+async def test_a_domain_with_an_immutable_project_stays_with_all_that_is_in_it(admin, monkeypatch):
+    monkeypatch.setattr(tree, "_ROWS", 2)
+    domain = await admin.make("domain", name="d")
+    for number in range(5):
+        await admin.make("project", name=f"p{number}", domain_id=domain["id"])
+    above = (await admin("GET", f"/projects?domain_id={domain['id']}&name=p3")).body["projects"][0]
+    kept = await admin.make(
+        "project", name="kept", domain_id=domain["id"], parent_id=above["id"], options={"immutable": True}
+    )
+    place = f"/domains/{domain['id']}"
+    assert (await admin("PATCH", place, {"domain": {"enabled": False}})).status == 200
+    refused = await admin("DELETE", place)
+    assert (refused.status, refused.position) == (403, None)
+    assert refused.message == (
+        f'Unable to delete immutable project resource: `{kept["id"]}. Set resource option "immutable" to false first.'
+    )
+    assert len((await admin("GET", f"/projects?domain_id={domain['id']}")).body["projects"]) == 6
+    mutable = {"project": {"options": {"immutable": False}}}
+    assert (await admin("PATCH", f"/projects/{kept['id']}", mutable)).status == 200
+    assert (await admin("DELETE", place)).status == 204
+    assert (await admin("GET", f"/projects/{kept['id']}")).status == 404
