@@ -34,3 +34,18 @@ async def test_a_domain_with_an_immutable_project_stays_with_all_that_is_in_it(a
     assert (await admin("PATCH", f"/projects/{kept['id']}", mutable)).status == 200
     assert (await admin("DELETE", place)).status == 204
     assert (await admin("GET", f"/projects/{kept['id']}")).status == 404
+
+
+async def test_scopes_are_listed_whether_they_are_enabled_or_not(admin):
+    user = await admin.make("user", name="u", password="secret-1")
+    role = await admin.make("role", name="r")
+    project, domain = await admin.make("project", name="p"), await admin.make("domain", name="d")
+    for place, one in (("projects", project), ("domains", domain)):
+        assert (await admin("PUT", f"/{place}/{one['id']}/users/{user['id']}/roles/{role['id']}")).status == 204
+        member = place.removesuffix("s")
+        assert (await admin("PATCH", f"/{place}/{one['id']}", {member: {"enabled": False}})).status == 200
+    someone = await admin.login("u", "secret-1")
+    for above in ("auth", "OS-FEDERATION"):
+        for place, one in (("projects", project), ("domains", domain)):
+            listed = (await someone("GET", f"/{above}/{place}")).body[place]
+            assert [(row["id"], row["enabled"]) for row in listed] == [(one["id"], False)]
