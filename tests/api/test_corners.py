@@ -1,5 +1,7 @@
 """What the real one does in corners where one would not look: names, lists, queries, bodies."""
 
+import pytest
+
 from regional_keystone.api import tree
 
 
@@ -49,3 +51,24 @@ async def test_scopes_are_listed_whether_they_are_enabled_or_not(admin):
         for place, one in (("projects", project), ("domains", domain)):
             listed = (await someone("GET", f"/{above}/{place}")).body[place]
             assert [(row["id"], row["enabled"]) for row in listed] == [(one["id"], False)]
+
+
+@pytest.fixture
+async def below(admin):
+    """Lists of users, groups and projects that are those of something, each with one row."""
+    user, group = await admin.make("user", name="u"), await admin.make("group", name="g")
+    project, role = await admin.make("project", name="p"), await admin.make("role", name="r")
+    assert (await admin("PUT", f"/groups/{group['id']}/users/{user['id']}")).status == 204
+    assert (await admin("PUT", f"/projects/{project['id']}/users/{user['id']}/roles/{role['id']}")).status == 204
+    return {
+        "users": (f"/groups/{group['id']}/users", user["id"]),
+        "groups": (f"/users/{user['id']}/groups", group["id"]),
+        "projects": (f"/users/{user['id']}/projects", project["id"]),
+    }
+
+
+async def test_a_marker_that_is_not_there_matters_only_in_the_list_of_all(admin, below):
+    for collection, (place, one) in below.items():
+        listed = await admin("GET", f"{place}?marker=x")
+        assert (listed.status, [row["id"] for row in listed.body[collection]]) == (200, [one])
+        assert (await admin("GET", f"/{collection}?marker=x")).status == 404
