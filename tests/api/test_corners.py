@@ -72,3 +72,11 @@ async def test_a_marker_that_is_not_there_matters_only_in_the_list_of_all(admin,
         listed = await admin("GET", f"{place}?marker=x")
         assert (listed.status, [row["id"] for row in listed.body[collection]]) == (200, [one])
         assert (await admin("GET", f"/{collection}?marker=x")).status == 404
+
+
+@pytest.mark.parametrize(("word", "found"), [("maybe", 1), ("", 1), ("TRUE", 1), (" Off ", 0), ("f", 0)])
+async def test_a_word_that_does_not_say_false_is_true_where_no_words_are_prescribed(admin, below, word, found):
+    for collection in ("users", "projects"):
+        place, _ = below[collection]
+        assert len((await admin("GET", f"{place}?enabled={word}")).body[collection]) == found
+    assert (await admin("GET", "/users?enabled=maybe")).status == 400
