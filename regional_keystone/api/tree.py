@@ -262,6 +262,7 @@ PROJECTS = Resource(
     collection="projects",
     late={"create": "missing", "update": "missing"},
     filters="domain_id enabled name parent_id is_domain",
+    asks={"parent_id": {"type": ("string",), "format": "uuid"}},
     accepts={**_ACCEPTS, "is_domain": SWITCH, "domain_id": _NULLABLE_ID, "parent_id": _NULLABLE_ID},
     least=0,
     domain="domain_id",

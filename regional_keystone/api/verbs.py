@@ -146,7 +146,7 @@ class _Verbs:
         return Result(status=204, changes=(*changes, remove(old)))
 
     def _asked(self, name: str) -> Mapping[str, Any]:
-        found = self.schema[name]
+        found = self.resource.asks.get(name, self.schema[name])
         return SWITCH if found.get("type") == ("boolean",) else found
 
     def _free(self) -> dict[str, Any]:

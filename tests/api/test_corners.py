@@ -80,3 +80,15 @@ async def test_a_word_that_does_not_say_false_is_true_where_no_words_are_prescri
         place, _ = below[collection]
         assert len((await admin("GET", f"{place}?enabled={word}")).body[collection]) == found
     assert (await admin("GET", "/users?enabled=maybe")).status == 400
+
+
+async def test_projects_are_asked_for_by_a_parent_in_any_form_of_a_uuid_and_in_no_other(admin):
+    parent = await admin.make("project", name="above")
+    child = await admin.make("project", name="below", parent_id=parent["id"])
+    listed = await admin("GET", f"/projects?parent_id={parent['id']}")
+    assert [one["id"] for one in listed.body["projects"]] == [child["id"]]
+    other = await admin("GET", f"/projects?parent_id=urn:uuid:{parent['id']}")
+    assert (other.status, other.body["projects"]) == (200, [])
+    for wrong in ("x", "default", ""):
+        refused = await admin("GET", f"/projects?parent_id={wrong}")
+        assert (refused.status, refused.message.endswith(f"'{wrong}' is not a 'uuid'")) == (400, True)
