@@ -3,6 +3,7 @@
 import pytest
 
 from regional_keystone.api import tree
+from regional_keystone.api.fields import TEXT
 
 
 async def test_the_name_of_a_role_is_what_was_sent_and_another_one_with_blanks_is_another(admin):
@@ -92,3 +93,23 @@ async def test_projects_are_asked_for_by_a_parent_in_any_form_of_a_uuid_and_in_n
     for wrong in ("x", "default", ""):
         refused = await admin("GET", f"/projects?parent_id={wrong}")
         assert (refused.status, refused.message.endswith(f"'{wrong}' is not a 'uuid'")) == (400, True)
+
+
+async def test_a_grant_to_an_id_that_is_too_long_to_be_one_is_not_there(admin):
+    role, project = await admin.make("role", name="r"), await admin.make("project", name="p")
+    for place in (f"/projects/{project['id']}", "/system"):
+        path = f"{place}/users/{'a' * 65}/roles/{role['id']}"
+        for method in ("PUT", "HEAD", "GET", "DELETE"):
+            assert (await admin(method, path)).status == 404
+
+
+async def test_a_text_without_a_limit_of_its_own_is_as_long_as_any_text_may_be(admin):
+    text = "x" * TEXT
+    assert (await admin.make("project", name="p", description=text))["description"] == text
+    made = await admin("POST", "/policies", {"policy": {"blob": text, "type": "t"}})
+    assert (made.status, made.body["policy"]["blob"]) == (201, text)
+    about = {"auth_url": "https://x/a", "sp_url": "https://x/s", "description": text}
+    made = await admin("PUT", "/OS-FEDERATION/service_providers/x", {"service_provider": about})
+    assert (made.status, made.body["service_provider"]["description"]) == (201, text)
+    longer = await admin("POST", "/policies", {"policy": {"blob": text + "x", "type": "t"}})
+    assert (longer.status, longer.message) == (400, f"The request body has a text longer than {TEXT} characters.")
