@@ -66,6 +66,8 @@ async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attrib
     if "password" in sent:
         await _check_strength(terms, call, sent["password"])
     _check_domain(old, sent)
+    if old is not None and call.body["user"].get("id", old.id) != old.id:
+        raise Invalid("Cannot change user ID")  # null neither, which for others is no id at all
     if old is None:
         sent["domain_id"] = home(call, sent)
         await _check_home(call, sent["domain_id"])

@@ -113,3 +113,12 @@ async def test_a_text_without_a_limit_of_its_own_is_as_long_as_any_text_may_be(a
     assert (made.status, made.body["service_provider"]["description"]) == (201, text)
     longer = await admin("POST", "/policies", {"policy": {"blob": text + "x", "type": "t"}})
     assert (longer.status, longer.message) == (400, f"The request body has a text longer than {TEXT} characters.")
+
+
+async def test_the_id_of_a_user_does_not_become_null(admin):
+    user = await admin.make("user", name="u")
+    refused = await admin("PATCH", f"/users/{user['id']}", {"user": {"id": None}})
+    assert (refused.status, refused.message, refused.position) == (400, "Cannot change user ID", None)
+    group = await admin.make("group", name="g")
+    assert (await admin("PATCH", f"/groups/{group['id']}", {"group": {"id": None}})).status == 200
+    assert (await admin("GET", f"/groups/{group['id']}")).body["group"]["id"] == group["id"]
