@@ -23,6 +23,7 @@ _ROWS = 500  # that are in memory at a time while the projects of a domain are l
 TAG: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 255, "pattern": "^[^,/]*$"}
 TAGS: Mapping[str, Any] = {"type": ("array",), "items": TAG, "maxItems": 80, "uniqueItems": True}
 _TAG_FILTERS = frozenset({"tags", "tags-any", "not-tags", "not-tags-any"})
+_FEDERATED = "federated"  # what upstream calls the domain of those whom only an identity provider knows
 _NEVER = ("id", "domain_id", "parent_id", "is_domain")  # what a domain's attributes cannot say
 
 
@@ -71,12 +72,19 @@ async def on_project(call: Call, old: Project | None, new: Project | None, *, de
     if new is None:
         await _check_delete(call.reader, old)
         return ()
+    if old is None or new.name != old.name:
+        _check_reserved(new)
     if old is None:
         await _check_place(call.reader, new, depth)
     else:
         await _check_switch(call.reader, old, new)
     await _check_name(call.reader, old, new)
     return ()
+
+
+def _check_reserved(new: Project) -> None:
+    if new.is_domain and new.name.lower() == _FEDERATED:
+        raise Invalid(f"A domain cannot be named {new.name}: the name is reserved. Choose another one.")
 
 
 async def _check_delete(reader: Reader, old: Project | None) -> None:

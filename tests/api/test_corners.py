@@ -122,3 +122,17 @@ async def test_the_id_of_a_user_does_not_become_null(admin):
     group = await admin.make("group", name="g")
     assert (await admin("PATCH", f"/groups/{group['id']}", {"group": {"id": None}})).status == 200
     assert (await admin("GET", f"/groups/{group['id']}")).body["group"]["id"] == group["id"]
+
+
+async def test_no_domain_has_the_name_that_is_reserved_in_any_case(admin):
+    domain = await admin.make("domain", name="d")
+    for name in ("Federated", "federated", " FEDERATED "):
+        for answer in (
+            await admin("POST", "/domains", {"domain": {"name": name}}),
+            await admin("POST", "/projects", {"project": {"name": name, "is_domain": True}}),
+            await admin("PATCH", f"/domains/{domain['id']}", {"domain": {"name": name}}),
+            await admin("PATCH", f"/projects/{domain['id']}", {"project": {"name": name}}),
+        ):
+            assert (answer.status, answer.position) == (400, None)
+            assert answer.message.startswith(f"A domain cannot be named {name.strip()}: ")
+    await admin.make("project", name="Federated")
