@@ -136,3 +136,29 @@ async def test_no_domain_has_the_name_that_is_reserved_in_any_case(admin):
             assert (answer.status, answer.position) == (400, None)
             assert answer.message.startswith(f"A domain cannot be named {name.strip()}: ")
     await admin.make("project", name="Federated")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "created_at",
+        "last_active_at",
+        "password_changed_at",
+        "password_hash",
+        "password_history",
+        "password_self_service",
+    ],
+)
+async def test_an_attribute_of_a_user_that_the_server_keeps_itself_is_refused_not_lost(admin, name):
+    user = await admin.make("user", name="u")
+    for answer in (
+        await admin("POST", "/users", {"user": {"name": "v", name: "x"}}),
+        await admin("POST", "/users", {"user": {"name": "v", name.replace("_", "-"): "x"}}),
+        await admin("PATCH", f"/users/{user['id']}", {"user": {name: None}}),
+    ):
+        assert (answer.status, answer.position) == (400, None)
+        assert "is the server's own" in answer.message
+    changed = await admin("PATCH", f"/users/{user['id']}", {"user": {name.replace("_", "-"): "x"}})
+    assert changed.body["user"][name.replace("_", "-")] == "x"
+    whole = {**user, "password_expires_at": None}
+    assert (await admin("PATCH", f"/users/{user['id']}", {"user": whole})).status == 200
