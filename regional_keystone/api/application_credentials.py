@@ -220,6 +220,7 @@ async def _rules(call: Call, named: list[Attributes]) -> tuple[tuple[str, ...], 
     for place, said in enumerate(named):
         rule = await _rule_named(call, said) or mine.get(_complete(said))
         if rule is None:
+            _check_known(said)
             key = said.get("id") or call.fresh(f"access rule {place}")
             service, path, method = _complete(said)
             rule = AccessRule(id=key, user_id=call.path["user_id"], service=service, path=path, method=method)
@@ -238,12 +239,20 @@ async def _rule_named(call: Call, said: Attributes) -> AccessRule | None:
 
 
 def _complete(said: Attributes) -> tuple[str, str, str]:
-    """What a new rule says. Raises Invalid for one that does not say all of it."""
+    """What a rule says. Raises Invalid for one that does not say all of it."""
     for name in ("service", "path", "method"):
         if name not in said:
             raise Invalid(f"Invalid input for field/attribute access_rules. {name!r} is a required property")
     check_length(said, "path", 128)
     return said["service"], said["path"], said["method"]
+
+
+def _check_known(said: Attributes) -> None:
+    """Raise Invalid for a new rule that says more than a rule has; of one that is there upstream reads no more."""
+    if unknown := [name for name in said if name not in _RULE["properties"]]:
+        were = "was" if len(unknown) == 1 else "were"
+        what = f"Additional properties are not allowed ({', '.join(map(repr, unknown))} {were} unexpected)"
+        raise Invalid(f"Invalid input for field/attribute access_rules. {what}")
 
 
 def _request(rule: AccessRule) -> tuple[str, str, str]:

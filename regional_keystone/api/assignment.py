@@ -25,8 +25,6 @@ async def _prepare_role(call: Call, old: Role | None, sent: Attributes) -> Attri
         check_change("role", old, sent)
         if sent.get("domain_id", old.domain_id) != old.domain_id:
             raise Invalid("Update of `domain_id` is not allowed.")
-    if "name" in sent:
-        sent["name"] = sent["name"].strip()
     check_length(sent, "description", 255)
     if "options" in sent:
         sent["options"] = merged(old.options if old else {}, sent["options"])

@@ -171,12 +171,12 @@ async def _revoked(call: Call) -> Result:
 
 
 async def _scopes(call: Call, *, resource: Resource) -> Result:
-    """The projects, or the domains, that the caller could ask a token for."""
+    """The projects, or the domains, where the caller has a role; also those that are disabled, as upstream does."""
     call.enforce(f"identity:get_auth_{resource.collection}")
     found = await reachable(call.reader, call.caller.user_id)
     ids = sorted({one.target_id for one in found if one.target == resource.member})
     records = [record for record in [await call.reader.get(Project, one) for one in ids] if record]
-    wanted = [record for record in records if record.enabled and (resource is PROJECTS or record.is_domain)]
+    wanted = [record for record in records if resource is PROJECTS or record.is_domain]
     body = listing(call, resource.collection, [await seen(call, resource, record) for record in wanted])
     return Result(body=body)
 

@@ -20,7 +20,7 @@ Attributes = dict[str, Any]
 Schema = Mapping[str, Any]
 
 DEPTH, KEYS, TEXT, DIGITS = 32, 1000, 65536, 19
-_TRUE = frozenset(("", "1", "t", "true", "on", "y", "yes"))
+_FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
 _LEAST = -(2**63)
 _LIKE = ("contains", "startswith", "endswith")
 _UUID = re.compile("[0-9a-fA-F]{32}")
@@ -138,8 +138,8 @@ def _hidden(kind: type[Record]) -> frozenset[str]:
 
 
 def equals(wanted: str) -> Callable[[Any], bool]:
-    """Whether a value is the one that a query names; a boolean is what its words mean."""
-    is_true = wanted.strip().lower() in _TRUE
+    """Whether a value is the one that a query names; a boolean is true unless a word says false, as upstream has it."""
+    is_true = wanted.strip().lower() not in _FALSE
     return lambda value: value == is_true if isinstance(value, bool) else value is not None and str(value) == wanted
 
 

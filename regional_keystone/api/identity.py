@@ -25,6 +25,7 @@ from regional_keystone.log import Change, put
 from regional_keystone.model import Attempts, Group, Membership, Project, User
 from regional_keystone.passwords import DEFAULT_ROUNDS, How, begins_with, hash_password, verify_password
 from regional_keystone.passwords import check_length as check_password_length
+from regional_keystone.record import facts
 from regional_keystone.roles import reachable
 from regional_keystone.settings import SecurityCompliance
 
@@ -46,10 +47,17 @@ OPTIONS: Mapping[str, Any] = {
 _SECRET = {"type": ("string",), "secret": True}
 _NEW_PASSWORD = {
     "type": ("object",),
-    "properties": {"original_password": _SECRET, "password": _SECRET},
+    "properties": {"original_password": _SECRET, "password": {**_SECRET, "minLength": 1}},
     "required": ("original_password", "password"),
     "additionalProperties": False,
 }
+
+
+_OWN = frozenset(
+    name
+    for name, one in facts(User).fields.items()
+    if "server" in one.marks and name not in {"id", "password_expires_at"}  # which clients see, so send back
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +71,12 @@ class Terms:
 
 
 async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attributes) -> Attributes:
+    _check_own(old, call.body["user"])
     if "password" in sent:
         await _check_strength(terms, call, sent["password"])
     _check_domain(old, sent)
+    if old is not None and call.body["user"].get("id", old.id) != old.id:
+        raise Invalid("Cannot change user ID")  # null neither, which for others is no id at all
     if old is None:
         sent["domain_id"] = home(call, sent)
         await _check_home(call, sent["domain_id"])
@@ -93,6 +104,13 @@ async def _prepare_group(call: Call, old: Group | None, sent: Attributes) -> Att
         sent["name"] = sent["name"].strip()
     check_length(sent, "name", 64)
     return sent
+
+
+def _check_own(old: User | None, sent: Attributes) -> None:
+    """Raise Invalid for an attribute under a name that the server uses itself: it could not be kept."""
+    for name in sent:
+        if (name.replace(":", "_").replace("-", "_") if old is None else name) in _OWN:
+            raise Invalid(f"The attribute {name} of a user is the server's own. Choose another name.")
 
 
 def _check_domain(old: User | Group | None, sent: Attributes) -> None:

@@ -14,7 +14,7 @@ from regional_keystone.record import Like
 
 _PLAIN = "!$'()*+,/:;@~"  # what a query may hold as it is
 _LONGEST = 19  # digits of a limit
-_PAGED = frozenset(("users", "groups", "projects", "domains"))  # a marker must be there; elsewhere one need not be
+_PAGED = frozenset(("users", "groups", "projects", "domains"))  # of all of these a marker is one; elsewhere it may not
 
 
 class Wanted(NamedTuple):
@@ -59,7 +59,7 @@ def wanted(call: Call, collection: str, filters: str, *rules: Callable[[Any], bo
         return Wanted(0, None, (), holding)
     tests, like = _filters(call.request.query, names)
     limit, marker = _limit(call, collection), call.query("marker") or None
-    return Wanted(limit, marker, tests, holding, collection not in _PAGED, like)
+    return Wanted(limit, marker, tests, holding, bool(call.path) or collection not in _PAGED, like)
 
 
 def of_domain(call: Call, name: str) -> Callable[[Any], bool] | None:

@@ -111,6 +111,7 @@ class Resource:
     path: str = ""  # when it is not "/" + collection
     verbs: str = "create list show update delete"
     filters: str = ""  # query keys of the list, beside name__contains and the like
+    asks: Mapping[str, Any] = field(default_factory=dict)  # JSON schema of query keys that are not as their attribute
     fixed: Mapping[str, Any] = field(default_factory=dict)  # field values that make a row one of this collection
     accepts: Mapping[str, Any] = field(
         default_factory=dict

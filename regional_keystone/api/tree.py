@@ -19,9 +19,11 @@ from regional_keystone.ports import Reader
 from regional_keystone.roles import ancestors, descendants, reachable
 
 DEPTH = 5
+_ROWS = 500  # that are in memory at a time while the projects of a domain are looked through
 TAG: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 255, "pattern": "^[^,/]*$"}
 TAGS: Mapping[str, Any] = {"type": ("array",), "items": TAG, "maxItems": 80, "uniqueItems": True}
 _TAG_FILTERS = frozenset({"tags", "tags-any", "not-tags", "not-tags-any"})
+_FEDERATED = "federated"  # what upstream calls the domain of those whom only an identity provider knows
 _NEVER = ("id", "domain_id", "parent_id", "is_domain")  # what a domain's attributes cannot say
 
 
@@ -70,6 +72,8 @@ async def on_project(call: Call, old: Project | None, new: Project | None, *, de
     if new is None:
         await _check_delete(call.reader, old)
         return ()
+    if old is None or new.name != old.name:
+        _check_reserved(new)
     if old is None:
         await _check_place(call.reader, new, depth)
     else:
@@ -78,14 +82,30 @@ async def on_project(call: Call, old: Project | None, new: Project | None, *, de
     return ()
 
 
+def _check_reserved(new: Project) -> None:
+    if new.is_domain and new.name.lower() == _FEDERATED:
+        raise Invalid(f"A domain cannot be named {new.name}: the name is reserved. Choose another one.")
+
+
 async def _check_delete(reader: Reader, old: Project | None) -> None:
     assert old is not None  # noqa: S101  a hook has one of both
     check_removal("domain" if old.is_domain else "project", old)
     if old.is_domain and old.enabled:
         raise Forbidden("Cannot delete a domain that is enabled, please disable it first.")
+    if old.is_domain:
+        await _check_delete_contents(reader, old)
     if not old.is_domain and await reader.find(Project, parent_id=old.id):
         advice = "Use the cascade option if you want to delete a whole subtree."
         raise Forbidden(f"Cannot delete the project {old.id} since it is not a leaf in the hierarchy. {advice}")
+
+
+async def _check_delete_contents(reader: Reader, domain: Project) -> None:
+    """Raise Forbidden if a project that would go with the domain is immutable: then all of it stays."""
+    after: tuple[str] | None = None
+    while rows := await reader.page(Project, after, _ROWS, domain_id=domain.id):
+        for one in rows:
+            check_removal("project", one)
+        after = (rows[-1].id,)
 
 
 async def _check_place(reader: Reader, new: Project, depth: int) -> None:
@@ -250,6 +270,7 @@ PROJECTS = Resource(
     collection="projects",
     late={"create": "missing", "update": "missing"},
     filters="domain_id enabled name parent_id is_domain",
+    asks={"parent_id": {"type": ("string",), "format": "uuid"}},
     accepts={**_ACCEPTS, "is_domain": SWITCH, "domain_id": _NULLABLE_ID, "parent_id": _NULLABLE_ID},
     least=0,
     domain="domain_id",

@@ -146,7 +146,7 @@ class _Verbs:
         return Result(status=204, changes=(*changes, remove(old)))
 
     def _asked(self, name: str) -> Mapping[str, Any]:
-        found = self.schema[name]
+        found = self.resource.asks.get(name, self.schema[name])
         return SWITCH if found.get("type") == ("boolean",) else found
 
     def _free(self) -> dict[str, Any]:
@@ -282,7 +282,7 @@ class _Links:
 
     async def make(self, call: Call) -> Result:
         await self._allowed(call, "make")
-        old, new = await self._link(call), self._wanted(call)
+        old, new = await self._link(call), built(self.edge.record, self._fields(call.path))
         further = await self.edge.hook(call, old, new)
         changes = (*further, put(new)) if old is None else tuple(further)
         if self.edge.tell is None:
@@ -318,14 +318,12 @@ class _Links:
         rows = [await seen(call, self.far, record) for record in found]
         return Result(body=lists.body(call, self.far.collection, rows, asked))
 
-    def _wanted(self, call: Call) -> Record:
-        return built(self.edge.record, self._fields(call.path))
-
     def _fields(self, path: Mapping[str, str]) -> Attributes:
         return self.edge.fields(path) if self.edge.fields else dict(path)
 
     async def _link(self, call: Call) -> Record | None:
-        return await call.reader.get(self.edge.record, *facts(self.edge.record).key_of(self._wanted(call)))
+        values = self._fields(call.path)  # as they are: what is too long to be an id is not there
+        return await call.reader.get(self.edge.record, *(values[name] for name in facts(self.edge.record).key))
 
     async def _there(self, call: Call) -> Record:
         found = await self._link(call)

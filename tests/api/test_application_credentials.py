@@ -310,3 +310,13 @@ async def test_a_site_that_is_cut_off_lets_programs_in(owner, world):
     assert answer.status == 201
     holder = Client(world, answer.headers["X-Subject-Token"])
     assert (await owner.worth(holder))[0] == 200
+
+
+async def test_an_access_rule_that_is_new_says_nothing_but_what_a_rule_has(owner):
+    more = {**SERVERS, "comment": "x"}
+    refused = await owner.alice("POST", owner.path, {"application_credential": {"name": "one", "access_rules": [more]}})
+    assert (refused.status, refused.position) == (400, None)
+    assert "('comment' was unexpected)" in refused.message
+    made = await owner.make("two", access_rules=[SERVERS])
+    again = await owner.make("three", access_rules=[more])  # it is there, so no more of it is read
+    assert again["access_rules"] == made["access_rules"]
