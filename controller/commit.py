@@ -167,7 +167,7 @@ class Sequencer:
                 await self._judge(batch)
 
     async def follow(self, poll_s: float) -> None:
-        """Take in what other controllers append, when woken and at least so often; for ever."""
+        """Take in what other controllers append, when woken and at least so often, _CONFIRM_S at most; for ever."""
         readable = True
         while True:
             with suppress(TimeoutError):

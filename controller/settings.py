@@ -17,7 +17,12 @@ class Controller:
     authority_dir: Path | None = option(
         None, "Directory of the federation's CA and signing keys, the same at all controllers; default: in state_dir."
     )
-    poll_s: float = option(0.2, "Seconds between looks for what another controller has appended.", least=0.01, most=5)
+    poll_s: float = option(
+        0.2,
+        "Seconds between looks for what another controller has appended; more than 0.6 is as good as 0.6.",
+        least=0.01,
+        most=5,
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

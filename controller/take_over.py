@@ -17,7 +17,7 @@ from regional_keystone.log import Change, Entry, Put, put
 from regional_keystone.model import Attempts, RevocationEvent, Taken
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.ports import Clock
-from regional_keystone.record import decode
+from regional_keystone.record import decode, spread, unspread
 
 log = structlog.get_logger("take_over")
 
@@ -80,7 +80,7 @@ class TakeOver:
 
     async def _revocation(self, reader: Recording, feed: str, number: int, place: int, change: Put, now: int) -> Change:
         event = decode(RevocationEvent, change.row)
-        late = LATE if event.id.startswith(LATE) else ""
+        late = LATE if unspread(event.id).startswith(LATE) else ""
         # a token may be from a fast clock; all tokens of somebody are not to be void in advance
         latest = now + (_LATE_US if late else SKEW_US)
         if event.audit_id or event.audit_chain_id:
@@ -89,7 +89,7 @@ class TakeOver:
             log.error("own_feed_ahead_of_time", feed=feed, number=number, by_us=event.issued_before - now)
         bounded = msgspec.structs.replace(
             event,
-            id=f"{late}{feed}/{number}/{place}",
+            id=spread(f"{late}{feed}/{number}/{place}"),
             issued_before=min(event.issued_before, latest),
             keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
         )

@@ -88,13 +88,35 @@ _MOST = {
     ("access_tokens", "authorizing_user_id"): 100,
     ("access_tokens", "project_id"): 1_000,
     ("identity_providers", "domain_id"): 5,
-    ("federated_users", "user_id"): 5,
     ("federated_users", "unique_id"): 5,
+    ("federated_users", "idp_id"): _USERS // 2,
     ("registered_limits", "service_id"): 50,
     ("registered_limits", "region_id"): 100,
     ("limits", "project_id"): 100,
     ("limits", "domain_id"): 100,
     ("limits", "registered_limit_id"): 10_000,
+}
+_RANDOM = "random"
+_SPREAD = "a digest of the rest"
+# of every table with more than one bucket: what its key begins with, and what a bucket holds besides one row for each
+_BOUNDS = {
+    "grants": (_RANDOM, "of an actor: a row for each role on each project, domain or system"),
+    "project_endpoints": (_RANDOM, "of a project: as many as there are endpoints"),
+    "project_endpoint_groups": (_RANDOM, "of a project: as many as there are groups of endpoints"),
+    "trusts": (_RANDOM, ""),
+    "application_credentials": (_RANDOM, ""),
+    "access_rules": (_RANDOM, ""),
+    "credentials": (f"{_RANDOM}; of EC2 a digest of the access key", ""),
+    "federated_users": (_RANDOM, "of a user: what providers call it, a few"),
+    "projects": (_RANDOM, ""),
+    "users": (_RANDOM, ""),
+    "groups": (_RANDOM, ""),
+    "memberships": (_RANDOM, "of a user: its groups; how large a group is does not matter here"),
+    "attempts": (_RANDOM, "of a user: one for each site that took a login, and one for the controllers"),
+    "domain_options": (_RANDOM, "of a domain: at most one for each option that there is"),
+    "limits": (_RANDOM, ""),
+    "revocations": (f"{_RANDOM}; made by a site: {_SPREAD}", "stones of what was removed in a month"),
+    "outcomes": (_SPREAD, "stones of what was removed in a month"),
 }
 _INTRODUCTION = f"""
 ## In Cassandra
@@ -120,6 +142,16 @@ Sizes at {_USERS:,} users, before compression: bytes of a row as computed from t
 under the counts that `docs/cassandra_tables.py` assumes (half of all users in one domain, one role in two grants of
 three, ids of hexadecimal digits).
 """
+_BOUNDED = f"""
+### What bounds a bucket
+
+A bucket is the rows whose keys begin alike, and the stones of such rows for {STONE_S // 86400} days. With more than about 50,000 stones
+in one partition Cassandra gives up reading it. So what begins the key of a table that grows has to be random. Where ids
+have a meaning, `record.spread` puts eight digits of a digest of the id before it: whoever makes it, and however often,
+it is the same id.
+
+| Table | Key begins with | That is | What a bucket holds more of one of these |
+| --- | --- | --- | --- |"""
 _LOG = f"""
 ### The log
 
@@ -163,13 +195,21 @@ centre before it serves, and refuses when one is unsafe or none of them tells:
 
 def section(tables: Iterable[Table]) -> str:
     """All of it, from the facts of these records."""
+    tables = tuple(tables)
     lines = [
         "| Table | Partition | Rows | Bytes a row | Rows in the largest partition | Its size |",
         "| --- | --- " * 3 + "|",
     ]
     for table in tables:
         lines += ["| " + " | ".join(cells) + " |" for cells in _lines(Forms(table))]
-    return f"{_INTRODUCTION}\n" + "\n".join(lines) + f"\n{_LOG}".rstrip()
+    return f"{_INTRODUCTION}\n" + "\n".join([*lines, _BOUNDED, *_bounds(tables)]) + f"\n{_LOG}".rstrip()
+
+
+def _bounds(tables: Iterable[Table]) -> Iterator[str]:
+    for table in tables:
+        if not table.small:
+            begins, holds = _BOUNDS[table.name]
+            yield f"| `{table.name}` | `{table.key[0]}` | {begins} | {holds} |"
 
 
 def _lines(forms: Forms) -> Iterator[tuple[str, ...]]:

@@ -105,7 +105,8 @@ async def open_log(settings: Settings, clock: Clock, *, repeat: bool = False, wa
     from regional_keystone.adapters.cassandra import Cassandra as Store  # noqa: PLC0415
 
     scratch = _scratch(state)
-    return await _opened(settings, clock, partial(Store.open, clock=clock, scratch=scratch, repeat=repeat), waits=waits)
+    opened = partial(Store.open, clock=clock, scratch=scratch, repeat=repeat, leave_s=_LEAVE_S)
+    return await _opened(settings, clock, opened, waits=waits)
 
 
 async def open_replica(settings: Settings, clock: Clock, site: str, *, only_reads: bool = False) -> Writer:

@@ -21,13 +21,13 @@ from regional_keystone.log import LOG, Entry, Put, Remove, disturbed
 from regional_keystone.model import Attempts, RevocationEvent, Ring, Taken
 from regional_keystone.overlay import Overlay
 from regional_keystone.ports import Clock, Writer
-from regional_keystone.record import R, Touch, decode
+from regional_keystone.record import R, Touch, decode, spread, unspread
 from regional_keystone.revocation import Revocation, RevocationIndex
 
 log = structlog.get_logger("follow")
 
 BATCH = 512
-LATE = "late/"  # ids of revocations by which a site answers one that reached back over its own issues
+LATE = "late/"  # begins the names of revocations by which a site answers one that reached back over its own issues
 _ISSUED_LIMIT = 100_000
 _ECHOES = 1024
 _RETRY_S = 1.0
@@ -361,14 +361,15 @@ class Follower:
     def _void(self, event: RevocationEvent) -> list[RevocationEvent]:
         self.void(event)
         issued_at = self._issued.get(event.user_id or "", 0)
-        if event.id.startswith(LATE) or (self.own is not None and event.id.startswith(f"{self.own}/")):
+        name = unspread(event.id)
+        if name.startswith(LATE) or (self.own is not None and name.startswith(f"{self.own}/")):
             return []
         if issued_at // 1_000_000 <= event.issued_before // 1_000_000:
             return []
         return [
             msgspec.structs.replace(
                 event,
-                id=f"{LATE}{event.id}",
+                id=spread(f"{LATE}{event.id}"),
                 issued_before=issued_at,
                 keep_until=issued_at + event.keep_until - event.issued_before,
             )

@@ -3,6 +3,7 @@
 Stores, request checks, schemas and cascades are readings of these facts; nothing about a record is written twice.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -185,6 +186,16 @@ def encode(record: Record) -> bytes:
 def decode(kind: type[R], row: bytes) -> R:
     """The record that `encode` wrote; fields it does not have take their defaults."""
     return msgspec.msgpack.decode(row, type=kind)
+
+
+def spread(name: str) -> str:
+    """The id of a row whose name begins as many do, and always the same: a store parts its rows by how ids begin."""
+    return f"{hashlib.sha256(name.encode()).hexdigest()[:8]}/{name}"
+
+
+def unspread(row_id: str) -> str:
+    """The name that `spread` was given; nothing for an id that was not made so."""
+    return row_id.partition("/")[2]
 
 
 @cache

@@ -59,7 +59,7 @@ async def named_anew(call: Call, new: User | None) -> list[Change]:
     known = {facts(FederatedUser).key_of(row): row for row in await call.reader.find(FederatedUser, user_id=new.id)}
     changes: list[Change] = [remove(row) for key, row in known.items() if key not in wanted]
     for key, row in wanted.items():
-        if key not in known and await call.reader.get(FederatedUser, *key) is not None:
+        if key not in known and await call.reader.find(FederatedUser, **{one: getattr(row, one) for one in FILTERS}):
             raise _taken()
         changes += [put(row, known.get(key))] if row != known.get(key) else []
     return changes

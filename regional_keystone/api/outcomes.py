@@ -18,6 +18,7 @@ from regional_keystone.errors import Conflict
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Outcome
 from regional_keystone.ports import Reader
+from regional_keystone.record import spread
 
 _NONCE_BYTES, _SECRET_BYTES = 12, 16
 _HEADER = "x-rk-secret"  # a header between a site and its controllers
@@ -37,12 +38,12 @@ def outcome(request: Request, response: Response, now: int) -> Outcome:
     """What is stored with the change."""
     nonce, digest = os.urandom(_NONCE_BYTES), _digest(request)
     sealed = AESGCM(_key(request)).encrypt(nonce, msgspec.msgpack.encode(response), digest)
-    return Outcome(id=request.id, request_digest=digest, answer=nonce + sealed, at=now)
+    return Outcome(id=spread(request.id), request_digest=digest, answer=nonce + sealed, at=now)
 
 
 async def kept(reader: Reader, request: Request) -> Response | None:
     """What this request was answered before; None if it is new. Raises Conflict for another with the same id."""
-    found = await reader.get(Outcome, request.id)
+    found = await reader.get(Outcome, spread(request.id))
     if found is None:
         return None
     nonce, sealed = found.answer[:_NONCE_BYTES], found.answer[_NONCE_BYTES:]

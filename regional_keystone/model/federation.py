@@ -56,12 +56,18 @@ class ServiceProvider(Record, frozen=True, kw_only=True):
     relay_state_prefix: Annotated[str, Meta(max_length=256)] = RELAY_STATE_PREFIX
 
 
-@table("federated_users", key="idp_id protocol_id unique_id", by="user_id unique_id")
+@table(
+    "federated_users",
+    key="user_id idp_id protocol_id unique_id",
+    unique=["idp_id protocol_id unique_id"],
+    by="unique_id idp_id",
+    wide="idp_id",
+)
 class FederatedUser(Record, frozen=True, kw_only=True):
-    """What an identity provider calls one of our users."""
+    """What an identity provider calls one of our users. By user: these ids are as random as the others are alike."""
 
+    user_id: Annotated[Id, Ref("users", "cascade")]
     idp_id: Annotated[Id, Ref("identity_providers", "cascade")]
     protocol_id: Id
     unique_id: Annotated[str, Meta(max_length=255)]
-    user_id: Annotated[Id, Ref("users", "cascade")]
     display_name: str | None = None

@@ -13,6 +13,7 @@ class RevocationEvent(Record, frozen=True, kw_only=True):
     """Upstream's revocation event: tokens issued up to `issued_before` whose traits equal every field set are void.
 
     Instants are microseconds since 1970 UTC. Kept until `keep_until`, when no token it covers can be accepted.
+    `id` is random, or `spread` from the place in a site's own feed where it was made.
     """
 
     id: str
@@ -79,8 +80,8 @@ class Taken(Record, frozen=True, kw_only=True):
 class Outcome(Record, frozen=True, kw_only=True):
     """What a forwarded change was answered, so that its retry after a lost answer finds it instead of doing it twice.
 
-    `request_digest` binds the id to what was asked; `answer` is a `messages.Response`, sealed so that only
-    the same request opens it (`api/outcomes.py`).
+    `id` is `spread` from the request's. `request_digest` binds it to what was asked; `answer` is a `messages.Response`,
+    sealed so that only the same request opens it (`api/outcomes.py`).
     """
 
     id: str

@@ -9,6 +9,7 @@ import pytest
 from regional_keystone.document import time
 from regional_keystone.errors import Unavailable
 from regional_keystone.model import Outcome, Project, Trust
+from regional_keystone.record import spread
 from regional_keystone.wiring import door
 from tests.api.conftest import Answer, Client
 
@@ -144,7 +145,7 @@ async def test_a_retry_of_a_forwarded_login_finds_its_token_which_the_log_does_n
     again = await world.api.answer(request, keep=True)
     assert again.headers["X-Subject-Token"] == answer.headers["X-Subject-Token"]
     assert (await world.overlay.get(Trust, trust["id"])).remaining_uses == 4
-    kept = await world.overlay.get(Outcome, request.id)
+    kept = await world.overlay.get(Outcome, spread(request.id))
     assert answer.headers["X-Subject-Token"].encode() not in kept.answer
     guessed = {name: value for name, value in request.headers.items() if name != "x-rk-secret"}
     other = await world.api.answer(msgspec.structs.replace(request, headers=guessed), keep=True)

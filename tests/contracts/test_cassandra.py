@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from controller.commit import Sequencer
 from regional_keystone.adapters import cassandra_log
 from regional_keystone.adapters.local import LocalWake, SystemClock
+from regional_keystone.backends import open_log
 from regional_keystone.digest import digest
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable, Unknown
 from regional_keystone.follow import Follower
@@ -24,6 +26,8 @@ from regional_keystone.log import LOG, Entry, encode_entry, put, remove
 from regional_keystone.model import Grant, Project, Region
 from regional_keystone.overlay import Overlay, transact
 from regional_keystone.record import encode, facts
+from regional_keystone.sections import Site
+from regional_keystone.settings import Settings
 from tests.cloud import project
 from tests.contracts.cassandra_stores import SITE, CassandraStores
 from tests.contracts.test_store import all_rows, check_equal, stream
@@ -119,6 +123,36 @@ async def test_what_another_controller_projects_is_left_to_it_unless_it_does_not
         await other.apply(entries(4))  # its author has died
         assert await other.get(Region, "t4") is not None
         assert await other.applied(LOG) == 4
+
+
+class Telltale(SystemClock):
+    """Tells when somebody sleeps by it."""
+
+    def __init__(self):
+        self.slept = asyncio.Event()
+
+    async def sleep(self, seconds):
+        self.slept.set()
+        await super().sleep(seconds)
+
+
+async def test_a_controller_opens_its_store_so_that_it_leaves_others_what_they_append(keyspace, tmp_path):
+    await keyspace.fit()
+    place = replace(Settings(), cassandra=keyspace.section("dc2"), site=Site(state_dir=tmp_path))
+    clock = Telltale()
+    other = await open_log(place, clock)
+    try:
+        async with keyspace.store("dc1") as author:
+            assert await author.append(LOG, 0, entries(1))
+            applying, left = asyncio.create_task(other.apply(entries(1))), asyncio.create_task(clock.slept.wait())
+            await asyncio.wait({applying, left}, return_when=asyncio.FIRST_COMPLETED)
+            assert left.done(), "it wrote at once what its author was about to write"
+            await author.apply(entries(1))
+            await applying
+        assert await other.applied(LOG) == 1
+    finally:
+        await other.close()
+        await keyspace.empty_all()
 
 
 @asynccontextmanager

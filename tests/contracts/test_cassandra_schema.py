@@ -1,15 +1,28 @@
 """What follows from the records' facts for Cassandra, without any."""
 
+import itertools
 import re
+from collections import Counter
+from functools import partial
+from uuid import uuid4
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from controller.take_over import TakeOver
 from regional_keystone.adapters import cassandra_schema as schema
 from regional_keystone.adapters.cassandra_tables import Write, statements
-from regional_keystone.model import Project, User
-from regional_keystone.record import TABLES, Id, Record, Table, facts, table
+from regional_keystone.api.consequences import event
+from regional_keystone.api.federated import _rows as rows_of
+from regional_keystone.api.outcomes import outcome
+from regional_keystone.follow import LATE
+from regional_keystone.log import put
+from regional_keystone.messages import Request, Response
+from regional_keystone.model import Project, RevocationEvent, User
+from regional_keystone.record import TABLES, Id, Record, Table, decode, facts, spread, table
+
+ROWS = 10_000
 
 
 @given(st.lists(st.text(min_size=1, max_size=64), unique=True, max_size=10))
@@ -124,3 +137,67 @@ def test_a_removal_lies_below_a_row_of_the_same_position_and_above_all_before():
     assert stamps == [14, 15, 16, 17]
     assert Write(form, ("a", "a"), 7, None).values[1] == schema.STONE_S < schema.GRACE_S
     assert Write(form, ("a", "a"), 7, b"x").values[1] == 0
+
+
+class Empty:
+    """A reader of a store with nothing in it."""
+
+    async def get(self, *_):
+        return None
+
+
+async def revoked_by_sites(*, late):
+    """As a controller takes them over from the own feeds of two sites."""
+    taking = TakeOver(overlay=None, sequencer=None, clock=None, keep_s=60.0)
+    name = spread(f"{LATE}e") if late else "e"
+    asked = put(RevocationEvent(id=name, issued_before=1, revoked_at=1, keep_until=2, audit_id="a"))
+    places = itertools.product(("RegionOne/0f3a", "RegionTwo/77c1"), range(ROWS // 2))
+    changes = [await taking._revocation(Empty(), feed, number, 0, asked, now=1) for feed, number in places]
+    return [decode(RevocationEvent, one.row) for one in changes]
+
+
+async def revoked_directly():
+    return [event({"user_id": f"u{number}"}, 1, 60.0) for number in range(ROWS)]
+
+
+async def outcomes(begin):
+    asked = (Request(id=f"{begin}req-{uuid4()}", method="POST", path="/v3/projects") for _ in range(ROWS))
+    return [outcome(one, Response(status=201), 1) for one in asked]
+
+
+async def federated():
+    """One provider calls all of its users much alike."""
+    found = []
+    for number in range(ROWS):
+        user = User(id=uuid4().hex, name=f"u{number}", domain_id="default")
+        names = [{"idp_id": "idp", "protocols": [{"protocol_id": "saml2", "unique_id": f"CN=u{number},O=x"}]}]
+        found += rows_of(names, user)
+    return found
+
+
+GROWING = {
+    "revocations of sites": partial(revoked_by_sites, late=False),
+    "late answers": partial(revoked_by_sites, late=True),
+    "revocations": revoked_directly,
+    "outcomes of forwarded requests": partial(outcomes, "RegionOne/"),
+    "outcomes of direct requests": partial(outcomes, ""),
+    "federated users": federated,
+}
+
+
+@pytest.mark.parametrize("what", GROWING)
+async def test_rows_that_come_with_use_lie_in_many_buckets(what):
+    rows = await GROWING[what]()
+    table_ = facts(type(rows[0]))
+    by_key = schema.forms_of(TABLES)[table_.name].by_key
+    keys = {table_.key_of(row) for row in rows}
+    buckets = Counter(by_key(key)[0] for key in keys)
+    assert len(keys) == ROWS
+    assert max(buckets.values()) <= ROWS // 100, buckets.most_common(3)
+
+
+async def test_what_a_site_says_twice_has_one_id():
+    """Taking over exactly once, and finding a kept answer, depend on it."""
+    assert await revoked_by_sites(late=True) == await revoked_by_sites(late=True)
+    request = Request(id="RegionOne/req-1", method="POST", path="/v3/projects")
+    assert outcome(request, Response(status=201), 1).id == outcome(request, Response(status=409), 2).id

@@ -29,6 +29,7 @@ from regional_keystone.messages import (
     encode,
 )
 from regional_keystone.model import RevocationEvent, Taken
+from regional_keystone.record import spread
 from tests.cloud import Cloud, event, eventually, hear, no_tls, project, say, stream
 
 
@@ -409,7 +410,7 @@ async def test_a_site_changes_nothing_but_revocations_and_only_under_ids_of_its_
         await eventually(lambda: _is(taken(controller), 1))
     assert await controller.overlay.get(type(project("x")), "evil") is None
     assert await controller.overlay.get(RevocationEvent, "other") == stolen
-    assert [one.id for one in await controller.revocations()] == ["other", "RegionOne/inc/1/1"]
+    assert [one.id for one in await controller.revocations()] == ["other", spread("RegionOne/inc/1/1")]
 
 
 async def test_a_revocation_of_all_tokens_of_a_user_cannot_reach_into_the_future_but_one_of_a_token_can(
@@ -428,7 +429,7 @@ async def test_a_revocation_of_all_tokens_of_a_user_cannot_reach_into_the_future
 
 async def test_an_answer_to_a_revocation_reaches_as_far_as_tokens_are_believed_and_no_further(controller, site):
     now = controller.clock.now()
-    near, far = (put(event(f"late/{ahead_s}", now + ahead_s * 10**6, user_id="u")) for ahead_s in (50, 3600))
+    near, far = (put(event(spread(f"late/{ahead_s}"), now + ahead_s * 10**6, user_id="u")) for ahead_s in (50, 3600))
     async with stream(site, controller) as (_, socket):
         await say(socket, Own("RegionOne/inc", (own(1, near, far),)))
         await eventually(lambda: _is(taken(controller), 1))

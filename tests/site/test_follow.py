@@ -12,6 +12,7 @@ from regional_keystone.holder import Holder
 from regional_keystone.log import Entry, put, remove
 from regional_keystone.model import Project
 from regional_keystone.overlay import Overlay
+from regional_keystone.record import spread
 from regional_keystone.revocation import Traits
 from tests.cloud import event, eventually, project
 from tests.site.test_holder import BOX, FIRST, SECOND, SIGNER, record
@@ -324,7 +325,7 @@ async def test_a_revocation_that_reaches_back_over_an_issue_is_answered_up_to_th
     part.follower.note_issue("u", 10 * SECOND_US)
     part.follower.note([revoked(1, 5 * SECOND_US, user_id="u", project_id="p")])
     (answer,) = answers
-    assert (answer.id, answer.user_id, answer.project_id) == (f"{LATE}e", "u", "p")
+    assert (answer.id, answer.user_id, answer.project_id) == (spread(f"{LATE}e"), "u", "p")
     assert answer.issued_before == 10 * SECOND_US
     assert answer.keep_until - answer.issued_before == 10**11
 
@@ -333,7 +334,7 @@ async def test_every_revocation_that_reaches_back_is_answered_not_only_the_first
     part.follower.note_issue("u", 10 * SECOND_US)
     part.follower.note([revoked(1, 5 * SECOND_US, "narrow", user_id="u", project_id="p")])
     part.follower.note([revoked(2, 6 * SECOND_US, "wide", user_id="u")])
-    assert [one.id for one in answers] == ["late/narrow", "late/wide"]
+    assert [one.id for one in answers] == [spread("late/narrow"), spread("late/wide")]
 
 
 @pytest.mark.parametrize(
@@ -342,8 +343,8 @@ async def test_every_revocation_that_reaches_back_is_answered_not_only_the_first
         (10 * SECOND_US, "e", {"user_id": "u"}),  # known when it was issued
         (5 * SECOND_US, "e", {"user_id": "another"}),
         (5 * SECOND_US, "e", {"audit_id": "a"}),
-        (5 * SECOND_US, "late/e", {"user_id": "u"}),  # another site's answer: no ping-pong
-        (5 * SECOND_US, "RegionOne/inc/1/0", {"user_id": "u"}),  # our own, back from the log
+        (5 * SECOND_US, spread("late/e"), {"user_id": "u"}),  # another site's answer: no ping-pong
+        (5 * SECOND_US, spread("RegionOne/inc/1/0"), {"user_id": "u"}),  # our own, back from the log
     ],
 )
 async def test_what_needs_no_answer_gets_none(part, answers, at, name, traits):
