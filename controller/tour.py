@@ -397,7 +397,7 @@ def show(home: Home, console: Console) -> int:
         console.print("the tour needs three sites")
         return 1
     with Display(console) as display:
-        steps = (*STEPS, *tour_engines.STEPS) if home.engines.exists() else STEPS
+        steps = (*STEPS, *tour_engines.STEPS) if home.began_on_engines() else STEPS
         for number, step in enumerate(steps, 1):
             display.tell("wait", f"{number}. {step.title}: {step.promise}")
             try:
