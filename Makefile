@@ -2,7 +2,8 @@
 # Needs on a bare Debian 12: git, make, python3, python3-venv.
 
 PYTHON ?= python3
-STATE ?= federation
+# a federation keeps to what it began on, so that each kind has a directory of its own
+STATE ?= federation$(if $(ENGINES),-engines)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help

@@ -97,7 +97,8 @@ def down(state: State = STATE) -> None:
         with contextlib.suppress(ask.Unanswered):
             ask.control(home.control, command="stop")
         _await_end(supervisor)
-        print(f"ended; `rkctl up --state {state}` goes on with the data")
+        again = f"rkctl up --state {state}" + (" --engines" if home.began_on_engines() else "")
+        print(f"ended; `{again}` goes on with the data")
 
 
 @app.command()

@@ -173,6 +173,14 @@ class Home:
         except (OSError, ValueError, TypeError) as error:
             raise FederationError(f"{path} cannot be read ({error}); remove it to have new ports", 3) from None
 
+    def began_on_engines(self) -> bool | None:
+        """Whether the federation here lies in engines; None where there is none. Raises FederationError."""
+        if (self.directory / "ports.json").exists():
+            return self.members()[0].front is not None
+        if self.engines.exists():
+            return True
+        return False if (self.state(CONTROLLER) / "log.db").exists() else None
+
     def record(self, members: Sequence[Member]) -> None:
         """Keep the ports, so that the next start has the same addresses."""
         text = json.dumps([asdict(member) for member in members], indent=1)
@@ -212,8 +220,10 @@ def plan(home: Home, port: int | None, sites: Sequence[str], *, engines: bool = 
     """The processes to run, and their ports: as recorded, new ones after them. Records what is new.
 
     With engines there are two controllers, and a proxy before them and before each site.
-    Raises FederationError, exit code 4, when a recorded or named port is taken.
+    Raises FederationError, exit code 4, when a recorded or named port is taken, 2 when the federation here is of the
+    other kind.
     """
+    _check_kind(home, engines=engines)
     if (home.directory / "ports.json").exists():
         known = home.members()
         _check_kept(home, known, port)
@@ -224,6 +234,17 @@ def plan(home: Home, port: int | None, sites: Sequence[str], *, engines: bool = 
     members = known + _added(controllers, missing, port, known, fronted=engines)
     home.record(members)
     return [one for one in members if one.is_controller or not sites or one.name in sites]
+
+
+def _check_kind(home: Home, *, engines: bool) -> None:
+    """A federation keeps to what it began on: its data lie there, and nowhere else."""
+    began = home.began_on_engines()
+    if engines and began is False:
+        cure = "leave --engines away, or name another directory with --state"
+        raise FederationError(f"the federation in {home.directory} keeps its data in SQLite: {cure}", 2)
+    if began and not engines:
+        cure = "go on with --engines, or name another directory with --state"
+        raise FederationError(f"the federation in {home.directory} keeps its data in engines: {cure}", 2)
 
 
 def _check_kept(home: Home, known: Sequence[Member], port: int | None) -> None:

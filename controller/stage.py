@@ -31,12 +31,12 @@ class Stage:
     @property
     def changes(self) -> int:
         """How many make a crowd: three data centres on one machine take longer over each."""
-        return FEW if self.home.engines.exists() else MANY
+        return FEW if self.home.began_on_engines() else MANY
 
     @property
     def goal_s(self) -> float:
         """Within which 99 of 100 revocations hold everywhere."""
-        return 1.0 if self.home.engines.exists() else 0.25
+        return 1.0 if self.home.began_on_engines() else 0.25
 
     @property
     def controllers(self) -> list[Member]:
@@ -78,10 +78,11 @@ class Stage:
 
 
 class Finding(NamedTuple):
-    """What a step measured: a line for the summary, and lines that show it."""
+    """What a step measured: a line for the summary, and lines that show it. `shown`: whether it could be tried here."""
 
     measured: str
     details: Sequence[str] = ()
+    shown: bool = True
 
 
 class Step(NamedTuple):

@@ -107,7 +107,10 @@ def _openstack(stage: Stage, command: str) -> str:
     environment |= {"OS_CLIENT_CONFIG_FILE": str(stage.home.directory / "clouds.yaml")}
     cloud = stage.regions[0].name
     program = [str(Path(sys.executable).with_name("openstack")), "--os-cloud", cloud, *command.split(), "-f", "json"]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=_CLIENT_S, check=False)
+    try:
+        done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=_CLIENT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise Broken(f"openstack {command}: expected an answer within {_CLIENT_S:.0f} s, got none") from None
     if done.returncode:
         raise Broken(f"openstack {command}: expected success, got {done.stderr.strip()[-300:]}")
     found = json.loads(done.stdout)
@@ -392,12 +395,12 @@ STEPS = (
 
 def show(home: Home, console: Console) -> int:
     """Take the tour; the exit code: 0 when every promise was kept, 1 at the first that was not."""
-    stage, rows, begun = Stage(home, home.members()), [], time.monotonic()
+    stage, rows, left_out, begun = Stage(home, home.members()), [], 0, time.monotonic()
     if len(stage.regions) < 3:
         console.print("the tour needs three sites")
         return 1
     with Display(console) as display:
-        steps = (*STEPS, *tour_engines.STEPS) if home.engines.exists() else STEPS
+        steps = (*STEPS, *tour_engines.STEPS) if home.began_on_engines() else STEPS
         for number, step in enumerate(steps, 1):
             display.tell("wait", f"{number}. {step.title}: {step.promise}")
             try:
@@ -405,18 +408,18 @@ def show(home: Home, console: Console) -> int:
             except (Broken, ask.Unanswered, ask.Refusal, OSError, http.client.HTTPException, KeyError) as error:
                 display.tell("fail", f"{number}. {step.title}: {error if str(error) else type(error).__name__}")
                 return 1
-            display.tell("done", f"[bold]{number}. {step.title}[/]: {finding.measured}")
+            left_out += not finding.shown
+            display.tell("done" if finding.shown else "warn", f"[bold]{number}. {step.title}[/]: {finding.measured}")
             for line in finding.details:
                 console.print(f"     {line}", style="dim", soft_wrap=True, markup=False)
             rows.append((number, step.title, step.promise, finding.measured))
-    _summary(home, console, rows, time.monotonic() - begun)
+    kept = f"{len(rows) - left_out} of {len(rows)} shown and kept" if left_out else "every promise kept"
+    _summary(home, console, rows, f"Tour: {kept}, in {time.monotonic() - begun:.0f} s")
     return 0
 
 
-def _summary(home: Home, console: Console, rows: Sequence[Sequence[object]], took_s: float) -> None:
+def _summary(home: Home, console: Console, rows: Sequence[Sequence[object]], title: str) -> None:
     """Step 9."""
-    console.print(
-        table(("", "step", "promise", "measured"), rows, title=f"Tour: every promise kept, in {took_s:.0f} s")
-    )
+    console.print(table(("", "step", "promise", "measured"), rows, title=title))
     console.print(f"go on: . {home.openrc} && openstack token issue", soft_wrap=True)
     console.print("read:  README.md, docs/architecture.md, docs/operate.md", soft_wrap=True)

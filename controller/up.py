@@ -220,8 +220,7 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
     home.prepare()
     with _only_one(home):
         options = _with_former_sets(options, tell)
-        engines = options.engines or home.engines.exists()
-        members = federation.plan(home, options.port, options.sites, engines=engines)
+        members = federation.plan(home, options.port, options.sites, engines=options.engines)
         is_first = federation.write_credentials(home, members)
         if left := [one.name for one in home.members() if one not in members]:
             tell("warn", f"not started: {', '.join(left)}; `rkctl up` without --sites starts all that there are")
@@ -231,7 +230,7 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
         _end_on_signals(supervisor.ended, parent_fd)
         async with _controlled(supervisor):
             try:
-                if engines:
+                if options.engines:
                     supervisor.backing = await asyncio.to_thread(_backing, home, tell)
                 await _unless_ended(supervisor, partial(_serving, options, ready, is_first))
             finally:

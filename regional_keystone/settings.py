@@ -135,6 +135,7 @@ class Settings:
 
 S = TypeVar("S", bound=Settings)
 Values = dict[tuple[str, str], Any]
+_Given = tuple[str, str, str, str]  # section, name and value, and where this was said
 
 
 def load(kind: type[S], file: Path | None, sets: Iterable[str] = (), environ: Mapping[str, str] | None = None) -> S:
@@ -163,7 +164,8 @@ def options(kind: type[Settings]) -> dict[tuple[str, str], dataclasses.Field[Any
 
 def knows(kind: type[Settings], assignment: str) -> bool:
     """Whether a program of this kind has the option that `section.option=value` names."""
-    return _split(assignment)[:2] in options(kind)
+    named = _split(assignment)[:2]
+    return SYNONYMS.get(named, named) in options(kind)
 
 
 def environment(environ: Mapping[str, str]) -> list[str]:
@@ -272,31 +274,43 @@ def _from_file(known: Iterable[tuple[str, str]], file: Path) -> Values:
         raise ConfigurationError(f"{file}: {error.strerror}") from None
     except (iniparser.ParseError, ValueError) as error:
         raise ConfigurationError(f"{file}: {error}") from None
-    found: Values = {}
-    for title, names in sections.items():
-        for name, values in names.items():
-            found[_known(known, title, name, str(file))] = values[-1]
+    found = _gather(
+        known,
+        ((title, name, values[-1], str(file)) for title, names in sections.items() for name, values in names.items()),
+    )
+    for title in sections:
         _known_section(known, title, str(file))
     return found
 
 
 def _from_environment(known: Iterable[tuple[str, str]], environ: Mapping[str, str]) -> Values:
-    found: Values = {}
+    given: list[_Given] = []
     for name, value in environ.items():
         if not name.startswith(PREFIX):
             continue
         section, mark, option = name.removeprefix(PREFIX).lower().partition("__")
         if not mark:
             raise ConfigurationError(f"environment: {name} is not of the form {PREFIX}SECTION__OPTION")
-        found[_known(known, section, option, f"environment, {name}")] = value
-    return found
+        given.append((section, option, value, f"environment, {name}"))
+    return _gather(known, given)
 
 
 def _from_sets(known: Iterable[tuple[str, str]], sets: Iterable[str]) -> Values:
+    given = [_split(one) for one in sets]
+    return _gather(known, ((section, name, value, f"--set {section}.{name}") for section, name, value in given))
+
+
+def _gather(known: Iterable[tuple[str, str]], given: Iterable[_Given]) -> Values:
+    """The last word on each option in one place; an option's two names may not say different things there."""
+    said: dict[tuple[str, str], dict[tuple[str, str], str]] = {}
     found: Values = {}
-    for one in sets:
-        section, name, value = _split(one)
-        found[_known(known, section, name, f"--set {section}.{name}")] = value
+    for title, name, value, place in given:
+        option = _known(known, title, name, place)
+        found[option] = value
+        said.setdefault(option, {})[title, name] = value
+        if SYNONYMS.keys() & said[option].keys() and len(set(said[option].values())) > 1:
+            names = " and ".join(f"[{section}] {one}" for section, one in said[option])
+            raise ConfigurationError(f"{place}: {names} name the same and have different values; leave one away")
     return found
 
 
@@ -319,15 +333,17 @@ def _known(known: Iterable[tuple[str, str]], title: str, name: str, place: str) 
     if (title, name) in SYNONYMS:
         return SYNONYMS[title, name]
     section = _known_section(known, title, place)
-    names = [option for one, option in known if one == section]
+    names = [option for one, option in (*known, *SYNONYMS) if one == section]
     if name not in names:
         raise ConfigurationError(f"{place}: there is no option {name} in [{_title(section)}]{_nearest(name, names)}")
     return section, name
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(names), 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+    there = list(names)
+    close = difflib.get_close_matches(name, there, 1, 0.5)
+    are = "is" if len(there) == 1 else "are"
+    return f"; did you mean {close[0]}?" if close else f"; there {are} {', '.join(there)}"
 
 
 def _build(kind: type[S], values: Values) -> S:

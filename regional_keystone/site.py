@@ -251,8 +251,17 @@ async def _join(settings: Settings, identity_: Identity, clock: Clock) -> None:
             log.warning("waiting_to_join", why=error.message)
             await clock.sleep(_JOIN_RETRY_S)
         else:
-            path.unlink(missing_ok=True)  # it is used
+            _discard(path)
             return
+
+
+def _discard(token: Path) -> None:
+    """Of a token that is used; a file that we may not remove keeps nobody from serving."""
+    try:
+        token.unlink(missing_ok=True)
+    except OSError as error:
+        cure = "delete it: the token in it is used"
+        log.warning("join_token_not_removed", file=str(token), why=error.strerror, cure=cure)
 
 
 async def _open_own(path: Path) -> Writer:

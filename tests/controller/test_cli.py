@@ -23,6 +23,7 @@ GROUPS = {
     "config": cli.config,
     "policy": cli.policy,
     "trusts": cli.trusts,
+    "user": cli.user,
     "engines": cli.engines,
     "store": cli.store,
     "db": cli.db,
@@ -124,6 +125,37 @@ def test_status_without_processes_says_down_and_fails(tmp_path):
 def test_a_terminal_is_not_assumed(tmp_path):
     Home(tmp_path).record([Member("controller", 1, 2, 3)])
     assert "\x1b" not in rkctl("status", "--state", str(tmp_path)).stdout
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("on_engines", [True, False])
+def test_a_directory_of_the_other_kind_is_refused_before_anything_starts(tmp_path, on_engines, recorded):
+    """Their data lie elsewhere: what was made in SQLite is not in Cassandra, the administrator neither."""
+    home = Home(tmp_path)
+    if recorded:
+        home.record([Member("controller", 1, 2, 3, 9 if on_engines else None)])
+    elif on_engines:
+        home.engines.mkdir()
+    else:
+        home.state("controller").mkdir()
+        (home.state("controller") / "log.db").touch()
+    other, cure = ([], "go on with --engines") if on_engines else (["--engines"], "leave --engines away")
+    before = sorted(tmp_path.rglob("*.json"))
+    for command in (("up", "--detach"), ("tour", "--once")):
+        done = rkctl(*command, "--state", str(tmp_path), *other)
+        assert done.returncode == 2, done.stderr
+        assert f"{cure}, or name another directory with --state" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert sorted(tmp_path.rglob("*.json")) == before
+
+
+def test_each_kind_of_federation_has_a_directory_of_its_own_by_default():
+    def state(*words):
+        root = Path(__file__).parents[2]
+        said = subprocess.run(["make", "-n", "run", *words], capture_output=True, text=True, check=True, cwd=root)
+        return said.stdout.partition("--state ")[2].split()[0]
+
+    assert [state(), state("ENGINES=1"), state("ENGINES=1", "STATE=x")] == ["federation", "federation-engines", "x"]
 
 
 def test_a_broken_record_of_ports_is_named(tmp_path):

@@ -39,11 +39,41 @@ def test_every_type_is_read():
     assert load(Settings, None, ["policy.file="], {}).policy.file is None
 
 
+def test_an_older_name_of_an_option_means_the_same_everywhere(tmp_path):
+    file = written(tmp_path / "a.conf", "[database]\ncassandra_node_ips = 10.0.0.1, 10.0.0.2\n")
+    named = "database.cassandra_node_ips=10.0.0.1,10.0.0.2"
+    environ = {"RK_DATABASE__CASSANDRA_NODE_IPS": "10.0.0.1,10.0.0.2"}
+    for found in (
+        load(Settings, file, environ={}),
+        load(Settings, None, [named], {}),
+        load(Settings, None, environ=environ),
+        load(Settings, None, settings.environment(environ), {}),
+        load(Settings, written(tmp_path / "b.conf", "[cassandra]\ncontact_points = 10.0.0.3\n"), [named], {}),
+    ):
+        assert found.cassandra.contact_points == ("10.0.0.1", "10.0.0.2")
+    assert settings.knows(Settings, named)  # else a federation on one machine would not pass it on
+    assert not settings.knows(Settings, "database.connection=x")
+
+
+def test_two_names_of_one_option_with_different_values_are_refused(tmp_path):
+    text = "[database]\ncassandra_node_ips = 10.0.0.1\n[cassandra]\ncontact_points = "
+    assert load(Settings, written(tmp_path / "a.conf", text + "10.0.0.1\n"), environ={}).cassandra.contact_points
+    names = r"\[database\] cassandra_node_ips and \[cassandra\] contact_points .* leave one away"
+    with pytest.raises(ConfigurationError, match=rf"b\.conf: {names}"):
+        load(Settings, written(tmp_path / "b.conf", text + "10.0.0.2\n"), environ={})
+    with pytest.raises(ConfigurationError, match=names):
+        load(Settings, None, ["database.cassandra_node_ips=a", "cassandra.contact_points=b"], {})
+    with pytest.raises(ConfigurationError, match=names):
+        load(Settings, None, environ={"RK_DATABASE__CASSANDRA_NODE_IPS": "a", "RK_CASSANDRA__CONTACT_POINTS": "b"})
+    assert load(Settings, None, ["cassandra.contact_points=a", "cassandra.contact_points=b"], {})
+
+
 @pytest.mark.parametrize(
     ("text", "place", "cure"),
     [
         ("[tokn]\nexpiration = 1\n", "a.conf: there is no section [tokn]", "did you mean token?"),
         ("[token]\nexpirations = 1\n", "a.conf: there is no option expirations in [token]", "did you mean expiration?"),
+        ("[database]\nconnection = x\n", "no option connection in [database]", "; there is cassandra_node_ips"),
         ("[stream]\nport = 1\n", "a.conf: there is no section [stream]", ""),
         ("[token\n", "a.conf:1", "Invalid section"),
         ("expiration = 1\n", "a.conf:1", "Section must be started"),

@@ -79,7 +79,10 @@ HOSTILE = {
 
 SETS = {
     (SITE, "least"): IMAGE | TLS,
-    (SITE, "cassandra"): IMAGE | TLS | {"cassandra": CASSANDRA_FILES, "config": {"cassandra": CASSANDRA}},
+    (SITE, "cassandra"): IMAGE
+    | TLS
+    | {"cassandra": CASSANDRA_FILES | {"tls": {"existingSecret": "cassandra-tls", "clientCertificate": True}}}
+    | {"config": {"cassandra": CASSANDRA, "memcached": MEMCACHED, "workers": {"processes": 2}}},
     (SITE, "memcached"): IMAGE
     | TLS
     | {"memcached": {"existingSecret": "region-cache", "tls": {"existingSecret": "memcached-ca"}}}
@@ -91,8 +94,7 @@ SETS = {
     | PLACED
     | {"replicas": 3, "joinTokens": {"existingSecret": "oslo-join"}}
     | {"memcached": {"existingSecret": "region-cache", "tls": {"existingSecret": "memcached-ca"}}}
-    | {"cassandra": CASSANDRA_FILES | {"tls": {"existingSecret": "cassandra-tls", "clientCertificate": True}}}
-    | {"config": {"cassandra": CASSANDRA, "memcached": MEMCACHED, "workers": {"processes": 2}}},
+    | {"config": {"memcached": MEMCACHED, "workers": {"processes": 2}}},
     (SITE, "hostile"): IMAGE | {"config": HOSTILE},
     (CONTROLLER, "least"): IMAGE | TLS | {"config": STREAM},
     (CONTROLLER, "several"): IMAGE
@@ -369,6 +371,11 @@ REFUSED_BY = {
     SITE: {
         "a token": {"joinTokens": {"token": "rk1.xyz"}},
         "keys of a cache of one's own": {"replicas": 2, "config": {"memcached": {"servers": ["m:11211"]}}},
+        "several sites with one role in Cassandra": {
+            "replicas": 2,
+            "cassandra": CASSANDRA_FILES,
+            "config": {"cassandra": CASSANDRA},
+        },
         "a controller's option": {"config": {"controller": {"region": "Global"}}},
         "too many workers": {"config": {"workers": {"processes": 65}}},
     },

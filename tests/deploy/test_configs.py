@@ -58,6 +58,17 @@ def test_no_secret_is_in_it(name):
     assert [one for one in options if one.endswith(("password", "secret", "token"))] == []
 
 
+@pytest.mark.parametrize("name", ["one-machine/site", "one-region/site", "three-regions/site"])
+def test_a_join_token_lies_where_the_unit_may_remove_it(name):
+    site = settings.load(settings.Settings, path(name), environ={}).site
+    unit = configparser.RawConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str
+    unit.read(CONFIGS / "systemd" / "regional-keystone-site@.service")
+    writable = Path("/var/lib") / unit["Service"]["StateDirectory"].replace("%i", site.state_dir.name)
+    assert unit["Service"]["ProtectSystem"] == "strict"
+    assert writable == site.state_dir == site.join_token_file.parent
+
+
 def test_three_regions_are_what_they_are_called():
     site = settings.load(settings.Settings, path("three-regions/site"), environ={})
     controller = settings.load(ControllerSettings, path("three-regions/controller"), environ={})

@@ -102,7 +102,7 @@ def not_tested(untested, lacks):
     """Lines about tests that were left out, by the engines that they need."""
     lines = []
     for engines, count in sorted(untested.items()):
-        parts = dict.fromkeys(part for one in engines.split(", ") for part in lacks.get(one, []))
+        parts = dict.fromkeys(part for one in engines.split(", ") for part in lacks.get(one, [one]))
         lines.append(f"NOT TESTED for want of {', '.join(parts)}: {count} that need {engines}")
     if any(one in install.ENGINES for engines in untested for one in engines.split(", ")):
         lines.append(f"`{install.COMMAND}` installs what is missing")

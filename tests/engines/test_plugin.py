@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from controller.engines import addresses
+from tests.engines.plugin import not_tested
 from tests.processes import PATIENCE_S, until
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +130,15 @@ def test_an_engine_that_is_not_here_is_named_last_with_its_cure(suite):
         "NOT TESTED for want of memcached: 4 that need memcached",
         "`sudo .venv/bin/rkctl engines install` installs what is missing",
     ]
+
+
+def test_what_is_no_engine_of_ours_is_named_as_well():
+    assert not_tested({"helm": 90, "haproxy, helm": 1}, {"haproxy": ["HAProxy 2.6"]}) == [
+        "NOT TESTED for want of HAProxy 2.6, helm: 1 that need haproxy, helm",
+        "NOT TESTED for want of helm: 90 that need helm",
+        "`sudo .venv/bin/rkctl engines install` installs what is missing",
+    ]
+    assert len(not_tested({"helm": 90}, {})) == 1
 
 
 def test_in_ci_an_engine_that_cannot_be_installed_fails_the_run(suite):

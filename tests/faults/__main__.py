@@ -1,10 +1,11 @@
 """`python -m tests.faults`: break a federation of real processes for a while, and tell whether a promise was broken.
 
-Exit code: 0 without violations, 1 with some, 2 when it could not be tried.
+Exit code: 0 without violations, 1 with some, 2 when it could not be tried, 130 or 143 when a signal ended it early.
 """
 
 import argparse
 import secrets
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,7 @@ def main() -> int:
     print(f"seed {seed}; history {history}", flush=True)
     cluster = Cluster(directory / "federation", engines=not told.embedded)
     directory.mkdir(exist_ok=True)
+    _end_on_signals()
     try:
         cluster.start()
         run = Run(cluster, history, seed, lambda line: print(line, flush=True))
@@ -42,6 +44,18 @@ def main() -> int:
         cluster.stop()
     print(f"seed {seed}; again: python -m tests.faults --seed {seed}; the verdict again: --check {history}")
     return 1 if violations else 0
+
+
+def _end_on_signals() -> None:
+    """The federation and its network end with us, also where a shell has put us into the background, deaf to Ctrl-C."""
+
+    def end(number: int, _: object) -> None:
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, lambda *_: None)  # what is being ended now is not left half
+        raise SystemExit(128 + number)
+
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, end)
 
 
 def _parser() -> argparse.ArgumentParser:

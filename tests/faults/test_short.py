@@ -1,11 +1,16 @@
 """A short run, so that what breaks a promise is seen before it is merged; `make faults` is the long one."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from tests.faults.checker import TIMELY
 from tests.faults.cluster import Cluster
 from tests.faults.history import Did, Fault
 from tests.faults.run import Run, summary
+from tests.processes import PATIENCE_S, ended, processes, until
 
 pytestmark = pytest.mark.federation
 SEED = 20
@@ -44,6 +49,25 @@ def test_a_federation_on_engines_keeps_its_promises_whatever_dies_freezes_or_is_
     finally:
         cluster.stop()
     was_tried(events, 300)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGTERM, "history.jsonl"), (signal.SIGINT, "federation/control.sock")],
+    ids=["under load", "at the start, in the background"],
+)
+def test_a_run_that_is_ended_leaves_no_process(tmp_path, number, moment):
+    """A shell has SIGINT ignored by what it starts in the background."""
+    program = [sys.executable, "-m", "tests.faults", "--embedded", "--seconds", "600", "--state", str(tmp_path)]
+    with ended(tmp_path / "federation") as home:
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *program], stdout=subprocess.DEVNULL
+        )
+        until(lambda: process.poll() is not None or (tmp_path / moment).exists(), moment)
+        assert processes(home)
+        process.send_signal(number)
+        assert process.wait(PATIENCE_S) == 128 + number
+        assert processes(home) == {}
 
 
 def was_tried(events, least):

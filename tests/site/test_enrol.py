@@ -2,15 +2,21 @@
 
 import asyncio
 import base64
+import errno
+import os
+from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 from aiohttp import web
 
 from controller.authority import Authority
+from regional_keystone import site as site_
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.link import renew
+from regional_keystone.settings import Settings, Site
 from tests.cloud import Cloud, eventually, free_port
 
 SECRET = JoinToken(name="RegionOne", secret="s" * 43, ca="0" * 64, controllers=("https://127.0.0.1:1",))
@@ -68,6 +74,30 @@ async def test_a_site_joins_and_keeps_its_private_keys_to_itself(controller, ide
     )
     assert identity.directory.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in identity.directory.iterdir()} == {0o600}
+
+
+async def test_a_token_that_cannot_be_removed_is_named_and_the_site_goes_on(
+    controller, identity, tmp_path, monkeypatch
+):
+    """As in a directory that is mounted read-only."""
+    token = tmp_path / "token"
+    token.write_text(await controller.sites.invite("RegionOne"))
+    token.chmod(0o600)
+
+    real = Path.unlink
+
+    def unlink(path, missing_ok=False):
+        if path == token:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        real(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with structlog.testing.capture_logs() as logged:
+        await site_._join(Settings(site=Site(join_token_file=token)), identity, controller.clock)
+    assert identity.joined
+    (said,) = [one for one in logged if one["event"] == "join_token_not_removed"]
+    assert (said["log_level"], said["file"], said["why"]) == ("warning", str(token), "Read-only file system")
+    assert said["cure"].startswith("delete it")
 
 
 async def test_joining_again_after_a_lost_answer_gives_the_same_membership(controller, identity):

@@ -43,4 +43,7 @@ fi
 {{- if and (gt (int .Values.replicas) 1) (dig "memcached" "servers" list $config) (not .Values.memcached.existingSecret) -}}
 {{- fail "memcached.existingSecret is needed with several replicas: what one pod seals, the others must be able to open" -}}
 {{- end -}}
+{{- if and (gt (int .Values.replicas) 1) (dig "cassandra" "contact_points" list $config) -}}
+{{- fail "config.cassandra goes with replicas: 1: each pod is a site with tables and a role of its own, and config.cassandra.username is one; install a release for each site, or leave config.cassandra away for a SQLite replica in each pod" -}}
+{{- end -}}
 {{- end -}}
