@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from controller import db
+from controller import db, db_roles
 from controller.display import Tell
 from controller.engines import wan
 from controller.engines.cassandra import Cassandra, CassandraNode, Options
@@ -73,7 +73,7 @@ class Backing:
         superuser = self._section(1, self._cassandra.username, "superuser")
         await db.prepare(
             superuser,
-            controller=(db.CONTROLLER, self._secret("controller")),
+            controller=(db_roles.CONTROLLER, self._secret("controller")),
             sites={one.name: self._secret(f"site-{one.name}") for one in members if not one.is_controller},
             tell=lambda text: self._tell("wait", f"Cassandra: {text}"),
         )
@@ -82,7 +82,7 @@ class Backing:
     def settings(self, member: Member, members: Sequence[Member]) -> Mapping[str, Mapping[str, Any]]:
         """What a process has to be told to use its region's engines."""
         place = self._place(member)
-        user = db.CONTROLLER if member.is_controller else db.site_role(member.name)
+        user = db_roles.CONTROLLER if member.is_controller else db_roles.site_role(member.name)
         secret = "controller" if member.is_controller else f"site-{member.name}"
         found: dict[str, dict[str, Any]] = {
             "cassandra": self._section(place, user, secret),

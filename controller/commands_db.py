@@ -129,12 +129,12 @@ def roles(
 
     Example: rkctl db roles --password-file /run/secrets/rk_controller --config controller.conf
     """
-    from controller import db
+    from controller import db, db_roles
 
     async def work(opened: "Database") -> None:
         add = opened.add_migration if migration else opened.add_controller
         await add(db.password(password_file))
-        _told_role(db.MIGRATION if migration else db.CONTROLLER, password_file, as_json=as_json)
+        _told_role(db_roles.MIGRATION if migration else db_roles.CONTROLLER, password_file, as_json=as_json)
 
     _with_database(config, set_, work)
 

@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import bcrypt
-
 from controller import schema
+from controller.db_roles import CONTROLLER, MIGRATION, Roles, check_name, site_role
 from controller.schema import Column, Difference
 from regional_keystone import backends, durable, secret_file, settings
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
@@ -28,15 +27,10 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 """Tells what is being done."""
 
-CONTROLLER, MIGRATION, SITES = "rk_controller", "rk_migration", "rk_sites"
-"""Roles: who appends and projects; who changes schema and roles; what all sites may read."""
-
 _OF_SITES = ("own_", "ack_")  # tables that one site alone writes
 _EMPTY, _BEGUN = "empty", "begun"  # tables that lack rows: nobody has filled them, somebody has begun to
 _LEASE_S, _LEASE_WAIT_S = 60, 120.0
 _SAY_S = 15.0  # how long a definition that fails is repeated; far below the lease
-_HASH_ROUNDS = 10  # as the cluster's own
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 _COLUMNS = "SELECT table_name, column_name, type, kind, position FROM system_schema.columns WHERE keyspace_name = ?"
 
 
@@ -73,6 +67,7 @@ class Database:
         self._clock = clock
         self._tell = tell
         self._schema = backends.cassandra_schema()
+        self._roles = Roles(driver, section.keyspace, section.username, self._say, tell)
         self._wanted = [schema.table(cql) for cql in self._schema.tables.values()]
 
     async def find(self) -> Found:
@@ -103,47 +98,30 @@ class Database:
                 await self._record()
                 made.append(f"version {found.version or 0} becomes {self._schema.version}")
         with suppress(StoreRefused):  # there are no roles, or somebody else grants
-            await self._grant_tables([one.table for one in found.differences])
+            await self._roles.shared([one.table for one in found.differences if one.table in self._schema.tables])
+        await self._roles.keep_no_drops()
         return Synced(self._schema.version, made)
 
     async def add_controller(self, password: str, role: str = CONTROLLER) -> None:
         """The role that appends and projects: reads and writes everything of ours, and defines nothing."""
-        await self._role(role, password)
-        await self._grant(role, ("SELECT", "MODIFY"), f'KEYSPACE "{self.keyspace}"')
-        await self._grant(role, ("SELECT",), "system_views.settings")
+        await self._roles.controller(role, password)
 
     async def add_migration(self, password: str, role: str = MIGRATION) -> None:
-        """The role that changes schema and roles, and may take nothing away."""
-        await self._role(role, password)
-        rights = ("CREATE", "ALTER", "SELECT", "MODIFY", "AUTHORIZE")
-        await self._grant(role, rights, f'KEYSPACE "{self.keyspace}"')
-        await self._grant(role, ("CREATE", "ALTER", "AUTHORIZE", "DESCRIBE"), "ALL ROLES")
-        await self._grant(role, ("SELECT", "AUTHORIZE"), "system_views.settings")
+        """The role that changes schema and roles, and drops neither. For a superuser to make."""
+        await self._roles.migration(role, password)
 
     async def add_site(self, name: str, password: str) -> str:
         """Tables and role of a site: reads what is shared, writes its own feed and acknowledgements. Safe to repeat."""
-        role = site_role(name)
-        await self._role(SITES, None)
-        await self._grant_tables(self._schema.tables)
-        await self._grant(SITES, ("SELECT",), "system_views.settings")
+        check_name(site_role(name))
+        await self._roles.sites(self._schema.tables)
         live = await self._live()
         wanted = [schema.table(cql) for cql in self._schema.site_tables(name).values()]
         if missing := schema.differences(wanted, live):
             async with self._lease() as renew:
                 await self._define(missing, renew)
-        await self._role(role, password)
-        await self._join(role)
-        for one in wanted:
-            await self._grant(role, ("SELECT", "MODIFY"), f'"{self.keyspace}"."{one.name}"')
+        role = await self._roles.site(name, password, [one.name for one in wanted])
+        await self._roles.keep_no_drops()
         return role
-
-    async def _join(self, role: str) -> None:
-        """Let a site's role read what all sites may read; there is no IF NOT EXISTS for this."""
-        try:
-            await self._say(f'GRANT "{SITES}" TO "{role}"')
-        except (StoreRefused, Unavailable) as error:
-            if "is a member of" not in str(error):
-                raise
 
     async def _make_state(self, made: list[str]) -> None:
         """The table of the lease, which cannot be made under the lease."""
@@ -209,28 +187,6 @@ class Database:
                     raise
                 self._tell(f"once more: {error.message}")
             await self._clock.sleep(0.5)
-
-    async def _grant_tables(self, tables: Iterable[str]) -> None:
-        shared = set(self._schema.tables)
-        for name in tables:
-            if name in shared:
-                await self._grant(SITES, ("SELECT",), f'"{self.keyspace}"."{name}"')
-
-    async def _grant(self, role: str, rights: Iterable[str], resource: str) -> None:
-        for right in rights:
-            await self._say(f'GRANT {right} ON {resource} TO "{role}"')
-
-    async def _role(self, role: str, password: str | None) -> None:
-        """A role that may log in with this password, which the cluster is only given a hash of."""
-        _check_name(role)
-        login = ""
-        if password is not None:
-            salt = bcrypt.gensalt(_HASH_ROUNDS, b"2a")
-            login = f" WITH HASHED PASSWORD = '{bcrypt.hashpw(password.encode(), salt).decode()}' AND LOGIN = true"
-        self._tell(f"role {role}")
-        await self._say(f'CREATE ROLE IF NOT EXISTS "{role}"{login}')
-        if login:
-            await self._say(f'ALTER ROLE "{role}"{login}')  # one that was there has this password from now on
 
     async def _live(self) -> dict[str, dict[str, Column]]:
         tables: dict[str, dict[str, Column]] = {}
@@ -361,11 +317,6 @@ async def status(opened: Database) -> dict[str, Any]:
     }
 
 
-def site_role(name: str) -> str:
-    """The role of a site."""
-    return f"rk_site_{name}"
-
-
 def password(path: Path) -> str:
     """The password in this file, mode 0600; one is made up and written when it is not there. Raises StoreRefused."""
     durable.keep(path, lambda: secrets.token_urlsafe(24).encode())
@@ -383,14 +334,9 @@ async def _make_keyspace(driver: "CassandraDriver", section: Cassandra, tell: Te
     if absent := sorted(set(wanted) - known):
         there = ", ".join(sorted(known))
         raise StoreRefused(f"[cassandra] replication: the cluster has no {', '.join(absent)}, only {there}")
-    _check_name(section.keyspace)
+    check_name(section.keyspace)
     tell(f"keyspace {section.keyspace}")
     each = ", ".join(f"'{name}': {number}" for name, number in wanted.items())
     strategy = f"{{'class': 'NetworkTopologyStrategy', {each}}}"
     await driver.define(f'CREATE KEYSPACE IF NOT EXISTS "{section.keyspace}" WITH replication = {strategy}')
     await driver.agreed()
-
-
-def _check_name(name: str) -> None:
-    if not name or not _LETTERS.issuperset(name):
-        raise StoreRefused(f"{name!r} cannot name a role or a keyspace: use letters, digits, and _ . -")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from controller import db, schema
+from controller import db, db_roles, schema
 from regional_keystone import backends
 from regional_keystone.errors import StoreRefused
 from tests.clusters import section_of, session
@@ -42,7 +42,7 @@ def changes(table):
         "ALTER": f'ALTER TABLE "{table.name}" ADD of_an_intruder text',
         "DROP": f'DROP TABLE "{table.name}"',
         "INDEX": f'CREATE INDEX ON "{table.name}" ("{value}")',
-        "GRANT": f'GRANT MODIFY ON "{table.name}" TO "{db.site_role(SITE)}"',
+        "GRANT": f'GRANT MODIFY ON "{table.name}" TO "{db_roles.site_role(SITE)}"',
     }
 
 
@@ -52,11 +52,11 @@ ALL = {
     "ALTER KEYSPACE": f"ALTER KEYSPACE {KEYSPACE} WITH replication = {{'class': 'SimpleStrategy'}}",
     "DROP KEYSPACE": f"DROP KEYSPACE {KEYSPACE}",
     "CREATE ROLE": "CREATE ROLE of_an_intruder",
-    "ALTER ROLE": f"ALTER ROLE \"{db.CONTROLLER}\" WITH PASSWORD = 'x'",
-    "DROP ROLE": f'DROP ROLE "{db.CONTROLLER}"',
-    "GRANT ALL": f'GRANT ALL ON KEYSPACE {KEYSPACE} TO "{db.site_role(SITE)}"',
-    "GRANT ROLE": f'GRANT "{db.CONTROLLER}" TO "{db.site_role(SITE)}"',
-    "BECOME SUPERUSER": f'ALTER ROLE "{db.site_role(SITE)}" WITH SUPERUSER = true',
+    "ALTER ROLE": f"ALTER ROLE \"{db_roles.CONTROLLER}\" WITH PASSWORD = 'x'",
+    "DROP ROLE": f'DROP ROLE "{db_roles.CONTROLLER}"',
+    "GRANT ALL": f'GRANT ALL ON KEYSPACE {KEYSPACE} TO "{db_roles.site_role(SITE)}"',
+    "GRANT ROLE": f'GRANT "{db_roles.CONTROLLER}" TO "{db_roles.site_role(SITE)}"',
+    "BECOME SUPERUSER": f'ALTER ROLE "{db_roles.site_role(SITE)}" WITH SUPERUSER = true',
     "READ PASSWORDS": "SELECT * FROM system_auth.roles",
 }
 REFUSED = "(has no|do(es)? not have|not have sufficient|Only superusers|not authorized|is not allowed|aren't allowed)"
@@ -81,7 +81,7 @@ def cluster(cassandra_cluster, tmp_path_factory):
 
 @pytest.fixture
 def as_role(cluster, tmp_path):
-    roles = {"controller": db.CONTROLLER, "migration": db.MIGRATION, "site": db.site_role(SITE)}
+    roles = {"controller": db_roles.CONTROLLER, "migration": db_roles.MIGRATION, "site": db_roles.site_role(SITE)}
     return lambda who: session(section_of(cluster, tmp_path, login=(roles[who], PASSWORDS[who]), keyspace=KEYSPACE))
 
 
@@ -148,8 +148,70 @@ async def test_the_migration_role_takes_nothing_away(as_role, what):
         await refused(driver, 'DROP TABLE "log"')
 
 
+ABOVE = "role_tests_superuser"
+SEIZED = {
+    "password of a superuser": f"ALTER ROLE {ABOVE} WITH PASSWORD = 'x'",
+    "being a superuser": f'GRANT {ABOVE} TO "{db_roles.MIGRATION}"',
+    "login of another's role": f"ALTER ROLE {ABOVE} WITH LOGIN = false",
+    "a role of another": f"DROP ROLE {ABOVE}",
+    "rights over all roles": f'GRANT ALTER ON ALL ROLES TO "{db_roles.MIGRATION}"',
+    "rights over another's role": f'GRANT ALTER ON ROLE {ABOVE} TO "{db_roles.MIGRATION}"',
+    "a superuser of its own": "CREATE ROLE of_an_intruder WITH SUPERUSER = true",
+}
+
+
+@pytest.fixture(scope="module")
+def above(cluster):
+    """A superuser beside the one that made the roles."""
+    cluster.node("dc1").ask(f"CREATE ROLE IF NOT EXISTS {ABOVE} WITH SUPERUSER = true AND LOGIN = true")
+
+
+@pytest.mark.usefixtures("above")
+@pytest.mark.parametrize("what", SEIZED)
+async def test_the_migration_role_is_master_of_no_role_but_ours(as_role, what):
+    async with as_role("migration") as driver:
+        await refused(driver, SEIZED[what])
+
+
+async def test_one_of_an_older_version_loses_what_it_had_more(cluster, tmp_path, as_role):
+    section = section_of(cluster, tmp_path, keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        for right in ("ALTER", "AUTHORIZE", "DESCRIBE"):
+            await opened.driver.define(f'GRANT {right} ON ALL ROLES TO "{db_roles.MIGRATION}"')
+        await opened.add_migration(PASSWORDS["migration"])
+    async with as_role("migration") as driver:
+        await refused(driver, SEIZED["rights over all roles"])
+
+
+async def test_the_migration_role_drops_not_even_what_it_has_made(cluster, tmp_path):
+    section = section_of(cluster, tmp_path, keyspace=KEYSPACE)
+    async with session(section) as driver:
+        await driver.define('DROP TABLE "grants__role_id"')
+        await driver.agreed()
+    login = (db_roles.MIGRATION, PASSWORDS["migration"])
+    section = section_of(cluster, tmp_path, login=login, keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        assert "grants__role_id is missing" in (await opened.sync()).made
+        await opened.add_site("RegionFour", "four-secret")
+        # what it may do is remembered for seconds by the nodes; what was granted is not
+        assert await opened.driver.run(f'LIST DROP PERMISSION OF "{db_roles.MIGRATION}"') == []
+
+
+async def test_the_migration_role_renews_passwords_of_ours_whoever_made_them(cluster, tmp_path):
+    login = (db_roles.MIGRATION, PASSWORDS["migration"])
+    section = section_of(cluster, tmp_path, login=login, keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        await opened.add_controller("renewed-secret")
+        await opened.add_site(OTHER, "renewed-secret")  # made by the superuser
+    for role in (db_roles.CONTROLLER, db_roles.site_role(OTHER)):
+        async with session(section_of(cluster, tmp_path, login=(role, "renewed-secret"), keyspace=KEYSPACE)) as driver:
+            await driver.run("SELECT * FROM log LIMIT 1")
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        await opened.add_controller(PASSWORDS["controller"])
+
+
 async def test_the_migration_role_extends_the_schema_and_enrols_sites(cluster, tmp_path):
-    login = (db.MIGRATION, PASSWORDS["migration"])
+    login = (db_roles.MIGRATION, PASSWORDS["migration"])
     section = section_of(cluster, tmp_path, login=login, keyspace=KEYSPACE)
     async with db.database(section, backends.system_clock(), lambda _: None, make=True) as opened:
         assert (await opened.sync()).made == []
