@@ -27,7 +27,6 @@ GROUPS = {
     "engines": cli.engines,
     "store": cli.store,
     "db": cli.db,
-    "user": cli.user,
 }
 COMMANDS = sorted(
     f"{group} {name}".strip()
