@@ -111,6 +111,7 @@ IMPLIED = Edge(
         "break": "identity:delete_implied_role",
     },
     missing="{prior_role_id} does not imply {implied_role_id}.",
+    first=True,
     tell=_inference,
     hook=_on_implication,
 )
@@ -132,6 +133,7 @@ def _family(target: str, actor: str, *, inherited: bool) -> Edge:
         actions={one: f"identity:{verb}_grant{'s' if one == 'list' else ''}" for one, verb in verbs.items()},
         fields=_fields(target, actor, inherited=inherited),
         may_lack=f"{actor}_id",
+        first=not inherited,
         missing=_missing(actor, f"{{{target}_id}}"),
         hook=_on_grant,
     )
@@ -156,6 +158,7 @@ def _system(actor: str) -> Edge:
         actions={one: f"identity:{verb}_system_grant_for_{actor}" for one, verb in _VERBS.items()} | plural,
         fields=_fields(SYSTEM, actor, inherited=False),
         may_lack=f"{actor}_id",
+        first=True,
         missing=_missing(actor, SYSTEM),
         hook=_on_grant,
     )
@@ -195,6 +198,7 @@ ROLES = Resource(
     member="role",
     collection="roles",
     filters="name domain_id",
+    first="get update delete",
     accepts={"domain_id": {**DOMAIN_ID, "type": ("string", "null")}, "options": IMMUTABLE},
     kind=_word,
     only=_listed,

@@ -183,15 +183,15 @@ async def _allowed(call: Call, action: str) -> Credential:
 
 
 async def _allowed_ec2(call: Call, action: str) -> Credential:
-    """The user's EC2 key that the path names, if the caller may do this to it. Another's, or another kind, is none."""
-    key, user_id = _id_of(call.path["credential_id"]), call.path["user_id"]
-    there = await call.reader.get(Credential, key)
-    found = there if there is not None and (there.type, there.user_id) == (EC2, user_id) else None
-    about = shown(found) if found else {"user_id": user_id}  # who may not ask for it is not told that it is not there
-    call.enforce(f"identity:{action}", {"target": {"credential": about}})
-    if there is not None:
-        await found_or_refused(call, User, user_id)
-    if found is None:
+    """The EC2 key that the path names, below whichever user, if the caller may do this to it. Another kind is none.
+
+    Its own user decides, not the one in the path; that it is not there is told to anybody, as upstream.
+    """
+    key = _id_of(call.path["credential_id"])
+    found = await found_or_refused(call, Credential, key)
+    call.enforce(f"identity:{action}", {"target": {"credential": shown(found)}})
+    await found_or_refused(call, User, call.path["user_id"])
+    if found.type != EC2:
         raise NotFound(f"Could not find credential: {key}.")
     _refuse_delegated(call)
     return found

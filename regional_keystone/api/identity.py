@@ -267,6 +267,7 @@ GROUPS = Resource(
     member="group",
     collection="groups",
     filters="domain_id name",
+    first="delete",
     accepts={"domain_id": DOMAIN_ID},
     domain="domain_id",
     prepare=_prepare_group,

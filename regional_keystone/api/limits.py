@@ -210,8 +210,8 @@ async def _target(call: Call, limit: Limit) -> Attributes:
 
 
 async def _update(call: Call, *, model: Model) -> Result:
-    call.enforce("identity:update_limit")
     old = await _limit(call)
+    call.enforce("identity:update_limit", {"target": {"limit": _shown(old)}})
     new = msgspec.structs.replace(old, **call.body["limit"])
     await model.check(call.reader, [new])
     changes = () if new == old else (put(new, old),)
@@ -219,11 +219,13 @@ async def _update(call: Call, *, model: Model) -> Result:
 
 
 async def _delete(call: Call) -> Result:
-    call.enforce("identity:delete_limit")
-    return Result(status=204, changes=(remove(await _limit(call)),))
+    old = await _limit(call)
+    call.enforce("identity:delete_limit", {"target": {"limit": _shown(old)}})
+    return Result(status=204, changes=(remove(old),))
 
 
 async def _limit(call: Call) -> Limit:
+    """The limit that the path names; that it is not there is told to anybody, as upstream."""
     found = await call.reader.get(Limit, call.path["limit_id"])
     if found is None:
         raise NotFound(f"Could not find limit for {call.path['limit_id']}.")

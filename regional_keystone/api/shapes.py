@@ -119,6 +119,7 @@ class Resource:
     least: int = 1  # attributes that a change must say
     late: Mapping[str, str] = field(default_factory=dict)  # "create", "update" -> what `fields.parted` leaves for later
     missing: str = ""  # what is said of one that is not there, where it is not upstream's usual sentence
+    first: str = ""  # "get update delete": where a record that is not there is 404 to anybody, before policy is asked
     domain: str = ""  # the field with the domain a row belongs to: whose scope is a domain lists only its own
     only: Only | None = None  # what the list asks of a record beside its filters
     among: Callable[[Call], Awaitable[list[str] | None]] | None = None  # ids that the list looks through; None: all
@@ -139,6 +140,7 @@ class Edge:
     actions: Mapping[str, str] = field(default_factory=dict)  # make tell break list -> policy action
     fields: Callable[[Mapping[str, str]], Attributes] | None = None  # path arguments -> the link's fields
     may_lack: str = ""  # the path argument whose record may be gone when the link is broken
+    first: bool = False  # an end that is not there is 404 to anybody, before policy is asked
     missing: str = ""  # what is said of a link that is not there, with path arguments in braces
     filters: str = ""  # query keys of the list
     only: Only | None = None  # what the list asks of a far end beside its filters

@@ -250,6 +250,7 @@ DOMAINS = Resource(
     member="domain",
     collection="domains",
     filters="name enabled",
+    first="update delete",
     fixed={"is_domain": True, "domain_id": None},
     accepts={
         **_ACCEPTS,

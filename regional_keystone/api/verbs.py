@@ -172,8 +172,7 @@ class _Verbs:
         if wanted is None:
             return {}
         if sent.get("id", wanted) != wanted:
-            member = self.resource.member
-            raise Invalid(f'Conflicting {member} IDs specified: "{wanted}" != "{sent["id"]}"')
+            raise Invalid(f'Conflicting {self.resource.member} IDs specified: "{wanted}" != "{sent["id"]}"')
         return {"id": wanted}
 
     async def _prepared(self, call: Call, old: Record | None, sent: Attributes) -> Attributes:
@@ -199,12 +198,13 @@ class _Verbs:
         return {self.resource.member: await seen(call, self.resource, record)}
 
     async def _allowed(self, call: Call, verb: str) -> Record:
-        """The record that the path names, if the caller may do this to it; whether it is there is told last."""
+        """The record of the path, if the caller may do this to it; that there is none is told last, or `first`."""
         key = call.path[self.argument]
-        found = await call.reader.get(self.resource.record, key)
-        mine = found is not None and self._is_here(found)
-        self._enforce(call, verb, shown(found) if found is not None and mine else {})
-        if found is None or not mine:
+        row = await call.reader.get(self.resource.record, key)
+        found = row if row is not None and self._is_here(row) else None
+        if found or verb not in self.resource.first.split():
+            self._enforce(call, verb, shown(found) if found else {})
+        if found is None:
             raise NotFound(self.resource.missing or f"Could not find {self.resource.member}: {key}.")
         return found
 
@@ -347,7 +347,7 @@ class _Links:
         return cast(str, getattr(link, next(name for name, value in marker.items() if value == "")))
 
     async def _allowed(self, call: Call, verb: str, *, may_lack: str = "") -> None:
-        """Raise unless the caller may do this and the ends are there; whether they are is told last."""
+        """Raise unless the caller may do this and the ends are there; that one is not is told last, or `first`."""
         target: Attributes = {}
         lacking = None
         for argument, kind in self.edge.ends.items():
@@ -361,7 +361,8 @@ class _Links:
                     lacking = lacking or NotFound(f"Could not find {told}: {call.path[argument]}.")
                 else:
                     target[word] = shown(found)
-        call.enforce(self.edge.actions[verb], {"target": target})
+        if lacking is None or not self.edge.first:
+            call.enforce(self.edge.actions[verb], {"target": target})
         if lacking:
             raise lacking
 

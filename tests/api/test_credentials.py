@@ -1,6 +1,7 @@
 """Credentials and EC2 keys: whose they are, what may be made of them, and that a secret lies nowhere in clear."""
 
 import hashlib
+import itertools
 import json
 
 import msgspec
@@ -264,17 +265,30 @@ async def test_an_ec2_key_is_for_a_project_that_is_there(admin, org, tenant):
 
 
 async def test_an_unknown_key_and_one_of_another_kind_are_the_same(admin, org):
-    await make(admin, type="cert", user_id=org["ann"], blob=ec2("cert"))
-    place, secret = f"/users/{org['ann']}/credentials/OS-EC2", ec2("other")
-    await make(admin, type="ec2", user_id=org["bob"], project_id=org["project"], blob=secret)
-    for access in ("cert", "other", "unknown"):
-        for method in ("GET", "DELETE"):
-            answer = await admin(method, f"{place}/{access}")
-            named = hashlib.sha256(access.encode()).hexdigest()
+    await make(admin, type="EC2", user_id=org["ann"], project_id=org["project"], blob=ec2("upper"))
+    place = f"/users/{org['ann']}/credentials/OS-EC2"
+    for access, method in itertools.product(("upper", "unknown"), ("GET", "DELETE")):
+        named = hashlib.sha256(access.encode()).hexdigest()
+        for client in (admin, org["as ann"]):
+            answer = await client(method, f"{place}/{access}")
             assert (answer.status, answer.message) == (404, f"Could not find credential: {named}.")
-            own = await org["as ann"](method, f"{place}/{access}")
-            assert (own.status, own.message) == (404, f"Could not find credential: {named}.")
-            assert (await org["as rea"](method, f"{place}/{access}")).status == 403
+        told = (await org["as rea"](method, f"{place}/{access}")).status
+        assert told == (404 if access == "unknown" else 403)  # that none is there is told before the policy
+
+
+async def test_whose_an_ec2_key_is_decides_and_not_the_path(admin, org):
+    await make(admin, type="ec2", user_id=org["bob"], project_id=org["project"], blob=ec2("bobs"))
+    below_ann = f"/users/{org['ann']}/credentials/OS-EC2/bobs"
+    for method, stranger in itertools.product(("GET", "DELETE"), ("ann", "rea", "mia")):
+        answer = await org[f"as {stranger}"](method, below_ann)
+        action = f"identity:ec2_{'get' if method == 'GET' else 'delete'}_credential"
+        assert (answer.status, answer.message) == (403, f"{DENIED}{action}.")
+    for client in (admin, org["as bob"]):
+        assert (await client("GET", below_ann)).body["credential"]["user_id"] == org["bob"]
+        nowhere = await client("DELETE", "/users/none/credentials/OS-EC2/bobs")
+        assert (nowhere.status, nowhere.message) == (404, "Could not find user: none.")
+    assert (await admin("DELETE", below_ann)).status == 204
+    assert (await admin("DELETE", below_ann)).status == 404
 
 
 async def test_a_list_is_told_a_page_at_a_time(admin, org):

@@ -83,6 +83,21 @@ async def test_a_link_needs_a_caller_who_may(admin, stranger, things, path):
     assert (await admin("GET", place)).status == 204
 
 
+@every
+async def test_an_end_that_is_not_there_is_told_before_the_policy_where_keystone_does(admin, stranger, things, path):
+    await admin.make("user", name="nobody", password="secret-1")
+    nobody = await stranger.login("nobody", "secret-1")
+    is_told = not path.startswith(("/groups", "/OS-INHERIT"))
+    for end in (one for one in things if f"{{{one}}}" in path):
+        place = path.format(**things | {end: GONE})
+        for method in ("PUT", "GET", "DELETE"):
+            may_lack = method == "DELETE" and end in ("user", "group")  # what they held can be taken away
+            assert (await stranger(method, place)).status == 401
+            assert (await nobody(method, place)).status == (404 if is_told and not may_lack else 403)
+        if is_told and end != "role":
+            assert (await nobody("GET", place.rpartition("/")[0])).status == 404
+
+
 async def test_a_grant_on_the_project_is_not_one_below_it(admin, things):
     direct = EDGES["project-user"].format(**things)
     await admin("PUT", direct)

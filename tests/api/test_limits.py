@@ -286,6 +286,11 @@ async def test_only_admins_change_limits(admin, place, people, who):
         ("DELETE", f"{R}/{one}", None),
     ):
         assert (await clients[who](method, path, body)).status == 403
+    for method, body in (("PATCH", {"limit": {"resource_limit": 1}}), ("DELETE", None)):
+        gone = await clients[who](method, f"{L}/{GONE}", body)  # told before the policy, as Keystone does
+        assert (gone.status, gone.message) == (404, f"Could not find limit for {GONE}.")
+        registered_ = {"registered_limit": {"default_limit": 1}} if body else None
+        assert (await clients[who](method, f"{R}/{GONE}", registered_)).status == 403
 
 
 async def test_a_query_does_not_widen_what_a_member_sees(people, place):

@@ -16,6 +16,11 @@ NEW = {
 }
 CHANGE = {"endpoint": {"url": "http://y/"}}
 UNIQUE = ["domain", "project", "user", "group", "role"]
+FIRST = {
+    "domain": "PATCH DELETE",
+    "group": "DELETE",
+    "role": "GET PATCH DELETE",
+}  # 404 for what is not there, to anybody
 every = pytest.mark.parametrize("member", list(NEW))
 GONE = "0" * 32
 
@@ -114,13 +119,36 @@ async def test_nobody_without_a_token_and_nobody_without_a_role(admin, stranger,
         ("POST", f"/{member}s", body),
         ("PATCH", f"/{member}s/{new['id']}", {member: CHANGE.get(member, {"description": "x"})}),
         ("DELETE", f"/{member}s/{new['id']}", None),
-        ("DELETE", f"/{member}s/{GONE}", None),
     ):
         unproven = await stranger(method, path, sent)
         assert unproven.status == 401
         assert unproven.headers["WWW-Authenticate"] == 'Keystone uri="http://127.0.0.1:5000/v3"'
         assert (await nobody(method, path, sent)).status == 403
     assert (await admin("GET", f"/{member}s/{new['id']}")).body == {member: new}
+
+
+@every
+async def test_what_is_not_there_is_told_before_the_policy_where_keystone_does(admin, stranger, member):
+    new = await made(admin, member)
+    await admin.make("user", name="nobody", password="secret-1")
+    nobody = await stranger.login("nobody", "secret-1")
+    for method in ("GET", "PATCH", "DELETE"):
+        body = {member: CHANGE.get(member, {"description": "x"})} if method == "PATCH" else None
+        gone, there = f"/{member}s/{GONE}", f"/{member}s/{new['id']}"
+        is_open = (member, method) == ("region", "GET")
+        told = is_open or method in FIRST.get(member, "").split()
+        assert (await stranger(method, gone, body)).status == 401
+        assert (await nobody(method, gone, body)).status == (404 if told else 403)
+        assert (await nobody(method, there, body)).status == (200 if is_open else 403)
+
+
+async def test_a_project_is_no_domain_to_anybody(admin, stranger):
+    project = await made(admin, "project")
+    await admin.make("user", name="nobody", password="secret-1")
+    nobody = await stranger.login("nobody", "secret-1")
+    answer = await nobody("DELETE", f"/domains/{project['id']}")
+    assert (answer.status, answer.message) == (404, f"Could not find domain: {project['id']}.")
+    assert (await nobody("GET", f"/domains/{project['id']}")).status == 403
 
 
 @pytest.mark.parametrize("member", UNIQUE)

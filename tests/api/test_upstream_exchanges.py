@@ -87,10 +87,6 @@ DIVERGENCES = {
         r"roles/create unknown domain",
         rf"roles/GET by domain_id={GONE}",
     ],
-    "exists": [
-        rf"\w+/(GET|PATCH|DELETE) /v3/(domains|groups|roles)/{GONE} as member",
-    ],
-    "ec2-owner": [r"ec2_credentials/(GET|HEAD|DELETE) admin's (below own )?as .*"],
     "access-token": [r"oauth1/DELETE unknown access token as .*"],
     "inherit-ghost": [r"grants/.* inherited (list )?unknown (user|group|project|domain)"],
     "policy-ghost": [r"policies/GET policy of endpoint by region above"],

@@ -71,11 +71,6 @@ def _says(theirs="", ours=""):
     )
 
 
-_NOT_ALLOWED = r"^You are not authorized to perform the requested action: identity:\w+\.$"
-_EXISTS = _says("^Could not find", _NOT_ALLOWED)
-_GRANTS = r"/(projects|domains)/[^/ ]+/(users|groups)/[^/ ]+/roles(/[^/ ]+)?"
-
-
 def _no_keystone_error(cell):
     """It answers in HTML or in the web framework's own form, this one in the form of all errors."""
     theirs, ours = cell.theirs.raw, cell.ours.raw
@@ -156,7 +151,6 @@ _LACKS_WRAPPER = _says("", r"^'(mapping|consumer|policy|endpoint|user)' is a req
 _NO_METHOD = "^The method is not allowed for the requested URL.$"
 _BY_ACCIDENT = r"/(OS-FEDERATION/mappings|OS-OAUTH1/consumers|policies)"
 _RULES = ("app-cred-rules",)
-_OTHERS = ("system-reader", "domain-manager", "project-reader", "owner")  # none of whom is an administrator
 
 REASONS = (
     Reason(
@@ -286,17 +280,6 @@ REASONS = (
         asked="routes OPTIONS .* options|tags PUT /projects/<new:project>/tags/red edge",
         statuses=((200, 200), (201, 201)),
         holds=_only("headers.content-type: missing, expected 'text/html"),
-    ),
-    *(
-        Reason(id="exists", asked=asked, statuses=((404, 403),), by=_OTHERS, holds=_EXISTS)
-        for asked in (
-            r"\w+ (PATCH|DELETE) /(domains|groups|limits)/<gone> ((change|remove) unknown|unknown ids)",
-            r"\w+ (GET|PATCH|DELETE) /roles/<gone> ((show|change|remove) unknown|unknown ids)",
-            rf"(grants|routes) \w+ {_GRANTS} (edge unknown .*|unknown ids)",
-            r"(system_grants|routes) \w+ /system/(users|groups)/[^/ ]+/roles(/[^/ ]+)? (edge unknown .*|unknown ids)",
-            r"(implied|routes) \w+ /roles/[^/ ]+/implies(/[^/ ]+)? (edge unknown .*|unknown ids)",
-            r"routes (GET|DELETE) /users/<gone>/credentials/OS-EC2/<gone> unknown ids",
-        )
     ),
     Reason(
         id="first-missing",

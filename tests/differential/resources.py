@@ -555,6 +555,9 @@ def _delegations():
     yield _one("ec2", "GET", f"{base}/<new:ec2>")
     yield _one("ec2", "POST", base, body={"tenant_id": "<project>"}, made=("credential.access", f"{base}/<made>"))
     yield _one("ec2", "DELETE", f"{base}/<new:ec2>")
+    for path in ("/users/<other>/credentials/OS-EC2/<new:ec2>", "/users/<gone>/credentials/OS-EC2/<new:ec2>"):
+        yield from (_one("ec2", method, path, kind="below another") for method in ("GET", "DELETE"))
+    yield from (_one("ec2", method, f"{base}/<gone>", kind="gone") for method in ("GET", "DELETE"))
     for body in (None, {}, {"tenant_id": None}, {"tenant_id": "<gone>"}, {"tenant_id": 5}, {"tenant_id": "<foreign>"}):
         yield _one("ec2", "POST", base, kind=f"body {body}", body=body, personas=FEW)
     yield from _gets("oauth1", "/users/<user>/OS-OAUTH1/access_tokens")

@@ -1,5 +1,6 @@
 """Credentials and the keys of other protocols: whose they are, for what, and who gets to see them."""
 
+import itertools
 import json
 import secrets
 import uuid
@@ -103,26 +104,28 @@ def test_sec_44_a_key_is_worth_what_its_owner_is(regions):
 
 @row(
     "SEC-45",
-    "whether a guessed EC2 key exists, or a credential of another type; whether an application credential does",
-    "weaker: 401 for a credential of another type, 404 for none",
+    "what a guessed EC2 key is, and whose (that it is there, Keystone tells as well); whether a program is there",
+    "weaker: 401 for a credential of another type",
 )
 def test_sec_45_a_guess_is_answered_like_any_other(regions):
     owner, guesser = regions.household(), regions.household()
     real = ec2_key(regions, owner)["access"]
     upper, mine = secrets.token_hex(16), ec2_key(regions, guesser)["access"]
-    credential(regions, guesser, json.dumps({"access": upper, "secret": "s"}), "EC2")
+    alike = secrets.token_hex(16)
+    for home, access in ((guesser, upper), (owner, alike)):
+        credential(regions, home, json.dumps({"access": access, "secret": "s"}), "EC2")
     cert = credential(regions, guesser)["id"]
     for at in NAMES:
         token = regions.login(guesser.auth(), at)
         regions.expect(200, "GET", ec2_path(guesser, mine), token=token, at=at)
-        for method, by_admin in ((method, by_admin) for method in ("GET", "DELETE") for by_admin in (False, True)):
-            who = regions.admin if by_admin else token
-            wanted = [_guessed(regions, method, ec2_path(guesser), one, who, at) for one in (real, upper, cert, "no")]
-            assert wanted[0][0] == 404
-            assert all(one == wanted[0] for one in wanted)
-        theirs = [_guessed(regions, "GET", ec2_path(owner), one, token, at) for one in (real, upper, cert, "no")]
-        assert theirs[0][0] == 403
-        assert all(one == theirs[0] for one in theirs)
+        for method, home in itertools.product(("GET", "DELETE"), (guesser, owner)):
+            for who in (token, regions.admin):
+                none = [_guessed(regions, method, ec2_path(home), one, who, at) for one in (upper, cert, "no")]
+                assert none[0][0] == 404
+                assert all(one == none[0] for one in none)
+            hidden = [_guessed(regions, method, ec2_path(home), one, token, at) for one in (real, alike)]
+            assert hidden[0][0] == 403
+            assert hidden[0] == hidden[1]
         regions.expect(200, "GET", ec2_path(owner, real), at=at)
     made = program(regions, owner)
     for at in NAMES:
