@@ -61,7 +61,7 @@ def sample() -> None:
 
 def _described(rule: Any) -> Iterator[str]:
     from regional_keystone.operations import OPERATIONS
-    from regional_keystone.policy_file import ACTION
+    from regional_keystone.policy_keys import ACTION
 
     action = rule.name.removeprefix(ACTION)
     words = action.replace("_", " ")
