@@ -11,12 +11,14 @@ import structlog
 from oslo_config import cfg
 from oslo_policy import policy
 
-from regional_keystone import policy_file
+from regional_keystone import policy_file, policy_keys
 from regional_keystone.errors import Forbidden, not_allowed
 from regional_keystone.policies import ACTIONS, BASE
+from regional_keystone.policy_keys import ACTION, BODY, FILTER, Said
 from regional_keystone.token import DomainScope, Named, Principal
 
 log = structlog.get_logger("policy")
+_FORESEEABLE = frozenset(("target.token.user_id",))
 
 
 def defaults() -> list[policy.RuleDefault]:
@@ -24,7 +26,7 @@ def defaults() -> list[policy.RuleDefault]:
     base = [policy.RuleDefault(name, check) for name, check in BASE.items()]
     actions = [
         policy.DocumentedRuleDefault(
-            name=f"{policy_file.ACTION}{action}",
+            name=f"{ACTION}{action}",
             check_str=check,
             scope_types=list(scopes) or None,
             description=action,
@@ -61,11 +63,20 @@ class Policy:
             self._enforcer.check_rules(raise_on_violation=True)
         except policy.InvalidDefinitionError as error:
             raise ValueError(f"policy file {path}: {error}") from None
+        asked = {name: policy_keys.asked(name, rules) for name in self._enforcer.registered_rules}
+        families = {name: frozenset(key.partition(".")[0] for key in keys) for name, keys in asked.items()}
+        self._said = {name: found for name in families if (found := families[name] & {BODY, FILTER})}
+        self._foreseen = frozenset(name for name, keys in asked.items() if keys <= _FORESEEABLE)
 
-    def check(self, principal: Principal, action: str, target: Mapping[str, Any]) -> None:
-        """Return if this caller may do this; `target` is nested as upstream's. Raises Forbidden, naming the action."""
-        if not action.startswith(policy_file.ACTION) or action not in self._enforcer.registered_rules:
+    def check(self, principal: Principal, action: str, target: Mapping[str, Any], said: Said | None = None) -> None:
+        """Return if this caller may do this; `target` is nested as upstream's. Raises Forbidden, naming the action.
+
+        `said`: the request, of which nothing is read unless the rule asks for it, and nothing replaces what is known.
+        """
+        if not action.startswith(ACTION) or action not in self._enforcer.registered_rules:
             raise Forbidden("Internal RBAC enforcement error, invalid rule (action) name.")
+        if said is not None and (wanted := self._said.get(action)):
+            target = {**policy_keys.said(action, wanted, said), **target}
         try:
             allowed = self._enforcer.enforce(action, _flat(target), credentials(principal))
         except (TypeError, ValueError, SyntaxError) as error:  # a rule that looks for something within a text, say
@@ -73,6 +84,10 @@ class Policy:
             allowed = False
         if not allowed:
             raise not_allowed(action)
+
+    def foresees(self, action: str) -> bool:
+        """Whether caller and user decide about a token alone, so that the answer holds for every request."""
+        return action in self._foreseen
 
 
 def credentials(principal: Principal) -> dict[str, Any]:

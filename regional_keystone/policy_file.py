@@ -7,15 +7,13 @@ Source: oslo_policy/policy.py (parse_file_contents), _parser.py, _checks.py.
 import ast
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from oslo_policy import policy
 
-ACTION = "identity:"
-Checks = Mapping[str, Any]
-"""Rules by name, as oslo.policy has parsed them."""
+from regional_keystone.policy_keys import ACTION, Checks, Unsupplied, leaves, reachable, references, unsupplied
 
 _TIED = ("user_id", "user_domain_id", "domain_id", "project_id", "project_domain_id")
 CALLER = frozenset([*_TIED, "system_scope", "roles", "is_admin_project", "token"])
@@ -37,12 +35,14 @@ class Override(NamedTuple):
     """One rule of the file beside the default of the same name; `effect`: same, tightens, loosens, differs or new.
 
     `unbound` are its parts that the default has not and that ask for neither target nor scope, where the default does.
+    `unsupplied` is what it asks for of a request and no request gives.
     """
 
     name: str
     line: int | None
     effect: str
     unbound: tuple[str, ...]
+    unsupplied: tuple[Unsupplied, ...] = ()
 
 
 class Reading(NamedTuple):
@@ -74,7 +74,12 @@ def read(path: str, known: Checks) -> Reading:
     whole = {**known, **rules}
     problems += [Remark(name, line_of(text, name), why) for name in rules for why in _dangling(name, whole)]
     overrides = [_judged(name, line_of(text, name), check, known) for name, check in rules.items()]
-    notes = [*_unused(text, rules, whole, known), *_twice(text, rules), *_unknown(text, rules, known)]
+    notes = [
+        *_unused(text, rules, whole, known),
+        *_twice(text, rules),
+        *_unknown(text, rules, known),
+        *_empty(text, rules, known),
+    ]
     return Reading(rules, overrides, problems, notes)
 
 
@@ -126,7 +131,7 @@ def _is_understood(name: str, said: Any) -> bool:
     # what oslo.policy does not understand it takes for `!`, whole or in part
     if len(_NEVER_ALONE.findall(str(check))) > str(said).count(_NEVER):
         return False
-    return all(_can_be_asked(leaf) for leaf in _leaves(check))
+    return all(_can_be_asked(leaf) for leaf in leaves(check))
 
 
 def _can_be_asked(leaf: Any) -> bool:
@@ -160,27 +165,36 @@ def _is_rule(said: Any) -> bool:
 
 def _dangling(name: str, whole: Checks) -> Iterator[str]:
     """What a rule refers to that is not there, or that leads back to it."""
-    for other in sorted(_references(whole[name])):
+    for other in sorted(references(whole[name])):
         if other not in whole:
             yield f"{name} refers to rule:{other}, which does not exist{nearest(other, whole)}"
-    if name in _reachable(name, whole):
+    if name in reachable(name, whole):
         yield f"{name} refers to itself"
 
 
 def _judged(name: str, line: int | None, check: Any, known: Checks) -> Override:
+    lacking = tuple(dict.fromkeys(one for _, one in _unsupplied(name, check, known)))
     if name not in known:
-        return Override(name, line, "new", ())
+        return Override(name, line, "new", (), lacking)
     verdict = effect(check, known[name])
     more = {text: part for text, part in _alternatives(check).items() if text not in _alternatives(known[name])}
     loose = [text for text, part in more.items() if text != _NEVER and not _is_bound(part)]
     if verdict in {"same", "tightens"} or not _is_bound(known[name]):
         loose = []
-    return Override(name, line, verdict, tuple(loose))
+    return Override(name, line, verdict, tuple(loose), lacking)
+
+
+def _unsupplied(name: str, check: Any, known: Checks) -> Iterator[tuple[Any, Unsupplied]]:
+    """The parts that ask for what no request gives, but for those of the default of the same name."""
+    usual = {str(leaf) for leaf in leaves(known[name])} if name in known else set()
+    for leaf in leaves(check):
+        if str(leaf) not in usual:
+            yield from ((leaf, one) for one in unsupplied(name, leaf))
 
 
 def _unused(text: str, rules: Checks, whole: Checks, known: Checks) -> Iterator[Remark]:
     """Rules of the file's own that nothing asks for: most often an action without its prefix, or a misspelt name."""
-    used = {other for check in whole.values() for other in _references(check)}
+    used = {other for check in whole.values() for other in references(check)}
     for name in rules:
         if name in known or name in used:
             continue
@@ -203,11 +217,20 @@ def _unknown(text: str, rules: Checks, known: Checks) -> Iterator[Remark]:
     """
     words = ("role", "rule", *sorted(CALLER))
     for name, check in rules.items():
-        usual = {str(leaf) for leaf in _leaves(known[name])} if name in known else set()
-        for leaf in _leaves(check):
+        usual = {str(leaf) for leaf in leaves(known[name])} if name in known else set()
+        for leaf in leaves(check):
             if not (str(leaf) in usual or _can_hold(leaf)):
                 meant = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(leaf.kind, words, 1))
                 yield Remark(name, line_of(text, name), f"{name}: nobody has {leaf.kind}, {leaf} never holds{meant}")
+
+
+def _empty(text: str, rules: Checks, known: Checks) -> Iterator[Remark]:
+    """Parts that ask for what no request gives: a misspelt `target`, or a name that stood there in older releases."""
+    for name, check in rules.items():
+        for leaf, lacking in _unsupplied(name, check, known):
+            meant = f"; did you mean {lacking.meant}?" if lacking.meant else ""
+            said = f"{name}: no request gives {lacking.key}, {leaf} never holds{meant}"
+            yield Remark(name, line_of(text, name), said)
 
 
 def _can_hold(leaf: Any) -> bool:
@@ -231,31 +254,6 @@ def _lines(text: str, name: str) -> list[int]:
     ]
 
 
-def _references(check: Any) -> set[str]:
-    return {leaf.match for leaf in _leaves(check) if isinstance(leaf, policy.RuleCheck)}
-
-
-def _reachable(name: str, whole: Checks) -> set[str]:
-    found: set[str] = set()
-    waiting = _references(whole[name])
-    while waiting:
-        other = waiting.pop()
-        if other not in found and other in whole:
-            found.add(other)
-            waiting |= _references(whole[other])
-    return found
-
-
-def _leaves(check: Any) -> Iterator[Any]:
-    if isinstance(check, policy.AndCheck | policy.OrCheck):
-        for part in check.rules:
-            yield from _leaves(part)
-    elif isinstance(check, policy.NotCheck):
-        yield from _leaves(check.rule)
-    else:
-        yield check
-
-
 def _alternatives(check: Any) -> dict[str, Any]:
     """The parts of which one is enough, by their text."""
     if not isinstance(check, policy.OrCheck):
@@ -273,5 +271,5 @@ def _conditions(check: Any) -> set[str]:
 
 def _is_bound(check: Any) -> bool:
     """Whether it asks where the caller stands, or to whom the target belongs, and not for roles alone."""
-    leaves = [leaf for leaf in _leaves(check) if hasattr(leaf, "match")]
-    return any(leaf.kind == "system_scope" or "%(" in leaf.match for leaf in leaves)
+    found = [leaf for leaf in leaves(check) if hasattr(leaf, "match")]
+    return any(leaf.kind == "system_scope" or "%(" in leaf.match for leaf in found)

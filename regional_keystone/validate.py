@@ -308,6 +308,7 @@ class Validator:
         """Whether policy lets this caller validate anybody's token and its user's own, by GET and by HEAD.
 
         Asked once for all tokens of the same facts and methods: nothing else of a token is in the credentials of rules.
+        Where a rule asks for more of a request, nothing is allowed beforehand.
         """
         known = facts.may.get(principal.token.methods)
         if known is None:
@@ -322,6 +323,8 @@ class Validator:
         return get, get_own, head, head_own
 
     def _permits(self, principal: Principal, action: str, user_id: str) -> bool:
+        if not self._policy.foresees(action):
+            return False
         try:
             self._policy.check(principal, action, {"target": {"token": {"user_id": user_id}}})
         except Forbidden:

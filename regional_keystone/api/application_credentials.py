@@ -157,7 +157,8 @@ async def _allowed(call: Call, verb: str) -> ApplicationCredential:
     """The one that the path names, if the caller may do this to its owner's, whoever the path says the owner is."""
     key = call.path["application_credential_id"]
     found = await call.reader.get(ApplicationCredential, key)
-    call.enforce(f"identity:{verb}_application_credential", {"user_id": found.user_id} if found else {})
+    owner = {"user_id": found.user_id} if found else {}
+    call.enforce(f"identity:{verb}_application_credential", {**owner, "target": owner})
     _refuse_others(call)
     if found is None:
         raise NotFound(f"Could not find Application Credential: {key}.")

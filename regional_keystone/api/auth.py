@@ -12,7 +12,7 @@ import msgspec
 from regional_keystone.api.auth_body import login
 from regional_keystone.api.shapes import Call, Resource, Result, Route, Shape
 from regional_keystone.api.tree import DOMAINS, PROJECTS
-from regional_keystone.api.verbs import found_or_refused, listing, seen
+from regional_keystone.api.verbs import allowed, listing, seen
 from regional_keystone.delegation import is_used_up
 from regional_keystone.document import instant, time
 from regional_keystone.errors import Forbidden, Invalid, NotFound, Unauthenticated
@@ -99,8 +99,7 @@ class _Tokens:
     async def revoke_all(self, call: Call) -> Result:
         """The end of every token of a user."""
         user_id = call.path["user_id"]
-        call.enforce("identity:revoke_tokens_for_user", {"user_id": user_id})
-        await found_or_refused(call, User, user_id)
+        await allowed(call, User, "user", "revoke_tokens_for_user")
         event = RevocationEvent(
             id=call.fresh("user"),
             user_id=user_id,
@@ -128,7 +127,8 @@ class _Tokens:
         knows = _knows_rules(call.request.headers.get("openstack-identity-access-rules", ""))
         verdict = await self._validator.check(text, allow_expired=allow_expired, knows_rules=knows)
         if not (action in _FORESEEN and await self._foreseen(call, verdict)):
-            call.enforce(action, {"target": {"token": {"user_id": verdict.token.user_id}}})
+            about = {"user_id": verdict.token.user_id, "user": {"domain": {"id": verdict.principal.user.domain_id}}}
+            call.enforce(action, {"target": {"token": about}})
         return verdict
 
     async def _foreseen(self, call: Call, subject: Verdict) -> bool:

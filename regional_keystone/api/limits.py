@@ -191,13 +191,7 @@ async def _asked(call: Call) -> list[Limit]:
 
 
 async def _show(call: Call) -> Result:
-    """A limit, for those who may see it; whether it is there is told last."""
-    key = call.path["limit_id"]
-    found = await call.reader.get(Limit, key)
-    call.enforce("identity:get_limit", {"target": {"limit": await _target(call, found)}} if found else {})
-    if found is None:
-        raise NotFound(f"Could not find limit for {key}.")
-    return Result(body={"limit": await _seen(call, found)})
+    return Result(body={"limit": await _seen(call, await _allowed(call, "get_limit"))})
 
 
 async def _target(call: Call, limit: Limit) -> Attributes:
@@ -210,8 +204,7 @@ async def _target(call: Call, limit: Limit) -> Attributes:
 
 
 async def _update(call: Call, *, model: Model) -> Result:
-    old = await _limit(call)
-    call.enforce("identity:update_limit", {"target": {"limit": _shown(old)}})
+    old = await _allowed(call, "update_limit")
     new = msgspec.structs.replace(old, **call.body["limit"])
     await model.check(call.reader, [new])
     changes = () if new == old else (put(new, old),)
@@ -219,16 +212,16 @@ async def _update(call: Call, *, model: Model) -> Result:
 
 
 async def _delete(call: Call) -> Result:
-    old = await _limit(call)
-    call.enforce("identity:delete_limit", {"target": {"limit": _shown(old)}})
-    return Result(status=204, changes=(remove(old),))
+    return Result(status=204, changes=(remove(await _allowed(call, "delete_limit")),))
 
 
-async def _limit(call: Call) -> Limit:
-    """The limit that the path names; that it is not there is told to anybody, as upstream."""
-    found = await call.reader.get(Limit, call.path["limit_id"])
+async def _allowed(call: Call, action: str) -> Limit:
+    """The limit that the path names, if the caller may do this to it; that it is not there is told to anybody."""
+    key = call.path["limit_id"]
+    found = await call.reader.get(Limit, key)
     if found is None:
-        raise NotFound(f"Could not find limit for {call.path['limit_id']}.")
+        raise NotFound(f"Could not find limit for {key}.")
+    call.enforce(f"identity:{action}", {"target": {"limit": await _target(call, found)}})
     return found
 
 

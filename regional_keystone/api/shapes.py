@@ -14,7 +14,7 @@ from regional_keystone.record import Record
 from regional_keystone.token import Principal
 
 Attributes = dict[str, Any]
-Enforce = Callable[[Principal, str, Mapping[str, Any]], None]
+Enforce = Callable[[Principal, str, Mapping[str, Any], "Call"], None]
 
 
 class Lengths(NamedTuple):
@@ -71,9 +71,10 @@ class Call:
     def enforce(self, action: str, target: Mapping[str, Any] | None = None) -> None:
         """Raise Forbidden unless policy lets the caller do this to this target; then a late body may be refused.
 
-        `target` is nested as upstream's: {"target": {"user": {...}}}; path arguments are added; it holds no raw body.
+        `target` is nested as upstream's: {"target": {"user": {...}}}; path arguments are added; it holds no raw body,
+        which rules find below names of its own.
         """
-        self.enforcer(self.caller, action, {**self.path, **(target or {})})
+        self.enforcer(self.caller, action, {**self.path, **(target or {})}, self)
         self.check()
 
 

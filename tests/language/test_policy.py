@@ -136,3 +136,90 @@ def test_credentials_say_what_upstreams_context_says():
     assert found["roles"] == ["admin"]
     assert found["token"]["domain"] == {"id": "d1", "name": "d"}
     assert found["token"]["user"]["domain"] == {"id": "d1", "name": "d1"}
+
+
+class Request:
+    """A request that says this, and notes what is read of it."""
+
+    def __init__(self, body=None, **query):
+        self.read, self._body, self._query = [], body or {}, query
+
+    @property
+    def body(self):
+        self.read.append("body")
+        return self._body
+
+    def query(self, name):
+        self.read.append(name)
+        return self._query.get(name)
+
+
+SPOOF = {
+    "user_id": "u1",
+    "target": {"user": {"id": "u1", "domain_id": "d1"}},
+    "target.user.domain_id": "d1",
+    "request_body": {"user_id": "u1"},
+}
+
+
+@pytest.mark.parametrize("action", ["get_user", "list_users", "update_user", "create_user", "validate_token"])
+def test_a_request_is_not_read_for_rules_that_ask_for_nothing_of_it(action):
+    said = Request(SPOOF, user_id="u1", domain_id="d1")
+    for who in (caller("admin"), caller("reader")):
+        try:
+            Policy().check(who, f"identity:{action}", USER, said)
+        except Forbidden:
+            continue
+    assert said.read == []
+
+
+def decide(tmp_path, rule, said, target=USER, action="list_users"):
+    policy = Policy(override(tmp_path, f'"identity:{action}": "{rule}"\n"mine": "user_id:%(request_body.owner)s"'))
+    try:
+        policy.check(caller(), f"identity:{action}", target, said)
+    except Forbidden:
+        return False
+    return True
+
+
+def test_rules_ask_for_body_and_filters_below_names_of_their_own(tmp_path):
+    assert decide(tmp_path, "user_id:%(request_body.user.id)s", Request({"user": {"id": "u1"}}))
+    assert not decide(tmp_path, "user_id:%(request_body.user.id)s", Request({"user": {"id": "u2"}}))
+    assert not decide(tmp_path, "user_id:%(request_body.user.id)s", Request())
+    assert decide(tmp_path, "rule:mine", Request({"owner": "u1"})), "a rule that is referred to asks as well"
+    assert decide(tmp_path, "domain_id:x or not rule:mine", Request({"owner": "u2"}))
+    assert decide(tmp_path, "user_id:%(filter_attr.name)s", Request(name="u1"))
+    assert not decide(tmp_path, "user_id:%(filter_attr.description)s", Request(description="u1")), "no filter of users"
+    assert not decide(tmp_path, "user_id:%(filter_attr.name)s", Request(name="u1"), action="get_user")
+
+
+@pytest.mark.parametrize("key", ["user_id", "target.user.id", "target.user.domain_id", "target.new", "name"])
+def test_nothing_that_a_request_says_stands_where_facts_do(tmp_path, key):
+    facts = {"user_id": "other", "target": {"user": {"id": "other", "domain_id": "other"}}}
+    asks = "user_id:%(request_body.never)s or user_id:%(filter_attr.never)s"
+    said = Request({**SPOOF, "target.new": "u1", "name": "u1"}, name="u1", user_id="u1")
+    for value in ("user_id", "user_domain_id"):
+        assert not decide(tmp_path, f"{value}:%({key})s or {asks}", said, facts)
+    assert {"body", "name"} <= set(said.read)
+
+
+def test_a_fact_stands_even_where_it_has_the_name_of_what_is_said(tmp_path):
+    said = Request({"owner": "u1"})
+    assert not decide(tmp_path, "rule:mine", said, {"request_body": {"owner": "u2"}})
+
+
+@pytest.mark.parametrize(
+    ("rule", "foreseen"),
+    [
+        ("role:x", True),
+        ("user_id:%(target.token.user_id)s", True),
+        ("not user_domain_id:%(target.token.user.domain.id)s", False),
+        ("role:x or rule:mine", False),
+        ("http://127.0.0.1:1/", False),
+    ],
+)
+def test_what_depends_on_more_than_caller_and_user_is_not_foreseen(tmp_path, rule, foreseen):
+    text = f'"identity:validate_token": "{rule}"\n"mine": "user_id:%(request_body.x)s"'
+    policy = Policy(override(tmp_path, text))
+    assert policy.foresees("identity:validate_token") is foreseen
+    assert policy.foresees("identity:check_token")

@@ -1,15 +1,24 @@
 """Who may do what, on every route that there is: by which facts it is decided, and by which rule."""
 
+import asyncio
+import dataclasses
 import itertools
+import json
 import re
 import secrets
+from contextlib import AsyncExitStack
+from types import SimpleNamespace
 
 import pytest
 
+from regional_keystone import settings
 from regional_keystone.errors import Forbidden
 from regional_keystone.policies import ACTIONS
-from regional_keystone.policy import Policy
+from regional_keystone.policy import Policy, defaults
+from regional_keystone.policy_keys import ACTION, BODY, FILTER
 from regional_keystone.token import Named, Principal, ProjectScope, Token
+from tests import replay
+from tests.api.conftest import Client
 from tests.processes import ended, free_port, up
 from tests.security.regions import NAMES
 from tests.security.routes import further, routes, settle
@@ -134,6 +143,90 @@ def test_sec_49_what_a_request_says_replaces_no_fact(regions, estate):
     assert {name: found[name] for name in estate.home.user if name != "links"} == {
         name: value for name, value in estate.home.user.items() if name != "links"
     }
+
+
+def test_where_rules_ask_for_what_is_said_it_still_replaces_no_fact(tmp_path):
+    """SEC-49 where it could matter: with rules of which each asks for body and filters as well."""
+    asyncio.run(_where_rules_ask(tmp_path))
+
+
+async def _where_rules_ask(tmp_path):
+    file, asks = tmp_path / "policy.yaml", f"'x':%({BODY}.never)s or 'x':%({FILTER}.never)s"
+    actions = [rule for rule in defaults() if rule.name.startswith(ACTION)]
+    file.write_text(json.dumps({rule.name: f"({rule.check_str or '@'}) or {asks}" for rule in actions}))
+    world = replay.World(tmp_path)
+    world.settings = dataclasses.replace(world.settings, policy=settings.Policy(file=file))
+    async with AsyncExitStack() as stack:
+        await world.start(stack)
+        scope = {"project": {"name": "admin", "domain": {"id": "default"}}}
+        admin = await Client(world).login("admin", replay.PASSWORD, scope)
+        theirs = await admin.make("domain", name="theirs")
+        names = {"domain_id": theirs["id"], "name": "a"}
+        ids = {f"{kind}_id": (await admin.make(kind, **names))["id"] for kind in ("user", "group", "project")}
+        home = await _attacker(admin)
+        client = await admin.login("attacker", "secret1", {"project": {"id": home.project["id"]}})
+        decided = _decided(world.api)
+        found = [
+            await _compared(client, decided, route, ids | {"domain_id": theirs["id"]}, home)
+            for route in world.api.routes
+            if route.base == "/v3" and not route.open
+        ]
+    assert found.count("body") > 80
+    assert found.count("query") > 12
+
+
+async def _attacker(admin):
+    domain = await admin.make("domain", name="mine")
+    project = await admin.make("project", name="mine", domain_id=domain["id"])
+    user = await admin.make("user", name="attacker", domain_id="default", password="secret1")
+    role = await admin.make("role", name="some")
+    await admin("PUT", f"/projects/{project['id']}/users/{user['id']}/roles/{role['id']}")
+    return SimpleNamespace(domain=domain, project=project, user=user)
+
+
+def _decided(api):
+    """What each decision from now on is made by: (action, what is asked about), flat."""
+    found, enforcer = [], api._policy._enforcer
+    enforce = enforcer.enforce
+
+    def noted(action, target, who):
+        found.append((action, dict(target)))
+        return enforce(action, target, who)
+
+    enforcer.enforce = noted
+    return found
+
+
+async def _compared(client, decided, route, ids, home):
+    """Assert that one route is decided by the same facts, whatever is said; "body" or "query" is what was said."""
+
+    async def facts(*asked):
+        decided.clear()
+        await client(route.method, *asked)
+        return [(action, _without(target)) for action, target in decided], set().union(*(one for _, one in decided))
+
+    path = re.sub(r"\{(\w+)\}", lambda at: ids.get(at[1], "0" * 32), route.path)
+    member = next(iter((route.body or route.late or {}).get("required", ())), "")
+    his, said = claims(home)
+    plain, attack = ({member: {"name": "b"}}, {member: said | his | {"name": "b"}}) if member else ({}, said)
+    before, _ = await facts(path, plain)
+    after, known = await facts(path, attack)
+    if member and route.method == "POST":  # what is to be made is what the client says of it
+        before = after = [action for action, _ in before and after]
+    assert before == after or not after, (route.method, path)
+    if route.method != "GET":
+        return "body" if any(key.startswith(f"{BODY}.") and key.endswith(".user_id") for key in known) else ""
+    words = {"name": "a", "type": "a", "id": "a"} | {one: what for one, what in said.items() if one not in LISTED}
+    if route.path == "/roles":
+        del words["domain_id"]  # which asks for another list, with another action
+    query = "&".join(f"{name}={value}" for name, value in words.items() if isinstance(value, str))
+    after, known = await facts(f"{path}?{query}")
+    assert before == after, (route.method, path)
+    return "query" if any(key.startswith(f"{FILTER}.") for key in known) else ""
+
+
+def _without(target):
+    return {key: value for key, value in target.items() if key.partition(".")[0] not in (BODY, FILTER)}
 
 
 def _respelt(regions, estate, ruler):
