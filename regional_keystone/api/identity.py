@@ -47,7 +47,7 @@ OPTIONS: Mapping[str, Any] = {
 _SECRET = {"type": ("string",), "secret": True}
 _NEW_PASSWORD = {
     "type": ("object",),
-    "properties": {"original_password": _SECRET, "password": _SECRET},
+    "properties": {"original_password": _SECRET, "password": {**_SECRET, "minLength": 1}},
     "required": ("original_password", "password"),
     "additionalProperties": False,
 }

@@ -162,3 +162,11 @@ async def test_an_attribute_of_a_user_that_the_server_keeps_itself_is_refused_no
     assert changed.body["user"][name.replace("_", "-")] == "x"
     whole = {**user, "password_expires_at": None}
     assert (await admin("PATCH", f"/users/{user['id']}", {"user": whole})).status == 200
+
+
+async def test_nobody_changes_its_own_password_to_an_empty_one(admin, stranger):
+    user = await admin.make("user", name="u", password="secret-1")
+    sent = {"user": {"original_password": "secret-1", "password": ""}}
+    refused = await stranger("POST", f"/users/{user['id']}/password", sent)
+    assert (refused.status, refused.message.endswith("'' should be non-empty")) == (400, True)
+    await admin.login("u", "secret-1")

@@ -104,6 +104,7 @@ DIVERGENCES = {
         r"users/GET (all|by domain.*)",
         r"application_credentials/create secret=.*\(5002\)",
     ],
+    "empty-password": [r"users/password empty new"],
     "dead-token": [
         r"\w+/(use )?token .*after .*",
         r"grants/token .*",
