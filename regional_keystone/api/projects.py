@@ -6,6 +6,7 @@ Source: keystone/api/projects.py, keystone/resource/schema.py.
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
+from urllib.parse import quote
 
 import msgspec
 
@@ -16,6 +17,8 @@ from regional_keystone.api.verbs import allowed
 from regional_keystone.errors import Forbidden, NotFound
 from regional_keystone.log import Change, put
 from regional_keystone.model import Project
+
+_PLAIN = "!$&'()*+,:;=@"  # what a part of a path may hold as it is
 
 
 def _tags_body(call: Call, tags: Iterable[str]) -> Attributes:
@@ -57,7 +60,7 @@ async def _put_tag(call: Call) -> Result:
     value = call.path["value"]
     old = await allowed(call, Project, "project", "create_project_tag", lambda: check(TAG, value))
     check(TAGS, [*old.tags, value])
-    place = call.url(f"/{old.id}/tags/{value}")
+    place = call.url(f"/{old.id}/tags/{quote(value, safe=_PLAIN)}")
     tags = dict.fromkeys((*old.tags, value.strip()))
     return Result(status=201, headers={"Location": place}, changes=_changed("create", old, tags))
 

@@ -1,5 +1,7 @@
 """What the real one does in corners where one would not look: names, lists, queries, bodies."""
 
+from urllib.parse import quote
+
 import pytest
 
 from regional_keystone.api import tree
@@ -170,3 +172,11 @@ async def test_nobody_changes_its_own_password_to_an_empty_one(admin, stranger):
     refused = await stranger("POST", f"/users/{user['id']}/password", sent)
     assert (refused.status, refused.message.endswith("'' should be non-empty")) == (400, True)
     await admin.login("u", "secret-1")
+
+
+@pytest.mark.parametrize(("tag", "part"), [("ü", "%C3%BC"), (" a ", "%20a%20"), ("a?b", "a%3Fb"), ("a:b", "a:b")])
+async def test_the_place_of_a_tag_is_an_address(admin, tag, part):
+    project = await admin.make("project", name="p")
+    made = await admin("PUT", f"/projects/{project['id']}/tags/{quote(tag)}")
+    assert made.status == 201
+    assert made.headers["Location"] == f"http://127.0.0.1:5000/v3/{project['id']}/tags/{part}"
