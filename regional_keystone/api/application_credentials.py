@@ -221,7 +221,7 @@ async def _rules(call: Call, named: list[Attributes]) -> tuple[tuple[str, ...], 
         rule = await _rule_named(call, said) or mine.get(_complete(said))
         if rule is None:
             _check_known(said)
-            key = said.get("id") or call.fresh(f"access rule {place}")
+            key = said.get("id") or _key(call, place)
             service, path, method = _complete(said)
             rule = AccessRule(id=key, user_id=call.path["user_id"], service=service, path=path, method=method)
             mine[_request(rule)] = rule
@@ -245,6 +245,12 @@ def _complete(said: Attributes) -> tuple[str, str, str]:
             raise Invalid(f"Invalid input for field/attribute access_rules. {name!r} is a required property")
     check_length(said, "path", 128)
     return said["service"], said["path"], said["method"]
+
+
+def _key(call: Call, place: int) -> str:
+    """The id of a new rule, greater than those of all before: lists, in the order of ids, are as they were made."""
+    key = call.fresh(f"access rule {place}")
+    return f"{call.now:014x}{place:03x}{key[:15]}"
 
 
 def _check_known(said: Attributes) -> None:
