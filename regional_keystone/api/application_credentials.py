@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from regional_keystone.api.delegations import NAME, NAMED_ROLES, expiry, role_named
+from regional_keystone.api.delegations import NAME, NAMED_ROLES, check_once, expiry, role_named
 from regional_keystone.api.fields import shown
 from regional_keystone.api.rules import ID, check_length
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
@@ -200,9 +200,11 @@ async def _roles(call: Call, named: list[Attributes] | None) -> tuple[str, ...]:
     mine = [role.id for role in call.caller.roles]
     if not named:
         return tuple(mine)
-    wanted = await implied(call.reader, [await role_named(call, one) for one in named])
+    role_ids = [await role_named(call, one) for one in named]
+    wanted = await implied(call.reader, role_ids)
     if not wanted.issubset(mine):
         raise Invalid("Invalid application credential: Cannot create an application credential with unassigned role")
+    check_once(_WORD, role_ids)
     return tuple(sorted(wanted))
 
 

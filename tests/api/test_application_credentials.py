@@ -330,3 +330,11 @@ async def test_access_rules_are_listed_in_the_order_in_which_they_were_made(owne
     listed = (await owner.alice("GET", f"/users/{owner.id}/access_rules")).body["access_rules"]
     assert [one["path"] for one in listed] == [one["path"] for one in said]
     assert {len(one["id"]) for one in listed} == {32}
+
+
+async def test_a_role_that_is_named_twice_is_a_conflict(owner):
+    twice = [{"id": owner.role["member"]}, {"name": "member"}]
+    await owner.make(roles=twice, status=409)
+    await owner.make(roles=[twice[1], twice[1]], status=409)
+    made = await owner.make(roles=[{"name": "manager"}, *twice[:1]])
+    assert len({one["id"] for one in made["roles"]}) == len(made["roles"])
