@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from regional_keystone.api.delegations import NAME, NAMED_ROLES, expiry, role_named
+from regional_keystone.api.delegations import NAME, NAMED_ROLES, check_once, expiry, role_named
 from regional_keystone.api.fields import shown
 from regional_keystone.api.rules import ID, check_length
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
@@ -201,9 +201,11 @@ async def _roles(call: Call, named: list[Attributes] | None) -> tuple[str, ...]:
     mine = [role.id for role in call.caller.roles]
     if not named:
         return tuple(mine)
-    wanted = await implied(call.reader, [await role_named(call, one) for one in named])
+    role_ids = [await role_named(call, one) for one in named]
+    wanted = await implied(call.reader, role_ids)
     if not wanted.issubset(mine):
         raise Invalid("Invalid application credential: Cannot create an application credential with unassigned role")
+    check_once(_WORD, role_ids)
     return tuple(sorted(wanted))
 
 
@@ -222,7 +224,7 @@ async def _rules(call: Call, named: list[Attributes]) -> tuple[tuple[str, ...], 
         rule = await _rule_named(call, said) or mine.get(_complete(said))
         if rule is None:
             _check_known(said)
-            key = said.get("id") or call.fresh(f"access rule {place}")
+            key = said.get("id") or _key(call, place)
             service, path, method = _complete(said)
             rule = AccessRule(id=key, user_id=call.path["user_id"], service=service, path=path, method=method)
             mine[_request(rule)] = rule
@@ -246,6 +248,12 @@ def _complete(said: Attributes) -> tuple[str, str, str]:
             raise Invalid(f"Invalid input for field/attribute access_rules. {name!r} is a required property")
     check_length(said, "path", 128)
     return said["service"], said["path"], said["method"]
+
+
+def _key(call: Call, place: int) -> str:
+    """The id of a new rule, greater than those of all before: lists, in the order of ids, are as they were made."""
+    key = call.fresh(f"access rule {place}")
+    return f"{call.now:014x}{place:03x}{key[:15]}"
 
 
 def _check_known(said: Attributes) -> None:

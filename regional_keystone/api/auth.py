@@ -196,7 +196,7 @@ async def _events(call: Call) -> Result:
     try:
         after = instant(since) if since else 0
     except ValueError:
-        raise Invalid(f"invalid date format {since}") from None
+        raise Invalid(f"invalidate date format {since}") from None
     events = [_event(one) async for one in call.reader.scan(RevocationEvent) if one.revoked_at >= after]
     links = {"next": None, "self": call.url("/OS-REVOKE/events"), "previous": None}
     return Result(body={"events": events, "links": links})

@@ -3,14 +3,15 @@
 Source: keystone/api/_shared/delegation.py, keystone/common/utils.py.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from regional_keystone.api.fields import shown
 from regional_keystone.api.rules import ID
 from regional_keystone.api.shapes import Attributes, Call
 from regional_keystone.document import instant
-from regional_keystone.errors import Invalid, NotFound
+from regional_keystone.errors import Conflict, Invalid, NotFound
 from regional_keystone.model import Role
 
 NAME: Mapping[str, Any] = {"type": ("string",), "minLength": 1, "maxLength": 255, "pattern": r"[\S]+"}
@@ -55,6 +56,14 @@ async def role_named(call: Call, said: Attributes) -> str:
         what = f"There are multiple role entities named '{said['name']}'."
         raise Invalid(f"{what} Please use ID instead of names to resolve the ambiguity.")
     return found[0].id
+
+
+def check_once(word: str, role_ids: Iterable[str]) -> None:
+    """Raise Conflict for a role that is named twice, by its id and its name perhaps."""
+    if twice := [one for one, count in Counter(role_ids).items() if count > 1]:
+        raise Conflict(
+            f"Conflict occurred attempting to store {word} - Duplicate entry: role {twice[0]} is named twice."
+        )
 
 
 def role_seen(call: Call, role: Role) -> Attributes:

@@ -191,7 +191,7 @@ async def _asked(call: Call) -> list[Limit]:
 
 
 async def _show(call: Call) -> Result:
-    return Result(body={"limit": await _seen(call, await _allowed(call, "get_limit"))})
+    return Result(body={"limit": await _seen(call, await _allowed(call, "get_limit", tells_last=True))})
 
 
 async def _target(call: Call, limit: Limit) -> Attributes:
@@ -215,13 +215,17 @@ async def _delete(call: Call) -> Result:
     return Result(status=204, changes=(remove(await _allowed(call, "delete_limit")),))
 
 
-async def _allowed(call: Call, action: str) -> Limit:
-    """The limit that the path names, if the caller may do this to it; that it is not there is told to anybody."""
+async def _allowed(call: Call, action: str, *, tells_last: bool = False) -> Limit:
+    """The limit that the path names, if the caller may do this to it; that it is not there is told to anybody.
+
+    Or, told last, to who may see it, as upstream has it where a limit is read.
+    """
     key = call.path["limit_id"]
     found = await call.reader.get(Limit, key)
+    if found is not None or tells_last:
+        call.enforce(f"identity:{action}", {"target": {"limit": await _target(call, found)}} if found else {})
     if found is None:
         raise NotFound(f"Could not find limit for {key}.")
-    call.enforce(f"identity:{action}", {"target": {"limit": await _target(call, found)}})
     return found
 
 

@@ -130,7 +130,7 @@ class Api:
         except Exception as error:  # noqa: BLE001  the one place where nothing may get through
             _log.error("answer_failed", request_id=request.id, error=type(error).__name__, where=where(error))
             response = refused(IdentityError(), request.base_url)
-        return msgspec.structs.replace(response, body=b"") if request.method == "HEAD" else response
+        return headed(response) if request.method == "HEAD" else response
 
     async def _answer(self, request: Request, keep: bool) -> Response:  # noqa: FBT001
         found = self._router.match(request.path)
@@ -249,6 +249,12 @@ def _unchanging(result: Result) -> Response:
     if result.changes:
         raise Unavailable
     return rendered(result)
+
+
+def headed(response: Response) -> Response:
+    """The answer to HEAD: what GET answers, with the length of its body instead of the body."""
+    length = {"Content-Length": str(len(response.body))} if response.body else {}
+    return msgspec.structs.replace(response, headers={**response.headers, **length}, body=b"")
 
 
 def rendered(result: Result) -> Response:

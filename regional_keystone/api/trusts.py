@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from regional_keystone.api.delegations import NAMED_ROLES, expiry, role_named, role_seen
+from regional_keystone.api.delegations import NAMED_ROLES, check_once, expiry, role_named, role_seen
 from regional_keystone.api.shapes import Attributes, Call, Result, Route, Shape
 from regional_keystone.api.verbs import found_or_refused, listing
 from regional_keystone.authenticate import is_another_method
@@ -85,11 +85,12 @@ async def _create(max_redelegations: int, call: Call) -> Result:
         remaining_uses=sent.get("remaining_uses"),
         redelegated_trust_id=chain[0].id if chain else None,
         redelegation_count=_count(sent, chain, max_redelegations),
-        role_ids=tuple(dict.fromkeys(role_ids)),
+        role_ids=tuple(role_ids),
         extra={name: value for name, value in sent.items() if name not in _OWN},
     )
     for above in chain:
         check_onward(above, trust, max_redelegations)
+    check_once("trust", role_ids)
     await _check_unique(call, trust)
     return Result(status=201, body={"trust": await _whole(call, trust)}, changes=(put(trust),))
 

@@ -320,3 +320,21 @@ async def test_an_access_rule_that_is_new_says_nothing_but_what_a_rule_has(owner
     made = await owner.make("two", access_rules=[SERVERS])
     again = await owner.make("three", access_rules=[more])  # it is there, so no more of it is read
     assert again["access_rules"] == made["access_rules"]
+
+
+async def test_access_rules_are_listed_in_the_order_in_which_they_were_made(owner):
+    said = [{"service": "compute", "path": f"/v2.1/{number}", "method": "GET"} for number in range(20)]
+    for name, rules in (("one", said[:12]), ("two", said[4:])):
+        made = await owner.make(name, access_rules=rules)
+        assert [one["path"] for one in made["access_rules"]] == [one["path"] for one in rules]
+    listed = (await owner.alice("GET", f"/users/{owner.id}/access_rules")).body["access_rules"]
+    assert [one["path"] for one in listed] == [one["path"] for one in said]
+    assert {len(one["id"]) for one in listed} == {32}
+
+
+async def test_a_role_that_is_named_twice_is_a_conflict(owner):
+    twice = [{"id": owner.role["member"]}, {"name": "member"}]
+    await owner.make(roles=twice, status=409)
+    await owner.make(roles=[twice[1], twice[1]], status=409)
+    made = await owner.make(roles=[{"name": "manager"}, *twice[:1]])
+    assert len({one["id"] for one in made["roles"]}) == len(made["roles"])

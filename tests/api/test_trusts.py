@@ -323,3 +323,10 @@ async def test_a_trust_is_seen_by_its_two_ends_and_by_who_administers(people, ad
     for who in (people.bob, people.carol):
         assert (await who("DELETE", path)).status == 403
     assert (await admin("DELETE", path)).status == 204
+
+
+async def test_a_role_that_is_named_twice_is_a_conflict(people):
+    twice = [{"id": people.role["member"]}, {"name": "member"}]
+    await people.trust(roles=twice, status=409)
+    await people.trust(roles=[twice[0], twice[0]], status=409)
+    assert len((await people.trust(roles=[{"name": "manager"}, twice[0]]))["roles"]) == 2

@@ -72,6 +72,13 @@ def test_what_is_missing_is_never_explained_by_the_way():
         assert place is None or "lacks" in REASONS[place].despite, case.name
 
 
+def test_words_of_the_library_that_reads_records_are_never_explained_by_the_way():
+    refusal = {"error": {"code": 400, "message": "Expected `str` of length <= 64 - at `$.id`", "title": "Bad Request"}}
+    for case in cases():
+        for theirs in (_answer(400, {"error": {**refusal["error"], "message": "too long"}}), _answer(404)):
+            assert reason_of(compared(case, "project-reader", theirs, _answer(400, refusal))) is None, case.name
+
+
 def test_every_route_is_asked_by_a_table():
     asked = {(one.method, one.path) for one in cases() if one.section == "routes"}
     for path, methods, endpoint in routes():

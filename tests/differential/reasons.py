@@ -6,6 +6,7 @@ cell counts. What matters most is never explained by the way, but only by a row 
 lets    something is done or told here that is refused there
 tells   whether something exists is told here to those to whom it is not told there
 lacks   an attribute is not in an answer that is in theirs, or a list has not as many rows
+babble  a refusal is in the words of the library that reads records
 """
 
 import re
@@ -43,7 +44,7 @@ def reason_of(cell):
 
 
 def _harm(cell):
-    """Of `lets`, `tells` and `lacks`, what is so."""
+    """Of `lets`, `tells`, `lacks` and `babble`, what is so."""
     theirs, ours = cell.theirs, cell.ours
     found = set()
     if ours.status < 400 <= theirs.status:
@@ -52,6 +53,8 @@ def _harm(cell):
         found.add("tells")
     if theirs.ok and ours.ok and any(_LESS.match(one) for one in cell.unlike):
         found.add("lacks")
+    if "Expected `" in ours.message:
+        found.add("babble")
     return found
 
 

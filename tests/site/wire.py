@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from regional_keystone import front
+from regional_keystone.api.serve import headed
 from regional_keystone.errors import Invalid, NotFound, Unauthenticated
 from regional_keystone.messages import Request, Response
 from regional_keystone.metrics import Metrics
@@ -79,7 +80,9 @@ class Small:
         body = self.verdicts.ask(caller, subject, catalog, NOW, head=head)
         if body is None:
             raise Unauthenticated
-        return Response(status=200, headers={"X-Subject-Token": subject}, body=body)
+        headers = {"Content-Type": "application/json", "X-Subject-Token": subject}
+        found = Response(status=200, headers=headers, body=body)
+        return headed(found) if head else found
 
     def _parse(self, request: Request) -> Response:
         try:
