@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from regional_keystone.adapters.zookeeper import ZooKeeper
 
     CassandraDriver: TypeAlias = _driver.Driver
+    Counters: TypeAlias = _driver.Counters
     Finding: TypeAlias = _safety.Finding
 
 log = structlog.get_logger("backends")
@@ -124,6 +125,11 @@ async def open_replica(settings: Settings, clock: Clock, site: str, *, only_read
     return await _opened(
         settings, clock, partial(CassandraReplica.open, site=site, level=level, clock=clock, scratch=scratch)
     )
+
+
+def cassandra_counters(store: Writer) -> "Counters | None":
+    """What this store's session with a cluster counts; None for a file."""
+    return getattr(store, "counters", None)
 
 
 async def _opened(

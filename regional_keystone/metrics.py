@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -37,6 +37,11 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "cache_lookups": ("counter", "Facts asked of the region's cache; all results but hit are misses", ("result",)),
     "cache_failures": ("counter", "Requests to the region's cache that came to nothing", ("reason",)),
     "cache_up": ("gauge", "1 while a server of the region's cache is asked", ("server",)),
+    "cassandra_requests": ("counter", "Requests sent to Cassandra", ()),
+    "cassandra_errors": ("counter", "Requests to Cassandra that came to nothing or were not sent", ("reason",)),
+    "cassandra_duration_seconds": ("histogram", "From a request to Cassandra to its answer, good or bad", ()),
+    "cassandra_breaker_open": ("gauge", "1 while Cassandra is silent and asked nothing but whether it lives", ()),
+    "cassandra_breaker_opened": ("counter", "Times that Cassandra fell silent", ()),
     "own_feed_pending": ("gauge", "Own entries not seen in the log yet", ()),
     "stream_up": ("gauge", "1 while the stream to a controller is open", ()),
     "stream_connects": ("counter", "Times the stream was opened", ()),
@@ -53,7 +58,17 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     ),
     "rotations": ("counter", "Turns of a key ring", ("ring",)),
 }
-Told = float | Mapping[str, float]
+
+
+class Durations(NamedTuple):
+    """How long things took: so many `within` each bound in seconds, so many in `all`, in so many `seconds`."""
+
+    within: Mapping[float, int]
+    all: int
+    seconds: float
+
+
+Told = float | Mapping[str, float] | Durations
 Counts = tuple[tuple[str, tuple[tuple[str, str], ...], float], ...]  # name, labels, value of each that adds up
 _ADDED: Final = {PREFIX + name for name in ("connections", "password_hash_queue")}  # gauges of a process, not a region
 
@@ -66,12 +81,23 @@ class _Known(Collector):
 
     def collect(self) -> Iterable[Metric]:
         for name, (kind, text, labels) in _TOLD.items():
+            told = self._told[name]() if name in self._told else {}
+            if kind == "histogram" or isinstance(told, Durations):
+                yield _durations(name, text, told)
+                continue
             make = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
             family = make(PREFIX + name, text, labels=labels)
-            told = self._told[name]() if name in self._told else {}
             for label, value in (told if isinstance(told, Mapping) else {"": told}).items():
                 family.add_metric([label] if labels else [], value)
             yield family
+
+
+def _durations(name: str, text: str, told: Told) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(PREFIX + name, text)
+    if isinstance(told, Durations):
+        bounds = [(str(bound), count) for bound, count in told.within.items()]
+        family.add_metric([], [*bounds, ("+Inf", told.all)], told.seconds)
+    return family
 
 
 class _Hot(Collector):
@@ -166,7 +192,7 @@ class Metrics:
         Info(PREFIX + "build", "What is running", registry=self.registry).info({"version": __version__})
 
     def tell(self, name: str, now: Callable[[], Told]) -> None:
-        """Ask `now` for this metric at every scrape: a number, or numbers by the value of its label."""
+        """Ask `now` for this metric at every scrape: a number, numbers by the value of its label, or durations."""
         if name not in _TOLD:
             raise LookupError(f"{name} is not declared")
         self._told[name] = now

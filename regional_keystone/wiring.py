@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -37,6 +37,7 @@ from regional_keystone.api import (
 from regional_keystone.api.serve import Api
 from regional_keystone.api.shapes import Lengths, Shape
 from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
+from regional_keystone.backends import cassandra_counters
 from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
 from regional_keystone.errors import Unavailable
@@ -47,7 +48,7 @@ from regional_keystone.issue import Issuer
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import Change, Transaction, put
 from regional_keystone.messages import Request, Response
-from regional_keystone.metrics import Counts, Metrics
+from regional_keystone.metrics import Counts, Durations, Metrics, Told
 from regional_keystone.model import Attempts
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.passwords import hashes_waiting, recipe
@@ -58,6 +59,9 @@ from regional_keystone.settings import ConfigurationError, Settings
 from regional_keystone.shared import Seal, SharedFacts, cache_secret
 from regional_keystone.validate import Validator
 from regional_keystone.web import Fast, Limits, Web, admin_app
+
+if TYPE_CHECKING:
+    from regional_keystone.backends import Counters
 
 log = structlog.get_logger("site")
 
@@ -359,6 +363,17 @@ def export(part: Replica, opened: Door) -> None:
     tell("revocations_live", lambda: len(follower.index))
     tell("ring_epoch", lambda: {name: seen.epoch for name, seen in follower.seen.items()})
     tell("password_hash_queue", hashes_waiting)
+    counters = cassandra_counters(part.store)
+    if counters is not None:
+        _export_cassandra(tell, counters)
+
+
+def _export_cassandra(tell: Callable[[str, Callable[[], Told]], None], counters: "Counters") -> None:
+    tell("cassandra_requests", lambda: counters.requests)
+    tell("cassandra_errors", lambda: counters.errors)
+    tell("cassandra_breaker_open", lambda: counters.breaker_open)
+    tell("cassandra_breaker_opened", lambda: counters.breaker_opened)
+    tell("cassandra_duration_seconds", lambda: Durations(counters.told(), counters.answers, counters.seconds))
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import islice
 from typing import Any, Self
 
-from regional_keystone.adapters.cassandra_driver import Driver
+from regional_keystone.adapters.cassandra_driver import Counters, Driver
 from regional_keystone.adapters.cassandra_log import EVERYWHERE, Levels, Log
 from regional_keystone.adapters.cassandra_schema import (
     LOG as LOG_TABLE,
@@ -56,6 +56,11 @@ class _Store:
         self._clock = clock
         self._scratch = scratch
         self._closed = False
+
+    @property
+    def counters(self) -> Counters:
+        """What its session counts."""
+        return self._driver.metrics
 
     async def get(self, kind: type[R], *key: Any) -> R | None:
         """The record with this whole key, or None."""

@@ -59,11 +59,15 @@ class Node(NamedTuple):
 
 @dataclass(slots=True)
 class Counters:
-    """What a session counts; `within` is, for each bound of `BUCKETS_S`, how many answers took at most so long."""
+    """What a session counts: `requests` sent, their `answers`, which took `seconds` in all, and `errors` by kind.
+
+    `within` is, for each bound of `BUCKETS_S`, how many answers took at most so long.
+    """
 
     BUCKETS_S: ClassVar[tuple[float, ...]] = _BUCKETS_S
 
     requests: int = 0
+    answers: int = 0
     seconds: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
     within: list[int] = field(default_factory=lambda: [0] * len(_BUCKETS_S))
@@ -72,11 +76,16 @@ class Counters:
 
     def answered(self, seconds: float) -> None:
         """One request has got an answer, good or bad, after so long."""
+        self.answers += 1
         self.seconds += seconds
         for place in range(len(_BUCKETS_S) - 1, -1, -1):
             if seconds > _BUCKETS_S[place]:
                 break
             self.within[place] += 1
+
+    def told(self) -> dict[float, int]:
+        """How many answers took at most so long, by bound."""
+        return dict(zip(self.BUCKETS_S, self.within, strict=True))
 
 
 @dataclass(slots=True, eq=False)

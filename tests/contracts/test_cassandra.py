@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from controller.commit import Sequencer
 from regional_keystone.adapters import cassandra_log
 from regional_keystone.adapters.local import LocalWake, SystemClock
-from regional_keystone.backends import open_log
+from regional_keystone.backends import cassandra_counters, open_log
 from regional_keystone.digest import digest
 from regional_keystone.errors import Conflict, StoreRefused, Unavailable, Unknown
 from regional_keystone.follow import Follower
@@ -150,6 +150,7 @@ async def test_a_controller_opens_its_store_so_that_it_leaves_others_what_they_a
             await author.apply(entries(1))
             await applying
         assert await other.applied(LOG) == 1
+        assert cassandra_counters(other).answers
     finally:
         await other.close()
         await keyspace.empty_all()

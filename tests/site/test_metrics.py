@@ -3,11 +3,14 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from regional_keystone import __version__
+from regional_keystone.adapters.cassandra_driver import Counters
 from regional_keystone.metrics import Metrics
+from regional_keystone.wiring import export
 from tests.site.wire import Verdicts, ask, request, served, validate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
@@ -72,3 +75,43 @@ async def test_labels_stay_few_whatever_clients_send():
             await ask(site.port, request("GET", f"/v3/users/{n}?{n}"))
             await ask(site.port, request("PROPFIND", f"/{n}"))
         assert site.web.metrics.text().count(b"regional_keystone_requests_total{") == 3
+
+
+def exported(store):
+    """What a process says of its store."""
+    metrics = Metrics()
+    follower = SimpleNamespace(
+        position=1, head=1, age_s=lambda: 0.0, index=(), seen={"token": SimpleNamespace(epoch=1)}
+    )
+    export(SimpleNamespace(store=store, follower=follower), SimpleNamespace(metrics=metrics))
+    return metrics
+
+
+def of_cassandra(metrics, others=()):
+    return {
+        (sample.name.removeprefix("regional_keystone_cassandra_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(metrics.text(others).decode())
+        for sample in family.samples
+        if "cassandra" in sample.name
+    }
+
+
+def test_what_a_session_with_cassandra_counts_is_exported_and_added_up_over_workers():
+    counters = Counters(requests=5, breaker_opened=2, breaker_open=True)
+    for seconds in (0.0015, 0.003, 7.0):
+        counters.answered(seconds)
+    counters.errors["silent"] += 1
+    metrics = exported(SimpleNamespace(counters=counters))
+    found = of_cassandra(metrics)
+    assert (found["requests_total",], found["errors_total", "silent"]) == (5, 1)
+    assert (found["breaker_open",], found["breaker_opened_total",]) == (1, 2)
+    bounds = ("0.001", "0.002", "0.005", "5.0", "+Inf")
+    assert [found["duration_seconds_bucket", bound] for bound in bounds] == [0, 1, 2, 2, 3]
+    assert (found["duration_seconds_count",], found["duration_seconds_sum",]) == (3, 7.0045)
+    both = of_cassandra(metrics, [metrics.counts()])
+    assert (both["requests_total",], both["duration_seconds_bucket", "0.005"]) == (10, 4)
+    assert both["breaker_open",] == 1
+
+
+def test_a_store_in_a_file_says_nothing_of_cassandra():
+    assert of_cassandra(exported(SimpleNamespace())) == {}
