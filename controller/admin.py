@@ -105,9 +105,10 @@ class Admin:
         return _json({"name": name, "join_token": token, "cassandra": self._cassandra})
 
     async def _remove(self, request: web.Request) -> web.Response:
+        """{name}; `cassandra` in the answer: a site that read Cassandra keeps its role there until that is locked."""
         (name,) = await _words(request, "name")
         await self._sites.remove(name)
-        return _json({"name": name, "state": "removed"})
+        return _json({"name": name, "state": "removed", "cassandra": self._cassandra})
 
     async def _first(self, request: web.Request) -> web.Response:
         """{username, password}: the first administrator; one that exists stays as it is."""

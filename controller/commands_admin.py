@@ -46,6 +46,14 @@ def _next_on_cassandra(name: str, config: Path | None) -> str:
     )
 
 
+def _still_on_cassandra(name: str, config: Path | None) -> str:
+    command = shlex.join(["rkctl", "db", "site", name, "--remove", "--config", str(config or "controller.conf")])
+    return (
+        f"if it reads Cassandra, its role rk_site_{name} still reads log and tables there until that is ended, from a"
+        f" user of the cluster who may define roles (--set cassandra.username=...): {command}"
+    )
+
+
 @region.command("list")
 def region_list(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Show the sites and their states.
@@ -71,8 +79,10 @@ def region_remove(
     with errors():
         if not yes and not typer.confirm(f"Remove {name}? It will know no change and no key from now on."):
             raise SystemExit(1)
-        ask_controller(state, config, "/region/remove", {"name": name})
+        answer = ask_controller(state, config, "/region/remove", {"name": name})
         print(f"{name} is removed; it knows the next key as well, so turn the keys twice: `rkctl keys rotate`")
+        if answer.get("cassandra"):
+            print(_still_on_cassandra(name, config), file=sys.stderr)
 
 
 @keys.command("status")

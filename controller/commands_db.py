@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -36,6 +37,8 @@ def sync(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) ->
         done = await opened.sync()
         changed = f"{len(done.made)} changes" if done.made else "nothing to do"
         print(json.dumps(done._asdict()) if as_json else f"{opened.keyspace} has schema {done.version}: {changed}")
+        if misplaced := await opened.misplaced():
+            print(misplaced, file=sys.stderr)
 
     _with_database(config, set_, work, make=True)
 
@@ -79,40 +82,83 @@ def status(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) 
 
 @app.command()
 def check(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
-    """Compare the schema with what this version wants. Exit code 1 when `rkctl db sync` has something to do.
+    """Compare schema and replicas with what this version and the file want. Exit code 1 when something is to be done.
 
     Example: rkctl db check --config controller.conf
     """
 
     async def work(opened: "Database") -> None:
-        found = await opened.find()
+        found, misplaced = await opened.find(), await opened.misplaced()
         differences, leftovers = ([one._asdict() for one in some] for some in (found.differences, found.leftovers))
         if as_json:
             told = {"differences": differences, "leftovers": leftovers, "unfilled": list(found.unfilled)}
-            print(json.dumps({"current": found.is_current, **told}))
+            print(json.dumps({"current": found.is_current, **told, "replication": misplaced}))
         else:
             _show_differences(differences + leftovers)
             for name in found.unfilled:
                 print(f"{name}: rows are missing from new tables")
             print("the schema is as it should be" if found.is_current else "run `rkctl db sync`")
-        raise SystemExit(int(not found.is_current))
+            if misplaced:
+                print(misplaced)
+        raise SystemExit(int(not found.is_current or bool(misplaced)))
 
     _with_database(config, set_, work)
 
 
 @app.command()
 def site(
-    name: SiteName, password_file: PasswordFile, config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False
+    name: SiteName,
+    password_file: Annotated[
+        Path | None, typer.Option(help="File, mode 0600, with the role's password; made up if it is not there.")
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="End what its role may do, after `rkctl region remove`; tables stay.")
+    ] = False,
+    config: ConfigFile = None,
+    set_: Sets = [],
+    as_json: AsJson = False,
 ) -> None:
     """Make the tables and the role of a site: it reads what is shared, and writes its own feed. Safe to repeat.
 
     Example: rkctl db site Oslo --password-file /run/secrets/rk_site_Oslo --config controller.conf
     """
+    if remove == (password_file is not None):
+        raise typer.BadParameter("give either --password-file or --remove")
+    if password_file is None:
+        _with_database(config, set_, lambda opened: _remove_site(opened, name, as_json=as_json))
+        return
     from controller import db
 
     async def work(opened: "Database") -> None:
         role = await opened.add_site(name, db.password(password_file))
         _told_role(role, password_file, as_json=as_json)
+
+    _with_database(config, set_, work)
+
+
+async def _remove_site(opened: "Database", name: str, *, as_json: bool) -> None:
+    done = await opened.remove_site(name)
+    if as_json:
+        print(json.dumps(done._asdict()))
+        return
+    print(f"{done.role} cannot log in any more and has no rights; {done.own_table} stays")
+    if done.untaken:
+        print(f"{done.own_table} has {done.untaken} entries that the log has not taken over", file=sys.stderr)
+
+
+@app.command()
+def forget(name: SiteName, config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
+    """Forget how far a site's data centre was complete, after its disks were lost: it then reads everything once.
+
+    Stop the site's processes first. The controllers' role may do it. Every data centre has to be up.
+
+    Example: rkctl db forget Oslo --config controller.conf
+    """
+
+    async def work(opened: "Database") -> None:
+        position = await opened.forget(name)
+        text = f"{name} was complete up to {position}; that is forgotten, and it reads everything at its next start"
+        print(json.dumps({"name": name, "forgotten": position}) if as_json else text)
 
     _with_database(config, set_, work)
 

@@ -58,12 +58,21 @@ class Synced(NamedTuple):
     made: list[str]
 
 
+class Removed(NamedTuple):
+    """The role of a site that may do nothing any more, its feed's table, and entries there that the log has not."""
+
+    role: str
+    own_table: str
+    untaken: int
+
+
 class Database:
     """One keyspace, through the role that is configured. `database` opens it."""
 
     def __init__(self, driver: "CassandraDriver", section: Cassandra, clock: Clock, tell: Tell) -> None:
         self.driver = driver
         self.keyspace = section.keyspace
+        self._section = section
         self._clock = clock
         self._tell = tell
         self._schema = backends.cassandra_schema()
@@ -83,6 +92,11 @@ class Database:
             schema.leftovers(self._wanted, shared),
             unfilled,
         )
+
+    async def misplaced(self) -> str:
+        """What to do where the keyspace has other replicas than the setting says, or nothing."""
+        found = await backends.cassandra_misplaced(self.driver, self._section)
+        return f"{found.detail}: {found.cure}" if found else ""
 
     async def sync(self) -> Synced:
         """Make what is missing. Raises StoreRefused for a newer schema, or for what only losing data could mend."""
@@ -122,6 +136,21 @@ class Database:
         role = await self._roles.site(name, password, [one.name for one in wanted])
         await self._roles.keep_no_drops()
         return role
+
+    async def remove_site(self, name: str) -> Removed:
+        """End what a site's role may do; its tables stay, with what the log has not taken over. Safe to repeat."""
+        tables = self._schema.site_tables(name)
+        live = await self._live()
+        role = await self._roles.lock_site(name, [one for one in tables if one in live])
+        own = next(iter(tables))
+        untaken = await backends.cassandra_untaken(self.driver, self._clock, name) if own in live else 0
+        return Removed(role, own, untaken)
+
+    async def forget(self, name: str) -> int:
+        """Forget how far this site's data centre was complete, and return it. Raises StoreRefused, Unavailable."""
+        if self._schema.ack_table(name) not in await self._live():
+            raise StoreRefused(f"{name} has no tables in keyspace {self.keyspace}; `rkctl region list` shows the names")
+        return await backends.forget_cassandra(self.driver, name)
 
     async def _make_state(self, made: list[str]) -> None:
         """The table of the lease, which cannot be made under the lease."""

@@ -85,6 +85,27 @@ class Roles:
             await self._grant(role, ("SELECT", "MODIFY"), f'"{self._keyspace}"."{table}"')
         return role
 
+    async def lock_site(self, name: str, tables: Iterable[str]) -> str:
+        """No login and no rights any more; the role stays, so that its name is nobody else's. Raises StoreRefused."""
+        role = site_role(name)
+        check_name(role)
+        try:
+            await self._say(f'ALTER ROLE "{role}" WITH LOGIN = false')
+        except (StoreRefused, Unavailable) as error:
+            if "doesn't exist" not in str(error):
+                raise
+            cure = "`rkctl region list` shows the sites' names"
+            raise StoreRefused(f"there is no role {role} in this cluster; {cure}") from None
+        try:
+            await self._say(f'REVOKE "{SITES}" FROM "{role}"')
+        except (StoreRefused, Unavailable) as error:
+            if "is not a member of" not in str(error):
+                raise
+        for table in tables:
+            for right in ("SELECT", "MODIFY"):
+                await self._say(f'REVOKE {right} ON "{self._keyspace}"."{table}" FROM "{role}"')
+        return role
+
     async def keep_no_drops(self) -> None:
         """Take from ourselves the right to drop what we have made, unless we are somebody who may drop anyway."""
         if self._username != MIGRATION:

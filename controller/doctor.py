@@ -73,12 +73,17 @@ async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
         yield Check("cassandra", state, f"{up} of {len(nodes)} nodes of {driver.data_centre} can be reached")
         for finding in await backends.cassandra_findings(driver, section):
             yield Check(*finding)
+        placed = isinstance(settings, ControllerSettings)  # nobody else is told where replicas are to be
+        if placed and (misplaced := await backends.cassandra_misplaced(driver, section)):
+            yield Check(*misplaced)
         found = await Database(driver, section, backends.system_clock(), lambda _: None).find()
         if found.is_current:
             yield Check("schema", OK, f"version {found.version}")
         else:
             lacking = f"{len(found.differences)} differences from version {found.expected}"
             yield Check("schema", FAIL, f"version {found.version or 'none'}, {lacking}", "run `rkctl db sync`")
+    except StoreRefused as error:
+        yield Check("replication", FAIL, str(error), "correct the setting")
     except Unavailable as error:
         yield Check("cassandra", FAIL, error.message, "see the nodes' logs")
     finally:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import structlog
 
 from regional_keystone import durable
-from regional_keystone import model as _model  # noqa: F401  declares the tables of every store
+from regional_keystone import model as _model  # declares the tables of every store
 from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
@@ -203,6 +203,7 @@ class CassandraSchema(NamedTuple):
     tables: Mapping[str, str]
     records: Mapping[str, str]  # table of rows -> the records that are in it
     site_tables: Callable[[str], Mapping[str, str]]
+    ack_table: Callable[[str], str]
 
 
 def cassandra_schema() -> CassandraSchema:
@@ -212,7 +213,9 @@ def cassandra_schema() -> CassandraSchema:
     tables = schema.definitions(TABLES)
     records = {form.name: name for name, forms in schema.forms_of(TABLES).items() for form in forms.all}
     version, state = schema.VERSION, schema.SCHEMA_VERSION
-    return CassandraSchema(version, version, state, schema.UNFILLED, tables, records, schema.site_definitions)
+    return CassandraSchema(
+        version, version, state, schema.UNFILLED, tables, records, schema.site_definitions, schema.ack_table
+    )
 
 
 async def fill_cassandra(
@@ -228,6 +231,26 @@ async def fill_cassandra(
     before = await store.head(LOG)
     count = await store.complete({name}, tell, settle=settle)
     return count, await store.head(LOG) == before
+
+
+async def cassandra_untaken(driver: "CassandraDriver", clock: Clock, site: str) -> int:
+    """How many entries of this site's own feeds the log has not taken over."""
+    from regional_keystone.adapters.cassandra import Cassandra as Store  # noqa: PLC0415
+    from regional_keystone.adapters.cassandra_log import heads  # noqa: PLC0415
+
+    store = await Store.open(driver, clock=clock, scratch=_no_scratch, repeat=True)
+    untaken = 0
+    for feed, head in (await heads(driver, site)).items():
+        taken = await store.get(_model.Taken, feed)
+        untaken += max(head - (taken.number if taken else 0), 0)
+    return untaken
+
+
+async def forget_cassandra(driver: "CassandraDriver", site: str) -> int:
+    """Forget how far this site's data centre was complete, and return it. Raises Unavailable."""
+    from regional_keystone.adapters import cassandra_log  # noqa: PLC0415
+
+    return await cassandra_log.forget_mark(driver, site)
 
 
 def _no_scratch() -> Any:
@@ -268,6 +291,13 @@ async def cassandra_replicas(driver: "CassandraDriver", keyspace: str) -> Mappin
     from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
 
     return await cassandra_safety.replicas(driver, keyspace)
+
+
+async def cassandra_misplaced(driver: "CassandraDriver", section: Cassandra) -> "Finding | None":
+    """Whether replicas are others than the setting says. Raises StoreRefused for a setting that says nothing."""
+    from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
+
+    return await cassandra_safety.misplaced(driver, section)
 
 
 def cassandra_wanted_replicas(section: Cassandra) -> Mapping[str, int]:

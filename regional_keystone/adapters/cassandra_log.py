@@ -10,9 +10,9 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from regional_keystone.adapters.cassandra_driver import Driver
-from regional_keystone.adapters.cassandra_schema import RANGE, Feeds, Marks, range_of
+from regional_keystone.adapters.cassandra_schema import RANGE, Feeds, Marks, ack_table, own_table, range_of
 from regional_keystone.errors import Unavailable, Unknown
-from regional_keystone.log import Entry, decode_entry, encode_entry
+from regional_keystone.log import LOG, Entry, decode_entry, encode_entry
 from regional_keystone.ports import Clock
 
 BATCH = 1000  # entries that one append may have at most: so far may a batch reach over into the next range
@@ -22,6 +22,7 @@ _PAUSE_S = 0.1
 _PAGE = 200
 _AHEAD_US = 3600 * 1_000_000  # a server's clock, which dates what is appended, may be so far ahead of ours
 _RANGES_AT_ONCE = 1000
+_EACH = "EACH_QUORUM"
 
 
 class Levels(NamedTuple):
@@ -281,6 +282,30 @@ class Log:
             return await self._slice(feed, last, limit, level)
         except Unavailable:  # cut off from the others: then this is where the prefix ends
             return []
+
+
+async def heads(driver: Driver, site: str) -> dict[str, int]:
+    """The number of the last entry of each feed that this site has begun. Raises Unavailable."""
+    found: dict[str, int] = {}
+    for feed, _, head in await driver.run(Feeds(own_table(site)).heads, consistency="QUORUM"):
+        found[feed] = max(found.get(feed, 0), head or 0)
+    return found
+
+
+async def forget_mark(driver: Driver, site: str) -> int:
+    """Forget to where this site has verified its data centre, and return it: it reads everything once more.
+
+    Every data centre is asked and told, since the site alone wrote it, in its own. Raises Unavailable.
+    """
+    marks, values = Marks(ack_table(site)), (LOG,)
+    rows = await driver.run(marks.applied_at, values, consistency=_EACH)
+    applied, at = rows[0] if rows else (None, None)
+    if applied is None:
+        return 0
+    await driver.run(marks.forget, (at, *values), consistency=_EACH)
+    if any(left is not None for left, _ in await driver.run(marks.applied_at, values, consistency=_EACH)):
+        raise Unavailable(f"{site} went on meanwhile; stop its processes and run it again.")
+    return int(applied)
 
 
 def _unbroken(rows: Sequence[Entry], last: int) -> list[Entry]:

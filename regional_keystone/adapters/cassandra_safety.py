@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from regional_keystone.adapters.cassandra_connect import Refused
 from regional_keystone.adapters.cassandra_driver import Driver
-from regional_keystone.adapters.cassandra_schema import SCHEMA_VERSION, UNFILLED, VERSION
+from regional_keystone.adapters.cassandra_schema import SCHEMA_VERSION, UNFILLED, VERSION, quoted, replication
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.settings import Cassandra, is_loopback
 
@@ -40,9 +40,9 @@ async def examine(driver: Driver, section: Cassandra) -> list[Finding]:
     """All findings about the cluster and, where there is one, our keyspace. Raises Unavailable."""
     known = {node.data_centre for node in driver.nodes() if node.data_centre}
     found = [*await _settings(driver), *_placed(section, known)]
-    replication = await replicas(driver, section.keyspace)
-    if replication is not None:
-        found += _keyspace(section, replication, known)
+    there = await replicas(driver, section.keyspace)
+    if there is not None:
+        found += _keyspace(section, there, known)
     found += _logins(section, await replicas(driver, "system_auth") or {}, known)
     return [_allowed(finding) if section.allow_unsafe else finding for finding in found]
 
@@ -85,6 +85,19 @@ async def replicas(driver: Driver, keyspace: str) -> dict[str, int] | None:
     if shown.pop("class").endswith("NetworkTopologyStrategy"):
         return {name: int(number.partition("/")[0]) for name, number in shown.items()}
     return {"": int(shown.get("replication_factor", 1))}
+
+
+async def misplaced(driver: Driver, section: Cassandra) -> Finding | None:
+    """Where the keyspace's replicas are not those of the setting, which is never changed in passing."""
+    there, wanted = await replicas(driver, section.keyspace), wanted_replicas(section)
+    if there is None or there == wanted:
+        return None
+    shown = ", ".join(f"{name or 'anywhere'}:{number}" for name, number in there.items())
+    said = ", ".join(f"{name}:{number}" for name, number in wanted.items())
+    alter = f"ALTER KEYSPACE {quoted(section.keyspace)} WITH replication = {replication(wanted)}"
+    repair = f"at once `nodetool repair --full {section.keyspace}` on each node, before anybody relies on new replicas"
+    cure = f"correct the setting, or as a user of the cluster who may: {alter}; then {repair}"
+    return Finding("replication", WARN, f"the keyspace has {shown}, [cassandra] replication says {said}", cure)
 
 
 def wanted_replicas(section: Cassandra) -> dict[str, int]:

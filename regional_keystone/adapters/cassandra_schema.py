@@ -155,6 +155,7 @@ class Feeds:
         )
         # DISTINCT reads the static column alone, whatever was forgotten in the partition
         self.head = f'SELECT DISTINCT feed, "range", head FROM {table} WHERE {inside}'
+        self.heads = f'SELECT DISTINCT feed, "range", head FROM {table}'
         self.move_head = f"UPDATE {table} SET head = ? WHERE {inside} IF head = ?"
         self.first_head = f"UPDATE {table} SET head = ? WHERE {inside} IF head = NULL"
         self.insert = f'INSERT INTO {table} (feed, "range", number, id, at, entry) VALUES (?, ?, ?, ?, ?, ?)'
@@ -179,6 +180,9 @@ class Marks:
             f"UPDATE {table} USING TIMESTAMP ? SET {one} = ? WHERE feed = ?"
             for one in ("applied", "pruned", "restoring")
         )
+        # at the mark's own time: by a clock's, no later mark would ever count again
+        self.applied_at = f"SELECT applied, WRITETIME(applied) FROM {table} WHERE feed = ?"
+        self.forget = f"DELETE applied FROM {table} USING TIMESTAMP ? WHERE feed = ?"
 
 
 class Acknowledgements:

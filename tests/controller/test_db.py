@@ -13,7 +13,7 @@ from controller import db, doctor, schema
 from controller.settings import Settings
 from regional_keystone import backends
 from regional_keystone.adapters import cassandra_safety
-from regional_keystone.adapters.cassandra import Cassandra
+from regional_keystone.adapters.cassandra import Cassandra, CassandraReplica
 from regional_keystone.adapters.cassandra_tables import Write
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Entry, put
@@ -195,6 +195,73 @@ async def test_nothing_starts_before_it_is_filled_and_what_an_older_version_left
     await (await backends.safe_cassandra_driver(section)).close()
     async with store_of(section) as store:
         assert await store.find(Grant, role_id="s") == await store.find(Grant, target_id="q") == [kept]
+
+
+async def test_a_site_whose_disks_were_lost_reads_everything_once_and_its_mark_grows_again(
+    opened, section, monkeypatch
+):
+    verified, verify = [], CassandraReplica._verify_all
+
+    async def noted(self, position):
+        verified.append(position)
+        await verify(self, position)
+
+    monkeypatch.setattr(CassandraReplica, "_verify_all", noted)
+
+    @asynccontextmanager
+    async def site():
+        driver = await backends.cassandra_driver(section)
+        found = await CassandraReplica.open(driver, site="Lost", level="LOCAL_QUORUM", clock=CLOCK, scratch=scratch)
+        try:
+            yield found
+        finally:
+            await found.close()
+
+    async def marked():
+        (row,) = await opened.driver.run("SELECT applied FROM \"ack_Lost\" WHERE feed = 'log'") or [(None,)]
+        return row[0]
+
+    await opened.add_site("Lost", "lost-secret")
+    grant = Grant(actor_id="l", actor="user", target="project", target_id="l", role_id="l")
+    async with store_of(section) as store:
+        number = await store.applied(LOG) + 1
+        await store.apply([Entry(number, "t", 0, (put(grant),))])
+        async with site() as first:
+            assert await first.applied(LOG) == number
+        async with site():
+            assert len(verified) == 1  # it is remembered
+        done = await asyncio.to_thread(rkctl, section, "db", "forget", "Lost")
+        assert (done.returncode, f"up to {number}" in done.stdout) == (0, True)
+        assert await marked() is None
+        later = Entry(number + 1, "t", 0, (put(grant),))
+        async with site() as again:
+            assert len(verified) == 2
+            await store.apply([later])
+            await again.apply([later])
+        assert await marked() == number + 1
+        async with site():
+            assert len(verified) == 2
+    with pytest.raises(StoreRefused, match="Nowhere has no tables"):
+        await opened.forget("Nowhere")
+
+
+async def test_replicas_that_are_not_those_of_the_setting_are_told_and_left_alone(cluster, section):
+    wide = dataclasses.replace(section, replication=("dc1:1", "dc2:3", "dc3:1"))
+    alter = (
+        f"ALTER KEYSPACE \"{KEYSPACE}\" WITH replication = {{'class': 'NetworkTopologyStrategy', 'dc1': 1, 'dc2': 3,"
+    )
+    done = rkctl(wide, "db", "check")
+    assert (done.returncode, alter in done.stdout, "nodetool repair" in done.stdout) == (1, True, True)
+    assert "run `rkctl db sync`" not in done.stdout
+    assert alter in json.loads(rkctl(wide, "db", "check", "--json").stdout)["replication"]
+    done = rkctl(wide, "db", "sync")
+    assert (done.returncode, alter in done.stderr) == (0, True)
+    found = await doctor.examine(dataclasses.replace(Settings(), cassandra=wide))
+    assert [one.state for one in found if alter in one.cure] == ["WARN"]
+    found = await doctor.examine(dataclasses.replace(Settings(), cassandra=section))
+    assert [one for one in found if "ALTER KEYSPACE" in one.cure] == []
+    done = rkctl(section, "db", "check")
+    assert (done.returncode, "ALTER" in done.stdout) == (0, False)
 
 
 async def test_a_newer_schema_is_refused_and_an_older_program_may_go_on_beside_it(opened, section):

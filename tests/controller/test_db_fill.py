@@ -11,6 +11,7 @@ from controller import db, schema
 from regional_keystone import backends
 from regional_keystone.adapters.cassandra_schema import definitions
 from regional_keystone.adapters.cassandra_tables import Seen, Tables, Write
+from regional_keystone.adapters.local import SystemClock
 from regional_keystone.errors import Unavailable
 from regional_keystone.model import Grant
 from regional_keystone.record import TABLES, encode, facts
@@ -117,6 +118,41 @@ async def test_who_is_ended_between_mark_and_table_leaves_both_to_the_next(opene
     opened.driver.define = define
     assert len((await opened.sync()).made) == 2
     assert opened.asked == [("grants", False)]
+
+
+class Slow(SystemClock):
+    """Of a machine that stood still for as long as it is told."""
+
+    stood_s = 0.0
+
+    def ticks(self):
+        return super().ticks() + self.stood_s
+
+
+async def test_who_has_lost_the_lease_defines_nothing_more(opened):
+    opened._clock = clock = Slow()
+    holder, kept = {"state": None}, opened.driver.define
+
+    async def decide(statements):
+        ((_, (wanted, _, before)),) = statements
+        applied = holder["state"] == before
+        if applied:
+            holder["state"] = wanted
+        return applied, [] if applied else [dict(holder)]
+
+    async def stands_still(cql):
+        if NEW in cql:
+            raise AssertionError("it was made by who has not the lease any more")
+        await kept(cql)
+
+    async def taken(name, state):
+        clock.stood_s += 61.0
+        holder["state"] = "another"
+
+    opened.driver.decide, opened.driver.define, opened._note = decide, stands_still, taken
+    with pytest.raises(Unavailable, match="another took over while this was slow; run it again"):
+        await opened.sync()
+    assert holder["state"] == "another"  # whose lease is not ended by us
 
 
 async def test_a_copy_is_left_behind_when_its_row_is_gone_or_says_something_else():

@@ -1,12 +1,14 @@
 """What each role may do in the cluster, refused by the cluster itself: every statement over every table."""
 
 import asyncio
+import re
 
 import pytest
 
 from controller import db, db_roles, schema
 from regional_keystone import backends
 from regional_keystone.errors import StoreRefused
+from tests.cloud import eventually
 from tests.clusters import section_of, session
 
 KEYSPACE = "role_tests"
@@ -228,3 +230,55 @@ async def test_roles_can_look_whether_the_cluster_is_safe(cluster, tmp_path, who
         section = section_of(cluster, tmp_path, keyspace=KEYSPACE)
         found = await backends.cassandra_findings(driver, section)
         assert {one.check for one in found if one.state != "OK"} <= {"tls"}  # in clear, off loopback
+
+
+def reads_no_more(driver, cql):
+    """Nodes remember for seconds what a role may do."""
+
+    async def check():
+        try:
+            await driver.define(cql)
+        except StoreRefused as error:
+            return re.search(REFUSED, str(error)) is not None
+        return False
+
+    return check
+
+
+async def test_a_removed_site_reads_and_writes_no_more_and_its_feed_stays(cluster, tmp_path):
+    own, ack = backends.cassandra_schema().site_tables("RegionFive")
+    login = (db_roles.MIGRATION, PASSWORDS["migration"])
+    section = section_of(cluster, tmp_path, login=login, keyspace=KEYSPACE)
+    theirs = section_of(cluster, tmp_path, login=(db_roles.site_role("RegionFive"), "five-secret"), keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        await opened.add_site("RegionFive", "five-secret")
+        async with session(theirs) as stolen:
+            await stolen.define("SELECT * FROM users")
+            await stolen.define(f'UPDATE "{own}" SET head = 7 WHERE feed = \'RegionFive/1\' AND "range" = 0')
+            removed = await opened.remove_site("RegionFive")
+            assert removed == (db_roles.site_role("RegionFive"), own, 7)
+            for cql in ("SELECT * FROM users", "SELECT * FROM log", f'SELECT * FROM "{own}"', f'TRUNCATE "{ack}"'):
+                await eventually(reads_no_more(stolen, cql), 15.0)
+        with pytest.raises(StoreRefused, match="does not let rk_site_RegionFive in"):
+            await (await backends.cassandra_driver(theirs)).close()
+        assert await opened.remove_site("RegionFive") == removed  # safe to repeat
+        rows = await opened.driver.run(f'SELECT DISTINCT feed, "range", head FROM "{own}"')
+        assert rows == [("RegionFive/1", 0, 7)]
+        await opened.add_site("RegionFive", "five-secret")  # it is taken back
+    await eventually(lambda: reads_again(theirs, "SELECT * FROM users"), 15.0)
+
+
+async def reads_again(section, cql):
+    try:
+        async with session(section) as driver:
+            await driver.define(cql)
+    except StoreRefused:  # remembered for seconds as well
+        return False
+    return True
+
+
+async def test_who_is_no_site_is_not_removed(cluster, tmp_path):
+    section = section_of(cluster, tmp_path, keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        with pytest.raises(StoreRefused, match="no role rk_site_RegionNine"):
+            await opened.remove_site("RegionNine")
