@@ -41,7 +41,7 @@ test: $(ALL) ## the whole suite
 	@$(BIN)/rkctl engines install --if-allowed
 	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
 
-compat: $(ALL) ## OpenStack's own 138 tests of the Identity API at a controller and at a site, and who answered
+compat: $(ALL) ## OpenStack's own 138 tests of the Identity API at a controller and at a site, and who answered; downloads tempest
 	@$(BIN)/python -m tests.compat.tempest
 
 differential: $(ALL) ## the real Keystone and ours, asked the same: cells, equal, divergences; ONLY=users SAMPLE=300 WORKERS=4 SHOW=crash

@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from controller.db import Database
+from controller.db import database
 from controller.settings import Settings as ControllerSettings
 from regional_keystone import backends
 from regional_keystone.errors import StoreRefused, Unavailable
-from regional_keystone.settings import ConfigurationError, Settings
+from regional_keystone.settings import Cassandra, ConfigurationError, Settings
 
 _REACH_S = 2.0
 _PROBE = "doctor"
@@ -55,13 +55,12 @@ def _state(settings: Settings) -> Check:
 
 
 async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
-    """Connection, cluster, schema; each as far as the one before allows."""
+    """Connection, cluster, schema; each as far as the one before allows. What nodes are set to needs no keyspace."""
     section = settings.cassandra
     try:
-        driver = await backends.cassandra_driver(section)
+        driver = await backends.cassandra_driver(section, keyspace=False)
     except StoreRefused as error:
-        what, _, cure = str(error).partition("; ")
-        yield Check("cassandra", FAIL, what, cure)
+        yield _refused("cassandra", error)
         return
     except Unavailable as error:
         yield Check("cassandra", FAIL, error.message, "start its nodes, or correct [cassandra] contact_points")
@@ -76,18 +75,31 @@ async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
         placed = isinstance(settings, ControllerSettings)  # nobody else is told where replicas are to be
         if placed and (misplaced := await backends.cassandra_misplaced(driver, section)):
             yield Check(*misplaced)
-        found = await Database(driver, section, backends.system_clock(), lambda _: None).find()
-        if found.is_current:
-            yield Check("schema", OK, f"version {found.version}")
-        else:
-            lacking = f"{len(found.differences)} differences from version {found.expected}"
-            yield Check("schema", FAIL, f"version {found.version or 'none'}, {lacking}", "run `rkctl db sync`")
+        yield await _schema(section)
     except StoreRefused as error:
         yield Check("replication", FAIL, str(error), "correct the setting")
     except Unavailable as error:
         yield Check("cassandra", FAIL, error.message, "see the nodes' logs")
     finally:
         await driver.close()
+
+
+async def _schema(section: Cassandra) -> Check:
+    """Whether the keyspace is there and of our version. Raises Unavailable."""
+    try:
+        async with database(section, backends.system_clock(), lambda _: None) as opened:
+            found = await opened.find()
+    except StoreRefused as error:
+        return _refused("schema", error)
+    if found.is_current:
+        return Check("schema", OK, f"version {found.version}")
+    lacking = f"{len(found.differences)} differences from version {found.expected}"
+    return Check("schema", FAIL, f"version {found.version or 'none'}, {lacking}", "run `rkctl db sync`")
+
+
+def _refused(check: str, error: StoreRefused) -> Check:
+    what, _, cure = str(error).partition("; ")
+    return Check(check, FAIL, what, cure)
 
 
 async def _memcached(settings: Settings) -> Check:
