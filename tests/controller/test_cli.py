@@ -62,7 +62,7 @@ def test_help_reads_the_command_line_only():
 def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
     told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
-    told += ", db sync, db version, db status, db check, db site, db roles"
+    told += ", db sync, db version, db status, db check, db site, db roles, db forget"
     told += ", policy check, policy sample, trusts flush, user show"
     told += ", credential status, credential setup, credential rotate, credential migrate"
     assert {*told.split(", ")} == set(COMMANDS)
