@@ -12,7 +12,7 @@ import typer
 from controller.command_line import PLAIN, AsJson, errors, show
 
 if TYPE_CHECKING:
-    from regional_keystone.policy_file import Reading, Remark
+    from regional_keystone.policy_file import Override, Reading, Remark
 
 app = typer.Typer(help="Who may do what: policy.yaml, with oslo.policy's syntax.", **PLAIN)
 
@@ -21,6 +21,7 @@ _HEAD = """\
 # `[policy] file` names the file, `rkctl policy check` tells what it means.
 """
 _WRONG = 2
+_COLUMNS = ("line", "name", "effect", "asks only for", "never given")
 
 
 @app.command()
@@ -79,14 +80,15 @@ def _plain(file: Path, found: "Reading") -> dict[str, Any]:
         "valid": not found.problems,
         "problems": [one._asdict() for one in found.problems],
         "notes": [one._asdict() for one in found.notes],
-        "overrides": [one._asdict() for one in found.overrides],
+        "overrides": [
+            one._asdict() | {"unsupplied": [key._asdict() for key in one.unsupplied]} for one in found.overrides
+        ],
     }
 
 
 def _show(file: Path, found: "Reading") -> None:
     if found.overrides:
-        rows = [{**one._asdict(), "asks only for": ", ".join(one.unbound) or None} for one in found.overrides]
-        show(rows, ("line", "name", "effect", "asks only for"), as_json=False)
+        show([_row(one) for one in found.overrides], _COLUMNS, as_json=False)
     for note in found.notes:
         print(f"note: {_placed(file, note)}")
     for problem in found.problems:
@@ -95,6 +97,11 @@ def _show(file: Path, found: "Reading") -> None:
         counted = Counter(one.effect for one in found.overrides)
         told = ", ".join(f"{number} {effect}" for effect, number in sorted(counted.items())) or "it changes nothing"
         print(f"{file}: {len(found.overrides)} rules: {told}")
+
+
+def _row(one: "Override") -> dict[str, Any]:
+    never = ", ".join(key.key for key in one.unsupplied)
+    return {**one._asdict(), "asks only for": ", ".join(one.unbound) or None, "never given": never or None}
 
 
 def _placed(file: Path, remark: "Remark") -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from oslo_policy import policy
 
-from regional_keystone.policy_keys import ACTION, Checks, leaves, reachable, references
+from regional_keystone.policy_keys import ACTION, Checks, Unsupplied, leaves, reachable, references, unsupplied
 
 _TIED = ("user_id", "user_domain_id", "domain_id", "project_id", "project_domain_id")
 CALLER = frozenset([*_TIED, "system_scope", "roles", "is_admin_project", "token"])
@@ -35,12 +35,14 @@ class Override(NamedTuple):
     """One rule of the file beside the default of the same name; `effect`: same, tightens, loosens, differs or new.
 
     `unbound` are its parts that the default has not and that ask for neither target nor scope, where the default does.
+    `unsupplied` is what it asks for of a request and no request gives.
     """
 
     name: str
     line: int | None
     effect: str
     unbound: tuple[str, ...]
+    unsupplied: tuple[Unsupplied, ...] = ()
 
 
 class Reading(NamedTuple):
@@ -72,7 +74,12 @@ def read(path: str, known: Checks) -> Reading:
     whole = {**known, **rules}
     problems += [Remark(name, line_of(text, name), why) for name in rules for why in _dangling(name, whole)]
     overrides = [_judged(name, line_of(text, name), check, known) for name, check in rules.items()]
-    notes = [*_unused(text, rules, whole, known), *_twice(text, rules), *_unknown(text, rules, known)]
+    notes = [
+        *_unused(text, rules, whole, known),
+        *_twice(text, rules),
+        *_unknown(text, rules, known),
+        *_empty(text, rules, known),
+    ]
     return Reading(rules, overrides, problems, notes)
 
 
@@ -166,14 +173,23 @@ def _dangling(name: str, whole: Checks) -> Iterator[str]:
 
 
 def _judged(name: str, line: int | None, check: Any, known: Checks) -> Override:
+    lacking = tuple(dict.fromkeys(one for _, one in _unsupplied(name, check, known)))
     if name not in known:
-        return Override(name, line, "new", ())
+        return Override(name, line, "new", (), lacking)
     verdict = effect(check, known[name])
     more = {text: part for text, part in _alternatives(check).items() if text not in _alternatives(known[name])}
     loose = [text for text, part in more.items() if text != _NEVER and not _is_bound(part)]
     if verdict in {"same", "tightens"} or not _is_bound(known[name]):
         loose = []
-    return Override(name, line, verdict, tuple(loose))
+    return Override(name, line, verdict, tuple(loose), lacking)
+
+
+def _unsupplied(name: str, check: Any, known: Checks) -> Iterator[tuple[Any, Unsupplied]]:
+    """The parts that ask for what no request gives, but for those of the default of the same name."""
+    usual = {str(leaf) for leaf in leaves(known[name])} if name in known else set()
+    for leaf in leaves(check):
+        if str(leaf) not in usual:
+            yield from ((leaf, one) for one in unsupplied(name, leaf))
 
 
 def _unused(text: str, rules: Checks, whole: Checks, known: Checks) -> Iterator[Remark]:
@@ -206,6 +222,15 @@ def _unknown(text: str, rules: Checks, known: Checks) -> Iterator[Remark]:
             if not (str(leaf) in usual or _can_hold(leaf)):
                 meant = "".join(f"; did you mean {one}?" for one in difflib.get_close_matches(leaf.kind, words, 1))
                 yield Remark(name, line_of(text, name), f"{name}: nobody has {leaf.kind}, {leaf} never holds{meant}")
+
+
+def _empty(text: str, rules: Checks, known: Checks) -> Iterator[Remark]:
+    """Parts that ask for what no request gives: a misspelt `target`, or a name that stood there in older releases."""
+    for name, check in rules.items():
+        for leaf, lacking in _unsupplied(name, check, known):
+            meant = f"; did you mean {lacking.meant}?" if lacking.meant else ""
+            said = f"{name}: no request gives {lacking.key}, {leaf} never holds{meant}"
+            yield Remark(name, line_of(text, name), said)
 
 
 def _can_hold(leaf: Any) -> bool:

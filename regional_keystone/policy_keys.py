@@ -1,13 +1,19 @@
-"""What rules may ask of a request: the keys of a policy target, where each comes from, and which a rule asks for.
+"""What rules may ask of a request: the keys of a policy target, where each comes from, and which nothing ever gives.
 
 What the client says stands below names of its own, `request_body` and `filter_attr`, so that it replaces no fact.
 Source: keystone/common/rbac_enforcer/enforcer.py (enforce_call), the filters of each list in keystone/api.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, Protocol
 
 from oslo_policy import policy
+
+from regional_keystone import model
+from regional_keystone.operations import OPERATIONS
+from regional_keystone.record import Record, facts
 
 ACTION: Final = "identity:"
 BODY: Final = "request_body"
@@ -42,6 +48,28 @@ _FILTERS: Mapping[str, str] = {
 FILTERS: Mapping[str, tuple[str, ...]] = {ACTION + name: tuple(said.split()) for name, said in _FILTERS.items()}
 """Action of a list -> the query keys that its rule may ask for, as `filter_attr.name`."""
 
+OF_TOKENS: Final = frozenset(ACTION + name for name in ("check_token", "validate_token", "revoke_token"))
+TARGETS: Mapping[str, type[Record]] = {
+    "consumer": model.Consumer,
+    "credential": model.Credential,
+    "domain": model.Project,
+    "endpoint": model.Endpoint,
+    "group": model.Group,
+    "limit": model.Limit,
+    "policy": model.PolicyDocument,
+    "project": model.Project,
+    "region": model.Region,
+    "role": model.Role,
+    "service": model.Service,
+    "trust": model.Trust,
+    "user": model.User,
+}
+"""The stored records that stand below `target.`, by their names there."""
+
+_TOKEN = frozenset(("target.token.user_id", "target.token.user.domain.id"))
+_OTHERS = ("id", "domain_id", "user_id", "prior_role.id", "implied_role.id")
+_LIKE = 0.8  # how near a name must be to be a slip, where it could be an attribute of somebody's own
+
 
 class Said(Protocol):
     """What a request says, beside where it goes."""
@@ -52,6 +80,13 @@ class Said(Protocol):
 
     def query(self, name: str) -> str | None:
         """The value of a query key that counts, None when absent."""
+
+
+class Unsupplied(NamedTuple):
+    """A key that a rule asks for and no request gives; `meant` is the nearest that one does, if any is like it."""
+
+    key: str
+    meant: str | None
 
 
 def leaves(check: Any) -> Iterator[Any]:
@@ -112,6 +147,13 @@ def said(action: str, wanted: frozenset[str], said: Said) -> dict[str, Any]:
     return found
 
 
+def unsupplied(name: str, leaf: Any) -> Iterator[Unsupplied]:
+    """What this condition of the rule of this name asks for and no request gives."""
+    for key in keys(leaf):
+        if not _is_supplied(name, key):
+            yield Unsupplied(key, _nearest(name, key))
+
+
 class _Asked(dict[str, str]):
     """A target that has whatever is asked for, and remembers it."""
 
@@ -123,3 +165,74 @@ class _Asked(dict[str, str]):
 def _sends_all(leaf: Any) -> bool:
     """Whether it hands the whole target to somebody else, as `http:` does."""
     return isinstance(leaf, policy.Check) and type(leaf).__name__ not in {"RuleCheck", "RoleCheck", "GenericCheck"}
+
+
+def _is_supplied(name: str, key: str) -> bool:
+    family, dot, rest = key.partition(".")
+    if not dot:
+        return key in _PATHS
+    if family == BODY:
+        return bool(rest)
+    if family == FILTER:
+        return rest in _filters(name)
+    return family == "target" and (key in _facts(name) or _may_be_own(rest))
+
+
+def _filters(name: str) -> tuple[str, ...]:
+    """What the list that an action is may be asked for; a rule of another name may be asked for by any list."""
+    if name.startswith(ACTION):
+        return FILTERS.get(name, ())
+    return tuple(dict.fromkeys(one for names in FILTERS.values() for one in names))
+
+
+def _facts(name: str) -> frozenset[str]:
+    """The keys of stored facts; those of a token are there only where one is asked about."""
+    return _FACTS | _TOKEN if name in OF_TOKENS or not name.startswith(ACTION) else _FACTS
+
+
+def _may_be_own(rest: str) -> bool:
+    """Whether it may be an attribute that somebody gave a record, and is no slip of one that all have."""
+    word, _, field = rest.partition(".")
+    kind = TARGETS.get(word)
+    if kind is None or not field or field in facts(kind).fields or "extra" not in facts(kind).fields:
+        return False
+    return not difflib.get_close_matches(field, _visible(kind), 1, _LIKE)
+
+
+def _visible(kind: type[Record]) -> list[str]:
+    """The fields of a record that are no secret and not the server's alone."""
+    known = facts(kind).fields.items()
+    hidden = {name for name, field in known if "secret" in field.marks or ("server" in field.marks and name != "id")}
+    return [name for name, _ in known if name not in hidden and name != "extra"]
+
+
+def _nearest(name: str, key: str) -> str | None:
+    family, _, rest = key.partition(".")
+    word, _, field = rest.partition(".")
+    if key in _TOKEN or key in {BODY, FILTER, "target"}:  # no slip, but asked where there is none
+        return None
+    if family == FILTER:
+        return _alike(rest, _filters(name), f"{FILTER}.")
+    if family == "target" and field and word in TARGETS:
+        return _alike(field, _visible(TARGETS[word]), f"target.{word}.")
+    filters = [f"{FILTER}.{one}" for one in _filters(name)]
+    return _alike(key, [*_PATHS, *_facts(name), *filters, *([f"{BODY}.{rest}"] if rest else ())])
+
+
+def _alike(said: str, names: Iterable[str], before: str = "") -> str | None:
+    found = difflib.get_close_matches(said, sorted(names), 1)
+    return before + found[0] if found else None
+
+
+def _known() -> Iterator[str]:
+    yield from (f"target.{one}" for one in _OTHERS)
+    for word, kind in TARGETS.items():
+        yield from (f"target.{word}.{field}" for field in _visible(kind))
+    for word in ("project", "domain"):
+        yield from (f"target.limit.{word}.{field}" for field in _visible(model.Project))
+
+
+_FACTS = frozenset(_known())
+_PATHS = frozenset(
+    argument for requests in OPERATIONS.values() for _, path in requests for argument in re.findall(r"\{(\w+)\}", path)
+)

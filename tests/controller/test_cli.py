@@ -169,6 +169,24 @@ def test_a_policy_that_no_server_starts_on_is_code_2_with_every_reason(tmp_path)
     assert "none.yaml" in missing.stderr
 
 
+def test_a_rule_that_asks_for_what_no_request_gives_is_told_with_its_line(tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text('"identity:get_role": "@"\n"identity:get_user": "user_id:%(target.usr.id)s"\n')
+    done = rkctl("policy", "check", str(file), NO_COLOR="1", COLUMNS="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = (line for line in done.stdout.splitlines() if "identity:get_user" in line and "note:" not in line)
+    assert "target.usr.id" in row
+    note = "identity:get_user: no request gives target.usr.id, user_id:%(target.usr.id)s never holds"
+    assert f"note: {file}:2: {note}; did you mean target.user.id?" in done.stdout
+    told = json.loads(rkctl("policy", "check", str(file), "--json").stdout)
+    assert told["valid"]
+    assert [(one["name"], one["line"]) for one in told["notes"]] == [("identity:get_user", 2)]
+    assert [one["unsupplied"] for one in told["overrides"]] == [
+        [],
+        [{"key": "target.usr.id", "meant": "target.user.id"}],
+    ]
+
+
 def test_the_sample_of_the_policy_is_every_default(tmp_path):
     text = rkctl("policy", "sample").stdout
     assert not [line for line in text.splitlines() if line and not line.startswith("#")]

@@ -1,11 +1,13 @@
 """A file of rules is read as the server reads it: what cannot be meant is named, what is legal is told apart."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from oslo_policy import policy
 
-from regional_keystone import policy_file
+from regional_keystone import policy_file, policy_keys
 from regional_keystone.operations import OPERATIONS
 from regional_keystone.policy import Policy, checks, credentials, defaults
 from regional_keystone.token import Named, Principal, Token, Unscoped
@@ -130,16 +132,76 @@ def test_what_is_legal_and_perhaps_not_meant_is_noted(tmp_path):
 def test_what_no_caller_has_is_noted_and_what_one_has_is_not(tmp_path):
     found = read(
         tmp_path,
-        "identity:get_user: rol:admin or trust_id:%(x)s\n"
-        "identity:get_group: \"'member':%(target.role.name)s or None:%(x)s or token.domain.id:%(y)s or role:x\"\n",
+        "identity:get_user: rol:admin or trust_id:%(user_id)s\n"
+        "identity:get_group: \"'member':%(target.role.name)s or None:%(group_id)s or token.domain.id:%(domain_id)s or"
+        ' role:x"\n',
     )
     assert found.problems == []
     assert [one.what for one in found.notes] == [
         "identity:get_user: nobody has rol, rol:admin never holds; did you mean role?",
-        "identity:get_user: nobody has trust_id, trust_id:%(x)s never holds; did you mean user_id?",
+        "identity:get_user: nobody has trust_id, trust_id:%(user_id)s never holds; did you mean user_id?",
     ]
     token = Token(user_id="u", methods=(), scope=Unscoped(), expires_at=0, issued_at=0, audit_ids=("a" * 22,))
     assert credentials(Principal(token=token, user=Named("u", "u", "d", "d"))).keys() == policy_file.CALLER
+
+
+@pytest.mark.parametrize(
+    ("action", "key", "meant"),
+    [
+        ("get_user", "target.usr.id", "target.user.id"),
+        ("get_user", "target.user.domaim_id", "target.user.domain_id"),
+        ("get_user", "target.user.password_hash", None),
+        ("get_user", "user.domain_id", "target.user.domain_id"),
+        ("get_user", "usr_id", "user_id"),
+        ("get_user", "zzzzzz", None),
+        ("get_user", "target", None),
+        ("create_user", "request_bdy.x", "request_body.x"),
+        ("create_user", "request_body", None),
+        ("list_users", "filter.name", "filter_attr.name"),
+        ("list_users", "filter_attr.nme", "filter_attr.name"),
+        ("list_policies", "filter_attr.type", None),  # upstream gives none there
+        ("list_endpoint_groups", "filter_attr.name", None),
+        ("get_domain", "target.token.user_id", None),
+        ("validate_token", "target.token.user.domaim.id", "target.token.user.domain.id"),
+        ("get_limit", "target.limit.colour", None),
+    ],
+)
+def test_a_key_that_no_request_gives_is_noted_with_the_nearest_that_one_does(tmp_path, action, key, meant):
+    found = read(tmp_path, f'# first\n"identity:{action}": "role:x or user_id:%({key})s"\n')
+    assert (found.problems, found.overrides[0].unsupplied) == ([], ((key, meant),))
+    hint = f"; did you mean {meant}?" if meant else ""
+    said = f"identity:{action}: no request gives {key}, user_id:%({key})s never holds{hint}"
+    assert [tuple(one) for one in found.notes] == [(f"identity:{action}", 2, said)]
+    Policy(str(tmp_path / "policy.yaml"))  # upstream starts on it, and so does this
+
+
+@pytest.mark.parametrize(
+    ("action", "key"),
+    [
+        ("get_user", "user_id"),
+        ("get_user", "target.user.domain_id"),
+        ("get_user", "target.user.department"),  # an attribute of somebody's own
+        ("create_user", "request_body.user.name"),
+        ("list_users", "filter_attr.domain_id"),
+        ("list_role_assignments", "filter_attr.scope.OS-INHERIT:inherited_to"),
+        ("revoke_token", "target.token.user.domain.id"),
+        ("get_limit", "target.limit.project.domain_id"),
+        ("list_implied_roles", "target.prior_role.id"),
+    ],
+)
+def test_what_a_request_may_give_is_not_noted(tmp_path, action, key):
+    for name in (f"identity:{action}", "mine"):
+        rules = f'"{name}": "user_id:%({key})s"\n"identity:get_role": "rule:mine"\n"mine": "@"\n'
+        assert not [one for one in read(tmp_path, rules).overrides if one.unsupplied]
+
+
+def test_every_argument_of_a_path_and_every_default_is_known():
+    paths = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())["paths"]
+    named = {one for path in paths for one in re.findall(r"\{(\w+)\}", path)}
+    asked = {key for check in KNOWN.values() for leaf in policy_keys.leaves(check) for key in policy_keys.keys(leaf)}
+    rule = " or ".join(f"user_id:%({key})s" for key in sorted(named | asked))
+    found = policy_keys.leaves(policy.RuleDefault("mine", rule).check)
+    assert [one for leaf in found for one in policy_keys.unsupplied("mine", leaf)] == []
 
 
 def test_the_requests_of_the_actions_are_upstreams():
