@@ -149,7 +149,7 @@ def test_what_no_caller_has_is_noted_and_what_one_has_is_not(tmp_path):
     ("action", "key", "meant"),
     [
         ("get_user", "target.usr.id", "target.user.id"),
-        ("get_user", "target.user.domian_id", "target.user.domain_id"),
+        ("get_user", "target.user.domaim_id", "target.user.domain_id"),
         ("get_user", "target.user.password_hash", None),
         ("get_user", "user.domain_id", "target.user.domain_id"),
         ("get_user", "usr_id", "user_id"),
@@ -162,7 +162,7 @@ def test_what_no_caller_has_is_noted_and_what_one_has_is_not(tmp_path):
         ("list_policies", "filter_attr.type", None),  # upstream gives none there
         ("list_endpoint_groups", "filter_attr.name", None),
         ("get_domain", "target.token.user_id", None),
-        ("validate_token", "target.token.user.domian.id", "target.token.user.domain.id"),
+        ("validate_token", "target.token.user.domaim.id", "target.token.user.domain.id"),
         ("get_limit", "target.limit.colour", None),
     ],
 )
