@@ -25,7 +25,14 @@ PasswordFile = Annotated[
 
 
 @app.command()
-def sync(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -> None:
+def sync(
+    back: Annotated[
+        bool, typer.Option("--back", help="Give up what only a newer version keeps, to go back to this one.")
+    ] = False,
+    config: ConfigFile = None,
+    set_: Sets = [],
+    as_json: AsJson = False,
+) -> None:
     """Make keyspace and tables, and add what this version needs. Safe to repeat, and from two places at once.
 
     What only an older or a newer version uses stays; exit code 3 when the schema is newer, or cannot be extended.
@@ -34,7 +41,7 @@ def sync(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) ->
     """
 
     async def work(opened: "Database") -> None:
-        done = await opened.sync()
+        done = await opened.sync(back=back)
         changed = f"{len(done.made)} changes" if done.made else "nothing to do"
         print(json.dumps(done._asdict()) if as_json else f"{opened.keyspace} has schema {done.version}: {changed}")
         if misplaced := await opened.misplaced():
@@ -91,12 +98,14 @@ def check(config: ConfigFile = None, set_: Sets = [], as_json: AsJson = False) -
         found, misplaced = await opened.find(), await opened.misplaced()
         differences, leftovers = ([one._asdict() for one in some] for some in (found.differences, found.leftovers))
         if as_json:
-            told = {"differences": differences, "leftovers": leftovers, "unfilled": list(found.unfilled)}
+            told = {"differences": differences, "leftovers": leftovers, "unfilled": list(found.fills)}
             print(json.dumps({"current": found.is_current, **told, "replication": misplaced}))
         else:
             _show_differences(differences + leftovers)
-            for name in found.unfilled:
-                print(f"{name}: rows are missing from new tables")
+            for name in found.fills:
+                print(f"{name}: rows are missing from new tables; end all controllers before `rkctl db sync`")
+            for name in found.unknown:
+                print(f"{name}: a controller of this version would leave it out, and does not start")
             print("the schema is as it should be" if found.is_current else "run `rkctl db sync`")
             if misplaced:
                 print(misplaced)

@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,12 +43,14 @@ class Found(NamedTuple):
     differences: list[Difference]
     leftovers: list[Difference]
     unfilled: Mapping[str, str] = {}  # records that new tables lack: whether it was begun to fill them
+    fills: Sequence[str] = ()  # records of which new tables are to be filled: who writes must know those
+    unknown: Sequence[str] = ()  # tables of rows that every writer keeps, and this version does not know
 
     @property
     def is_current(self) -> bool:
         """Whether this version can work with it."""
         known = self.version is not None and self.version >= self.expected >= (self.oldest or 0)
-        return known and not self.differences and not self.unfilled
+        return known and not self.differences and not self.fills
 
 
 class Synced(NamedTuple):
@@ -83,14 +85,21 @@ class Database:
         """What is there. Raises Unavailable."""
         live = await self._live()
         shared = {name: one for name, one in live.items() if not name.startswith(_OF_SITES)}
-        there, unfilled = await self._standing() if self._schema.state in live else ({}, {})
+        there, unfilled, kept = await self._standing() if self._schema.state in live else ({}, {}, None)
+        differences, records = schema.differences(self._wanted, live), self._schema.records
+        missing = schema.unfilled(differences, live, records) if there else []  # else nobody can have written
+        lapsed = [] if kept is None else [records[one] for one in records if one in live and one not in kept]
+        for name in lapsed:  # somebody who did not know it has written since
+            unfilled.setdefault(name, _BEGUN)
         return Found(
             there.get("version"),
             there.get("oldest"),
             self._schema.version,
-            schema.differences(self._wanted, live),
+            differences,
             schema.leftovers(self._wanted, shared),
             unfilled,
+            sorted({*missing, *unfilled}),
+            sorted(kept - records.keys()) if kept else (),
         )
 
     async def misplaced(self) -> str:
@@ -98,14 +107,20 @@ class Database:
         found = await backends.cassandra_misplaced(self.driver, self._section)
         return f"{found.detail}: {found.cure}" if found else ""
 
-    async def sync(self) -> Synced:
-        """Make what is missing. Raises StoreRefused for a newer schema, or for what only losing data could mend."""
+    async def sync(self, *, back: bool = False) -> Synced:
+        """Make what is missing. Raises StoreRefused for a newer schema, or for what only losing data could mend.
+
+        With `back`, what only a newer version keeps is given up, until its own sync fills it again.
+        """
         made: list[str] = []
         await self._make_state(made)
         async with self._lease() as renew:
             found = await self.find()
-            self._refuse(found)
-            unfilled = {**await self._mark(found), **found.unfilled}
+            self._refuse(found, back=back)
+            if found.fills:
+                self._tell(f"controllers of an older version must have ended: {', '.join(found.fills)} get new tables")
+            unfilled = await self._mark(found)
+            await self._keep()  # from here on none starts that does not know them
             made += await self._define(found.differences, renew)
             made += [await self._fill(name, state, renew) for name, state in unfilled.items()]
             if found.version is None or found.version < self._schema.version:
@@ -177,13 +192,10 @@ class Database:
 
     async def _mark(self, found: Found) -> dict[str, str]:
         """Remember, before there are new tables, which records they lack: whoever comes after us fills them."""
-        if found.version is None:
-            return {}  # nobody can have written yet
-        live = await self._live()
-        names = schema.unfilled(found.differences, live, self._schema.records)
-        for name in names:
-            await self._note(name, _EMPTY)
-        return dict.fromkeys(names, _EMPTY)
+        wanted = {name: found.unfilled.get(name, _EMPTY) for name in found.fills}
+        for name, state in wanted.items():
+            await self._note(name, state)
+        return wanted
 
     async def _fill(self, name: str, state: str, renew: Callable[[], Awaitable[None]]) -> str:
         """Raises Unavailable, to be repeated, if somebody who does not know the new tables wrote meanwhile."""
@@ -205,6 +217,12 @@ class Database:
         row = (self._schema.unfilled + name, state, self._clock.now())
         await self.driver.change([(insert, row)], consistency="QUORUM")
 
+    async def _keep(self) -> None:
+        """Say which tables of rows every writer has to keep; who lacks one of them does not start."""
+        insert = f"INSERT INTO {self._schema.state} (part, state, at) VALUES (?, ?, ?)"  # noqa: S608
+        row = (self._schema.copies, " ".join(sorted(self._schema.records)), self._clock.now())
+        await self.driver.change([(insert, row)], consistency="QUORUM")
+
     async def _say(self, cql: str) -> None:
         """A definition, which is safe to repeat: roles need a quorum in each data centre, and a busy one misses it."""
         until = self._clock.ticks() + _SAY_S
@@ -223,13 +241,15 @@ class Database:
             tables.setdefault(table, {})[name] = Column(type_, kind, place)
         return tables
 
-    async def _standing(self) -> tuple[dict[str, int], dict[str, str]]:
-        """The versions that are recorded, and which records new tables lack."""
+    async def _standing(self) -> tuple[dict[str, int], dict[str, str], set[str] | None]:
+        """The versions that are recorded, which records new tables lack, and the tables that every writer keeps."""
         cql = f"SELECT part, version, state FROM {self._schema.state}"  # noqa: S608
         rows = await self.driver.run(cql, consistency="QUORUM")
         versions = {part: version for part, version, _ in rows if version is not None}
         mark = self._schema.unfilled
-        return versions, {part.removeprefix(mark): state for part, _, state in rows if state and part.startswith(mark)}
+        unfilled = {part.removeprefix(mark): state for part, _, state in rows if state and part.startswith(mark)}
+        kept = next((set(state.split()) for part, _, state in rows if part == self._schema.copies and state), None)
+        return versions, unfilled, kept
 
     async def _record(self) -> None:
         insert = f"INSERT INTO {self._schema.state} (part, version, at) VALUES (?, ?, ?)"  # noqa: S608
@@ -237,11 +257,16 @@ class Database:
         now = self._clock.now()
         await self.driver.change([(insert, (part, number, now)) for part, number in rows.items()], consistency="QUORUM")
 
-    def _refuse(self, found: Found) -> None:
+    def _refuse(self, found: Found, *, back: bool) -> None:
         if found.version is not None and found.version > found.expected:
             raise StoreRefused(
                 f"keyspace {self.keyspace} has schema {found.version}, this program knows {found.expected}:"
                 " nothing was changed; use the newer program"
+            )
+        if found.unknown and not back:
+            raise StoreRefused(
+                f"keyspace {self.keyspace} keeps {', '.join(found.unknown)}, which this program does not know:"
+                " nothing was changed; use the newer program, or `--back` once all controllers have ended"
             )
         if stuck := [f"{one.table} {one.what}" for one in found.differences if not one.cql]:
             raise StoreRefused(

@@ -163,7 +163,7 @@ _LOG = f"""
 | `ack_<site>` | `feed` | 1 | the same, of what a site has verified in its own data centre |
 | `acknowledgements` | `part` | one a site | what each site has said last |
 | `unknown_rows` | `table`, `shard` | what is unknown / {SHARDS} | rows of tables that this version does not know |
-| `schema_version` | `part` | 1 | which version made the schema, what new tables still lack, who changes it |
+| `schema_version` | `part` | 1 | which version made the schema, which tables of rows every writer keeps, what new ones still lack, who changes it |
 
 An append is one conditional batch in one partition: `head` moves from the old number to the new one, and the entries
 come with it. A batch lies wholly in the range of its first number, so entry n is in the range of n or in the one before.

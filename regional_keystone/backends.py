@@ -122,9 +122,8 @@ async def open_replica(settings: Settings, clock: Clock, site: str, *, only_read
 
     scratch = _scratch(state, tidy=not only_reads)
     level = settings.cassandra.read_consistency
-    return await _opened(
-        settings, clock, partial(CassandraReplica.open, site=site, level=level, clock=clock, scratch=scratch)
-    )
+    replica = partial(CassandraReplica.open, site=site, level=level, clock=clock, scratch=scratch)
+    return await _opened(settings, clock, replica, writes=False)
 
 
 def cassandra_counters(store: Writer) -> "Counters | None":
@@ -138,11 +137,12 @@ async def _opened(
     open_: Callable[["CassandraDriver"], Awaitable[Writer]],
     *,
     waits: bool = True,
+    writes: bool = True,
 ) -> Writer:
     """The store. With `waits`, of a process that may be started before the cluster, or while it is away."""
     while True:
         try:
-            driver = await safe_cassandra_driver(settings.cassandra)
+            driver = await safe_cassandra_driver(settings.cassandra, writes=writes)
             try:
                 return await open_(driver)
             except BaseException:
@@ -199,6 +199,7 @@ class CassandraSchema(NamedTuple):
     version: int
     oldest: int  # of the programs that may go on beside this version
     state: str
+    copies: str  # the part of the state that names the tables of rows which every writer keeps
     unfilled: str  # begins the parts of the state that name records which new tables lack
     tables: Mapping[str, str]
     records: Mapping[str, str]  # table of rows -> the records that are in it
@@ -214,7 +215,15 @@ def cassandra_schema() -> CassandraSchema:
     records = {form.name: name for name, forms in schema.forms_of(TABLES).items() for form in forms.all}
     version, state = schema.VERSION, schema.SCHEMA_VERSION
     return CassandraSchema(
-        version, version, state, schema.UNFILLED, tables, records, schema.site_definitions, schema.ack_table
+        version,
+        version,
+        state,
+        schema.COPIES,
+        schema.UNFILLED,
+        tables,
+        records,
+        schema.site_definitions,
+        schema.ack_table,
     )
 
 
@@ -271,15 +280,18 @@ async def cassandra_findings(driver: "CassandraDriver", section: Cassandra) -> "
     return await cassandra_safety.examine(driver, section)
 
 
-async def safe_cassandra_driver(section: Cassandra) -> "CassandraDriver":
-    """As `cassandra_driver`, for serving. Raises StoreRefused for a cluster that can lose what was acknowledged."""
+async def safe_cassandra_driver(section: Cassandra, *, writes: bool = True) -> "CassandraDriver":
+    """As `cassandra_driver`, for serving. Raises StoreRefused for a cluster that can lose what was acknowledged.
+
+    And, for one that `writes` log and tables, where it would leave out what others rely on.
+    """
     from regional_keystone.adapters import cassandra_safety  # noqa: PLC0415
 
     driver = await cassandra_driver(section)
     try:
         for finding in cassandra_safety.refuse(await cassandra_safety.examine(driver, section)):
             log.warning("cassandra_unsafe", check=finding.check, why=finding.detail, cure=finding.cure)
-        await cassandra_safety.check_version(driver)
+        await cassandra_safety.check_version(driver, cassandra_schema().records.keys(), writes=writes)
     except BaseException:
         await driver.close()
         raise

@@ -3,12 +3,13 @@
 Every finding says what is wrong and what to do. Source: docs/operate.md
 """
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from regional_keystone.adapters.cassandra_connect import Refused
 from regional_keystone.adapters.cassandra_driver import Driver
-from regional_keystone.adapters.cassandra_schema import SCHEMA_VERSION, UNFILLED, VERSION, quoted, replication
+from regional_keystone.adapters.cassandra_schema import COPIES, SCHEMA_VERSION, UNFILLED, VERSION, quoted, replication
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.settings import Cassandra, is_loopback
 
@@ -55,14 +56,17 @@ def refuse(findings: list[Finding]) -> list[Finding]:
     return [one for one in findings if one.state == WARN]
 
 
-async def check_version(driver: Driver) -> None:
-    """Raise StoreRefused unless the schema is one that this program can work with, and may."""
+async def check_version(driver: Driver, known: Collection[str], *, writes: bool) -> None:
+    """Raise StoreRefused unless the schema is one that this program can work with, and may.
+
+    It knows these tables of rows. One that `writes` has to know all that are kept: others miss what it leaves out.
+    """
     wanted = f"SELECT part, version, state FROM {SCHEMA_VERSION}"  # noqa: S608  a name of ours
     there = "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?"
     if not await driver.run(there, (driver.keyspace, SCHEMA_VERSION), consistency="ONE"):
         raise StoreRefused(f"keyspace {driver.keyspace} has no tables; run `rkctl db sync`")
     try:
-        rows = await driver.run(wanted, consistency="LOCAL_ONE")
+        rows = await _state(driver, wanted, everywhere=writes)
     except Refused as error:
         raise StoreRefused(error.message) from None
     found = {part: version for part, version, _ in rows}
@@ -73,6 +77,25 @@ async def check_version(driver: Driver) -> None:
         raise StoreRefused(f"keyspace {driver.keyspace} needs programs of schema {oldest}, this one knows {VERSION}")
     if any(state and part.startswith(UNFILLED) for part, _, state in rows):
         raise StoreRefused(f"keyspace {driver.keyspace} has new tables without their rows; run `rkctl db sync` again")
+    kept = next((state for part, _, state in rows if part == COPIES), None)
+    if kept is not None:  # a version that did not say it yet made the schema
+        _check_copies(driver.keyspace, set(kept.split()), set(known), writes=writes)
+
+
+async def _state(driver: Driver, cql: str, *, everywhere: bool) -> list[tuple[Any, ...]]:
+    """Of the majority for who writes; cut off from it nothing can be written either."""
+    if everywhere:
+        with suppress(Unavailable):
+            return await driver.run(cql, consistency="QUORUM")
+    return await driver.run(cql, consistency="LOCAL_ONE")
+
+
+def _check_copies(keyspace: str, kept: set[str], known: set[str], *, writes: bool) -> None:
+    if writes and (unknown := sorted(kept - known)):
+        cure = "use the newer program, or go back by `rkctl db sync --back` once all controllers have ended"
+        raise StoreRefused(f"keyspace {keyspace} keeps {', '.join(unknown)}, which this program leaves out; {cure}")
+    if lacking := sorted(known - kept):
+        raise StoreRefused(f"keyspace {keyspace} does not keep {', '.join(lacking)} yet; run `rkctl db sync`")
 
 
 async def replicas(driver: Driver, keyspace: str) -> dict[str, int] | None:

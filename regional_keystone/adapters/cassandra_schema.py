@@ -28,6 +28,8 @@ LOG, MARKS, ACKNOWLEDGEMENTS, UNKNOWN, SCHEMA_VERSION = (
     "unknown_rows",
     "schema_version",
 )
+COPIES = "copies"
+"""The part of the schema's state that names, divided by blanks, the tables of rows that every writer has to keep."""
 UNFILLED = "unfilled/"
 """Begins the parts of the schema's state that name records which new tables lack."""
 # a read that meets a frozen node asks another after so long, also while few were made by which to know what is late;

@@ -18,7 +18,7 @@ from regional_keystone.adapters.cassandra_tables import Write
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Entry, put
 from regional_keystone.model import Grant
-from regional_keystone.record import facts
+from regional_keystone.record import encode, facts
 from tests.clusters import section_of, session
 from tests.contracts.cassandra_stores import scratch
 
@@ -243,6 +243,45 @@ async def test_a_site_whose_disks_were_lost_reads_everything_once_and_its_mark_g
             assert len(verified) == 2
     with pytest.raises(StoreRefused, match="Nowhere has no tables"):
         await opened.forget("Nowhere")
+
+
+async def test_who_does_not_know_a_copy_writes_nothing_and_goes_back_only_by_its_own_sync(opened, section, monkeypatch):
+    """An older version: of grants it does not know one group."""
+    schema_ = backends.cassandra_schema()
+    old = {name: record for name, record in schema_.records.items() if name != "grants__role_id"}
+    tables = {name: cql for name, cql in schema_.tables.items() if name != "grants__role_id"}
+    grant = Grant(actor_id="f", actor="user", target="project", target_id="f", role_id="f")
+
+    async def left_out():
+        async with store_of(section) as store:
+            forms, number = store._tables.forms["grants"], await store.applied(LOG) + 1
+            place = forms.by_key(facts(Grant).key_of(grant))
+            await store._write([Write(forms.base, place, number, encode(grant))])
+
+    with monkeypatch.context() as older:
+        older.setattr(backends, "cassandra_schema", lambda: schema_._replace(records=old, tables=tables))
+        with pytest.raises(StoreRefused, match="keeps grants__role_id, which this program leaves out"):
+            await (await backends.safe_cassandra_driver(section)).close()
+        await (await backends.safe_cassandra_driver(section, writes=False)).close()  # a site
+        async with db.database(section, CLOCK, quiet) as before:
+            assert (await before.find()).unknown == ["grants__role_id"]
+            with pytest.raises(StoreRefused, match="grants__role_id, which this program does not know"):
+                await before.sync()
+            assert (await before.sync(back=True)).made == []
+        await (await backends.safe_cassandra_driver(section)).close()
+        await left_out()
+    for writes in (True, False):
+        with pytest.raises(StoreRefused, match="does not keep grants__role_id yet; run `rkctl db sync`"):
+            await (await backends.safe_cassandra_driver(section, writes=writes)).close()
+    found = await opened.find()
+    assert (found.is_current, found.fills) == (False, ["grants"])
+    done = await asyncio.to_thread(rkctl, section, "db", "check")
+    assert (done.returncode, "grants: " in done.stdout, "end all controllers" in done.stdout) == (1, True, True)
+    assert len((await opened.sync()).made) == 1
+    await (await backends.safe_cassandra_driver(section)).close()
+    async with store_of(section) as store:
+        assert await store.find(Grant, role_id="f") == [grant]
+    assert (await opened.sync()).made == []
 
 
 async def test_replicas_that_are_not_those_of_the_setting_are_told_and_left_alone(cluster, section):

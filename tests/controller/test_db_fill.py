@@ -74,8 +74,8 @@ async def opened(monkeypatch):
 
 async def test_it_is_marked_before_there_is_a_table_and_done_before_it_is_current(opened):
     assert (await opened.sync()).made == [f"{NEW} is missing", "grants: 1 rows are in new tables"]
-    told = [one for one in opened.driver.told if one in {NEW, "unfilled/grants"}]
-    assert told == ["unfilled/grants", NEW, "unfilled/grants", "unfilled/grants"]
+    told = [one for one in opened.driver.told if one in {NEW, "unfilled/grants", "copies"}]
+    assert told == ["unfilled/grants", "copies", NEW, "unfilled/grants", "unfilled/grants"]
     assert opened.asked == [("grants", False)]
     assert (await opened.find()).is_current
     assert (await opened.sync()).made == []
