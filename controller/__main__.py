@@ -57,6 +57,7 @@ def up(
     sites: Sites = "",
     engines: Engines = False,
     set_: Sets = [],
+    as_json: AsJson = False,
     ready_fd: Fd = None,
     parent_fd: Fd = None,
 ) -> None:
@@ -72,15 +73,15 @@ def up(
             _up_for_launcher(options, ready_fd, parent_fd)
         elif options.home.holder():
             _check_told(options)
-            _revive(options.home)
+            _revive(options.home, as_json=as_json)
         elif detach:
-            _up_detached(options)
+            _up_detached(options, as_json=as_json)
         else:
-            _up_here(options)
+            _up_here(options, as_json=as_json)
 
 
 @app.command()
-def down(state: State = STATE) -> None:
+def down(state: State = STATE, as_json: AsJson = False) -> None:
     """End every process of the federation; its data stays.
 
     Example: rkctl down --state ./federation
@@ -91,14 +92,15 @@ def down(state: State = STATE) -> None:
 
         home = Home.at(state)
         supervisor = home.holder()
+        found = {"state": str(home.directory), "ended": bool(supervisor)}
         if not supervisor:
-            print(f"nothing runs in {home.directory}")
+            print(json.dumps(found) if as_json else f"nothing runs in {home.directory}")
             return
         with contextlib.suppress(ask.Unanswered):
             ask.control(home.control, command="stop")
         _await_end(supervisor)
         again = f"rkctl up --state {state}" + (" --engines" if home.began_on_engines() else "")
-        print(f"ended; `{again}` goes on with the data")
+        print(json.dumps(found) if as_json else f"ended; `{again}` goes on with the data")
 
 
 @app.command()
@@ -177,6 +179,7 @@ def bootstrap(
     username: Annotated[str, typer.Option(help="The first administrator.")] = "admin",
     state: State = STATE,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make the first domain, administrator, roles and catalog in a running controller. Safe to repeat.
 
@@ -185,7 +188,7 @@ def bootstrap(
     with errors():
         body = {"username": username, "password": password_file.read_text().strip()}
         ask_controller(state, config, "/bootstrap", body)
-        print(f"{username} is there")
+        print(json.dumps({"username": username}) if as_json else f"{username} is there")
 
 
 @config.command("check")
@@ -193,6 +196,7 @@ def config_check(
     file: Annotated[Path | None, typer.Argument(help="INI file.")] = None,
     set_: Sets = [],
     site: Annotated[bool, typer.Option("--site", help="It is a site's, not a controller's.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print the effective settings, or what is wrong with them.
 
@@ -201,7 +205,8 @@ def config_check(
     with errors():
         from regional_keystone import settings
 
-        print(settings.effective(settings.load(_kind(site=site), file, set_)))
+        found = settings.load(_kind(site=site), file, set_)
+        print(json.dumps(settings.plain(found)) if as_json else settings.effective(found))
 
 
 @config.command("sample")
@@ -218,14 +223,14 @@ def config_sample(
 
 
 @app.command()
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version.
 
     Example: rkctl version
     """
     from regional_keystone import __version__
 
-    print(__version__)
+    print(json.dumps({"version": __version__}) if as_json else __version__)
 
 
 def _options(state: Path, port: int | None, sites: str, sets: list[str], *, engines: bool) -> "Options":
@@ -241,26 +246,26 @@ def _options(state: Path, port: int | None, sites: str, sets: list[str], *, engi
     return Options(Home.at(state), port, names, settled(sets), engines)
 
 
-def _up_here(options: "Options") -> None:
+def _up_here(options: "Options", *, as_json: bool) -> None:
     from controller.display import Display, console
     from controller.up import supervise
 
-    with Display(console()) as display:
+    with Display(console(stderr=as_json)) as display:
 
         def ready(first: bool) -> None:
-            _announce(options.home, first=first)
+            _announce(options.home, first=first, as_json=as_json)
             display.console.print("Ctrl-C ends all.")
 
         asyncio.run(supervise(options, display.tell, ready))
 
 
-def _up_detached(options: "Options") -> None:
+def _up_detached(options: "Options", *, as_json: bool) -> None:
     from controller.display import Display, console
     from controller.launch import launch
 
-    with Display(console()) as display:
+    with Display(console(stderr=as_json)) as display:
         launched = launch(options, display.tell, detach=True)
-        _announce(options.home, first=launched.first)
+        _announce(options.home, first=launched.first, as_json=as_json)
         display.console.print(f"`rkctl down --state {options.home.directory}` ends all.")
 
 
@@ -297,7 +302,7 @@ def _check_told(options: "Options") -> None:
         )
 
 
-def _revive(home: "Home") -> None:
+def _revive(home: "Home", *, as_json: bool) -> None:
     from controller import ask
     from controller.federation import FederationError
 
@@ -305,7 +310,7 @@ def _revive(home: "Home") -> None:
     if not revived:
         cure = f"`rkctl status --state {home.directory}` shows it, `rkctl down` ends it"
         raise FederationError(f"a federation already runs in {home.directory} (process {home.holder()}); {cure}", 5)
-    print(f"revived {', '.join(revived)}; all serve")
+    print(json.dumps({"revived": revived}) if as_json else f"revived {', '.join(revived)}; all serve")
 
 
 def _tour(home: "Home") -> int:
@@ -336,15 +341,27 @@ def _up_and_tour(options: "Options", *, once: bool) -> int:
     return code
 
 
-def _announce(home: "Home", *, first: bool) -> None:
+def _announce(home: "Home", *, first: bool, as_json: bool = False) -> None:
     from controller.display import console, table
 
+    if as_json:
+        print(json.dumps(_announced(home, first=first)), flush=True)
+        return
     target, members = console(), home.members()
     rows = [(one.name, one.region, one.url, f"http://127.0.0.1:{one.admin}/metrics") for one in members]
     target.print(table(("process", "region", "Identity API", "metrics"), rows))
     if first:
         target.print(f"administrator: admin, password: {home.password()}   (shown once; kept in {home.openrc})")
     target.print(f"next: . {home.openrc} && openstack token issue", soft_wrap=True)
+
+
+def _announced(home: "Home", *, first: bool) -> dict[str, Any]:
+    processes = [
+        {"name": one.name, "region": one.region, "url": one.url, "metrics": f"http://127.0.0.1:{one.admin}/metrics"}
+        for one in home.members()
+    ]
+    once = {"password": home.password()} if first else {}
+    return {"processes": processes, "administrator": "admin", **once, "openrc": str(home.openrc)}
 
 
 def _await_end(supervisor: int) -> None:

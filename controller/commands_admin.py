@@ -71,16 +71,19 @@ def region_remove(
     state: State = STATE,
     config: ConfigFile = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Take a site out of the federation: its stream ends, and keys are no longer sealed for it.
 
     Example: rkctl region remove Oslo --yes
     """
     with errors():
-        if not yes and not typer.confirm(f"Remove {name}? It will know no change and no key from now on."):
+        question = f"Remove {name}? It will know no change and no key from now on."
+        if not yes and not typer.confirm(question, err=as_json):
             raise SystemExit(1)
         answer = ask_controller(state, config, "/region/remove", {"name": name})
-        print(f"{name} is removed; it knows the next key as well, so turn the keys twice: `rkctl keys rotate`")
+        next_ = "it knows the next key as well, so turn the keys twice: `rkctl keys rotate`"
+        print(json.dumps({"removed": name}) if as_json else f"{name} is removed; {next_}")
         if answer.get("cassandra"):
             print(_still_on_cassandra(name, config), file=sys.stderr)
 

@@ -48,13 +48,16 @@ def check(
 
 
 @app.command()
-def sample() -> None:
+def sample(as_json: AsJson = False) -> None:
     """Print every rule with its default as a comment: what it is asked for, and in which scopes.
 
     Example: rkctl policy sample > policy.yaml
     """
     from regional_keystone.policy import defaults
 
+    if as_json:
+        print(json.dumps([_plain_rule(rule) for rule in defaults()]))
+        return
     print(_HEAD)
     for rule in defaults():
         print("\n".join(_described(rule)), end="\n\n")
@@ -72,6 +75,16 @@ def _described(rule: Any) -> Iterator[str]:
     if rule.scope_types:
         yield f"# Scopes: {', '.join(rule.scope_types)}"
     yield f"#{json.dumps(rule.name)}: {json.dumps(rule.check_str)}"
+
+
+def _plain_rule(rule: Any) -> dict[str, Any]:
+    from regional_keystone.operations import OPERATIONS
+    from regional_keystone.policy_file import ACTION
+
+    operations = [
+        {"methods": methods, "path": path} for methods, path in OPERATIONS.get(rule.name.removeprefix(ACTION), ())
+    ]
+    return {"name": rule.name, "check": rule.check_str, "scopes": rule.scope_types or [], "operations": operations}
 
 
 def _plain(file: Path, found: "Reading") -> dict[str, Any]:

@@ -84,6 +84,7 @@ __all__ = [
     "load",
     "option",
     "options",
+    "plain",
     "reference",
     "sample",
     "type_name",
@@ -187,6 +188,14 @@ def effective(settings: Settings) -> str:
         lines += [f"{field.name} = {_text(getattr(values, field.name))}" for field in dataclasses.fields(values)]
         lines.append("")
     return "\n".join(lines)
+
+
+def plain(settings: Settings) -> dict[str, dict[str, Any]]:
+    """The same as values of JSON."""
+    return {
+        _title(section): {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        for section, values in dataclasses.asdict(settings).items()
+    }
 
 
 def sample(kind: type[Settings], heading: str) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from controller import __main__ as cli
+from controller import commands_admin
 from controller.federation import FederationError, Home, Member, _facts, settled
-from regional_keystone import durable, policy, policy_file
+from regional_keystone import __version__, durable, policy, policy_file
 
 RKCTL = Path(sys.executable).with_name("rkctl")
 GROUPS = {
@@ -74,6 +76,35 @@ def test_every_command_explains_itself_with_an_example(command):
     for word in command.split():
         shown = shown.commands[word]
     assert f"rkctl {command}" in shown.help.partition("Example: ")[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_that_tells_something_tells_it_as_json_too(command):
+    shown = typer.main.get_command(cli.app)
+    for word in command.split():
+        shown = shown.commands[word]
+    has = any("--json" in one.opts for one in shown.params)
+    assert has == (command not in {"tour", "serve", "config sample"})
+
+
+def test_what_is_told_as_json_is_json(tmp_path, monkeypatch):
+    def told(*words):
+        done = CliRunner().invoke(cli.app, [*words, "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    for module in (cli, commands_admin):
+        monkeypatch.setattr(module, "ask_controller", lambda *_: {})
+    (tmp_path / "password").write_text("x")
+    assert told("version") == {"version": __version__}
+    assert told("down", "--state", str(tmp_path)) == {"state": str(tmp_path), "ended": False}
+    assert told("bootstrap", "--password-file", str(tmp_path / "password"), "--username", "ann") == {"username": "ann"}
+    assert told("region", "remove", "Oslo", "--yes") == {"removed": "Oslo"}
+    found = told("config", "check", "--site", "--set", "token.expiration=60", "--set", "policy.file=a/b")
+    assert (found["token"]["expiration"], found["policy"]["file"], found["DEFAULT"]["debug"]) == (60, "a/b", False)
+    rules = {rule["name"]: rule for rule in told("policy", "sample")}
+    assert rules.keys() == policy.checks(policy.defaults()).keys()
+    assert rules["identity:get_role"]["operations"] == [{"methods": "GET,HEAD", "path": "/v3/roles/{role_id}"}]
 
 
 def test_exit_codes_are_documented():

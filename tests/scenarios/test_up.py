@@ -386,6 +386,18 @@ def test_what_a_running_federation_was_not_started_with_is_refused_before_anythi
     assert up(alone, "--sites", "RegionOne").stdout == "revived RegionOne; all serve\n"
 
 
+def test_up_and_down_tell_the_same_as_json(alone):
+    os.kill(ask.control(alone.control, command="report")["RegionOne"], signal.SIGKILL)
+    until(lambda: status(alone)["sites"][0]["state"] == "down", "the site to be down")
+    assert json.loads(up(alone, "--json").stdout) == {"revived": ["RegionOne"]}
+    where = ("--json", "--state", str(alone.directory))
+    assert json.loads(rkctl("down", *where).stdout) == {"state": str(alone.directory), "ended": True}
+    told = json.loads(up(alone, "--json").stdout)
+    assert [(one["name"], one["url"]) for one in told["processes"]] == [(one.name, one.url) for one in alone.members()]
+    assert told["openrc"] == str(alone.openrc)
+    assert "password" not in told  # shown once, at the first start
+
+
 def test_metrics_are_where_up_says(federation):
     home, _ = federation
     for member in home.members():
