@@ -79,7 +79,7 @@ def _described(rule: Any) -> Iterator[str]:
 
 def _plain_rule(rule: Any) -> dict[str, Any]:
     from regional_keystone.operations import OPERATIONS
-    from regional_keystone.policy_file import ACTION
+    from regional_keystone.policy_keys import ACTION
 
     operations = [
         {"methods": methods, "path": path} for methods, path in OPERATIONS.get(rule.name.removeprefix(ACTION), ())
