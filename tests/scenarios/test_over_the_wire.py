@@ -210,13 +210,14 @@ def test_too_little_scope_is_403_and_nothing_is_done(world, place):
     user = world.make("user", name=name, password="a-password")
     world.level()
     token = world.login(place, name, "a-password")
+    [role] = world.ask(place, "GET", "/v3/roles?name=admin").body["roles"]
     for method, path, sent in (
         ("GET", "/v3/users", None),
         ("POST", "/v3/users", {"user": {"name": "never"}}),
         ("POST", "/v3/regions", {"region": {"id": "never"}}),
         ("DELETE", "/v3/regions/RegionTwo", None),
         ("PATCH", f"/v3/users/{user['id']}", {"user": {"enabled": False}}),
-        ("PUT", f"/v3/projects/{world.project['id']}/users/{user['id']}/roles/{NOBODY}", None),
+        ("PUT", f"/v3/projects/{world.project['id']}/users/{user['id']}/roles/{role['id']}", None),
     ):
         refused(world.ask(place, method, path, sent, token=token), 403, "Forbidden")
     scoped = password(name, "a-password", "default", world.project["id"])
