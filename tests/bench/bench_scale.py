@@ -23,7 +23,7 @@ from controller.engines.cassandra import Cassandra, Options
 from controller.engines.process import Keeper
 from regional_keystone.model import Deletion
 from tests.bench.bench_engines import CLOCK, running
-from tests.bench.crowd import Crowd, Size, fill
+from tests.bench.crowd import Crowd, Size, domain, fill
 from tests.contracts.cassandra_stores import Keyspace
 
 GOAL_MS = 200
@@ -35,17 +35,17 @@ def cases(size):
     return {
         "users, a page of 100": "/v3/users?limit=100",
         "users, a page after a marker": f"/v3/users?limit=100&marker={user}",
-        "users of the great domain, a page": "/v3/users?domain_id=d0&limit=100",
-        "users of the great domain, a page after a marker": "/v3/users?domain_id=d0&limit=100&marker=u5",
-        "users of a domain": "/v3/users?domain_id=d7",
+        "users of the great domain, a page": f"/v3/users?domain_id={domain(0)}&limit=100",
+        "users of the great domain, a page after a marker": f"/v3/users?domain_id={domain(0)}&limit=100&marker=u5",
+        "users of a domain": f"/v3/users?domain_id={domain(7)}",
         "users by name": f"/v3/users?name=user {far[1:]}",
-        "users by name and domain": "/v3/users?name=user 1&domain_id=d0",
+        "users by name and domain": f"/v3/users?name=user 1&domain_id={domain(0)}",
         "users, name__startswith": f"/v3/users?name__startswith=user {far[1:-1]}&limit=10",
         "users, name__contains": f"/v3/users?name__contains={far[1:]}",
-        "users of the great domain, name__contains": "/v3/users?domain_id=d0&name__contains=999",
+        "users of the great domain, name__contains": f"/v3/users?domain_id={domain(0)}&name__contains=999",
         "projects, a page after a marker": f"/v3/projects?limit=100&marker={project}",
-        "projects of a domain": "/v3/projects?domain_id=d7",
-        "projects below one": "/v3/projects?parent_id=d7",
+        "projects of a domain": f"/v3/projects?domain_id={domain(7)}",
+        "projects below one": f"/v3/projects?parent_id={domain(7)}",
         "projects by name": "/v3/projects?name=project 77",
         "groups, a page": "/v3/groups?limit=100",
         "groups by name": "/v3/groups?name=group 7",
@@ -124,8 +124,8 @@ async def deletion(controller, size, table, store):
     """Of the great domain, while others write."""
     overlay = controller.process.part.overlay
     for method, path, body in (
-        ("PATCH", "/v3/domains/d0", {"domain": {"enabled": False}}),
-        ("DELETE", "/v3/domains/d0", None),
+        ("PATCH", f"/v3/domains/{domain(0)}", {"domain": {"enabled": False}}),
+        ("DELETE", f"/v3/domains/{domain(0)}", None),
     ):
         began = time.monotonic()
         answer = await controller.ask(method, path, body, controller.token)
@@ -145,7 +145,9 @@ async def deletion(controller, size, table, store):
     table.add("the great domain: all of it is gone after", store, f"{took_s:.1f} s, {removed / took_s:.0f} rows/s")
     shown = f"{statistics.median(writes):.1f} / {writes[int(len(writes) * 0.99)]:.1f} of {len(writes)}"
     table.add("the great domain: 201 of another user's creation meanwhile", store, shown)
-    assert (await controller.ask("GET", "/v3/users?domain_id=d0", token=controller.token)).body.count(b'"id"') == 0
+    assert (await controller.ask("GET", f"/v3/users?domain_id={domain(0)}", token=controller.token)).body.count(
+        b'"id"'
+    ) == 0
 
 
 async def store(name, section, folder, size, table, times):

@@ -30,8 +30,13 @@ class Size(NamedTuple):
         return Size(*(max(10, one // divisor) for one in self))
 
 
+def domain(number):
+    """The id of a domain: projects are asked for by a parent in the form of a UUID."""
+    return f"{number:032x}"
+
+
 class Crowd:
-    """Names are ids: `d0` is the great domain, its users are `u0` and on."""
+    """Names are ids: `domain(0)` is the great domain, its users are `u0` and on."""
 
     def __init__(self, size):
         self.size = size
@@ -50,20 +55,20 @@ class Crowd:
         return self.size.users // 5
 
     def home(self, number, total, great):
-        """The domain of the thing of this number: the first `great` of them are in d0."""
+        """The domain of the thing of this number: the first `great` of them are in the great one."""
         others = self.size.domains - 1
-        return "d0" if number < great else f"d{1 + (number - great) * others // max(1, total - great)}"
+        return domain(0 if number < great else 1 + (number - great) * others // max(1, total - great))
 
     def _tops(self):
         yield Role(id="crowd", name="crowd")
         for number in range(self.size.domains):
-            yield Project(id=f"d{number}", name=f"domain {number}", is_domain=True)
+            yield Project(id=domain(number), name=f"domain {number}", is_domain=True)
 
     def _projects(self):
         total = self.size.projects
         for number in range(total):
-            domain = self.home(number, total, total // 10)
-            yield Project(id=f"p{number}", name=f"project {number}", domain_id=domain, parent_id=domain)
+            home = self.home(number, total, total // 10)
+            yield Project(id=f"p{number}", name=f"project {number}", domain_id=home, parent_id=home)
 
     def _people(self):
         size = self.size
