@@ -154,10 +154,8 @@ class Rotator:
         while (plan := await self.plan()).waits_for:
             _still(mine)
             if self._clock.ticks() >= deadline:
-                now, why = (
-                    self._clock.now(),
-                    f"it did not acknowledge epoch {plan.epoch} within {self._deadline_s:.0f} s",
-                )
+                now = self._clock.now()
+                why = f"it did not acknowledge epoch {plan.epoch} within {self._deadline_s:.0f} s"
                 for site in await self._sites.all():
                     is_new = 0 <= now - site.since < self._deadline_s * 1_000_000  # it joined or came back meanwhile
                     if site.id in plan.waits_for and not is_new:

@@ -36,8 +36,8 @@ async def acting_for(reader: Reader, name: str, domain: str) -> Mapping[str, Any
     credentials = await reader.find(Credential, user_id=user.id)
     access_tokens = await reader.find(AccessToken, authorizing_user_id=user.id)
     federated = await reader.find(FederatedUser, user_id=user.id)
-    actors = [("user", user.id), *(("group", one.group_id) for one in memberships)]
-    grants = [one for _, actor in actors for one in await reader.find(Grant, actor_id=actor)]
+    actors = [user.id, *(one.group_id for one in memberships)]
+    grants = [one for actor in actors for one in await reader.find(Grant, actor_id=actor)]
     events = [one.issued_before async for one in reader.scan(RevocationEvent) if one.user_id == user.id]
     return {
         "id": user.id,
