@@ -7,7 +7,7 @@ STATE ?= federation$(if $(ENGINES),-engines)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run install dev check test compat differential faults bench bench-engines bench-scale golden docs clean
+.PHONY: help run install dev lint check test long compat differential interop faults model mutants chaos isolated bench bench-engines bench-index bench-purge bench-revoke bench-scale bench-turn bench-drift golden docs clean
 
 BIN := .venv/bin
 # pip compiles nothing while it installs: Python does it at first import, for what is imported
@@ -15,7 +15,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 SERVERS := .venv/.servers
 ALL := .venv/.all
 PARALLEL := -n 2
-# the rest, `make test` runs as well
+# what tests write lies in memory where there is room for it: they wait for many an fsync elsewhere
+MEMORY := $(if $(TMPDIR),,$(if $(shell .ci/memory),TMPDIR=$(shell .ci/memory)))
+# the rest, `make test` runs as well: with more workers than cores, since they wait for processes most of the time
 FAST := tests/language tests/site tests/architecture --ignore tests/architecture/test_contracts.py
 RUN := $(BIN)/rkctl tour --state $(STATE)
 
@@ -29,17 +31,22 @@ install: $(SERVERS) ## .venv with the servers, rkctl and the stock clients of th
 
 dev: $(ALL) ## .venv with everything for working on it
 
-check: $(ALL) ## lint, format, types, import contracts, spelling, fast tests: under a minute
+lint: $(ALL) ## lint, format, types, import contracts, spelling
 	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo | tail -n 1
 	$(BIN)/codespell
+
+check: lint ## the same and the fast tests: about two minutes
 	$(BIN)/pytest -q $(PARALLEL) -m "not federation and not compat" $(FAST)
 
 test: $(ALL) ## the whole suite
 	@$(BIN)/rkctl engines install --if-allowed
-	$(BIN)/pytest $(PARALLEL) --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
+	$(MEMORY) $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
+
+long: $(ALL) ## what has a shorter sibling in the suite: more steps in clusters, without memory, more ways to start
+	$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder --long -m long
 
 compat: $(ALL) ## OpenStack's own 138 tests of the Identity API at a controller and at a site, and who answered; downloads tempest
 	@$(BIN)/python -m tests.compat.tempest
@@ -48,8 +55,23 @@ differential: $(ALL) ## the real Keystone and ours, asked the same: cells, equal
 	@$(BIN)/python -m tests.differential $(if $(ONLY),--only $(ONLY)) $(if $(SAMPLE),--sample $(SAMPLE)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(SHOW),--show $(SHOW))
 
+interop: $(ALL) ## key directories and tokens beside a real Keystone, which reads ours in a loop or turns the keys itself; SHORT=1 ONLY=reader
+	@$(BIN)/python -m tests.interop $(if $(SHORT),--short) $(if $(ONLY),--only $(ONLY))
+
 faults: $(ALL) ## break a federation for 30 minutes and judge what its clients saw; SECONDS=120 SEED=7 EMBEDDED=1
 	@$(BIN)/python -m tests.faults $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(if $(EMBEDDED),--embedded)
+
+model: $(ALL) ## keys and revocation under a seeded scheduler, judged at each of 10^6 steps of both; AREA=revocation SEED=7 STEPS=20000
+	@$(BIN)/python -m tests.model $(if $(AREA),--area $(AREA)) $(if $(STEPS),--steps $(STEPS)) $(if $(SEED),--seed $(SEED))
+
+mutants: $(ALL) ## break each rule and see which test notices; AREA=revocation ONLY=lock-trusted
+	@$(BIN)/python -m tests.mutants $(if $(AREA),--area $(AREA)) $(ONLY)
+
+chaos: $(ALL) ## turn the keys 200 times with as many kill -9, load on; no good token may be refused; TURNS=20 SEED=7
+	@$(BIN)/python -m tests.chaos $(if $(TURNS),--turns $(TURNS)) $(if $(SEED),--seed $(SEED))
+
+isolated: $(ALL) ## a site alone for 72 simulated hours, then 100,000 events to be caught up; EVENTS=5000
+	@EVENTS=$(or $(EVENTS),100000) LEAP_HOURS=1 $(BIN)/pytest -q -n 0 -rP --show-capture=stdout tests/scenarios/test_isolated_for_72_hours.py
 
 bench: $(ALL) ## CPU per validation beside a static answer of the same size
 	$(BIN)/python -m tests.bench.bench_validate $(if $(SHORT),--smoke)
@@ -57,8 +79,24 @@ bench: $(ALL) ## CPU per validation beside a static answer of the same size
 bench-engines: $(ALL) ## appends, changes and validations on real engines, alive and dead; WRITE=1 keeps the page
 	$(BIN)/python -m tests.bench.bench_engines $(if $(SHORT),--smoke) $(if $(WRITE),--write docs/performance.md)
 
+bench-index: $(ALL) ## live revocations: memory, CPU of a validation, a start, catching up, with 0, 10^5 and 10^6; WRITE=1 keeps the page
+	$(BIN)/python -m tests.bench.bench_index $(if $(SHORT),--smoke) $(if $(ONLY),--only $(ONLY)) \
+		$(if $(WRITE),--write docs/performance.md)
+
+bench-purge: $(ALL) ## until stock services turn away 10,000 tokens that ended, by strategy and cause; STRATEGY=MAC
+	$(BIN)/python -W ignore -m tests.bench.bench_purge $(if $(SHORT),--smoke) $(if $(STRATEGY),--strategy $(STRATEGY))
+
+bench-revoke: $(ALL) ## from the 204 of a revocation to the first refusal: same node, 3 and 50 sites, far apart, 1,000 a second; SHORT=1 WRITE=1
+	$(BIN)/python -m tests.bench.bench_revoke $(if $(SHORT),--smoke) $(if $(WRITE),--write docs/performance.md)
+
 bench-scale: $(ALL) ## lists and a great deletion among 100,000 users, on both stores; ONLY=sqlite, WRITE=1 keeps the page
 	$(BIN)/python -m tests.bench.bench_scale $(if $(SHORT),--smoke) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write docs/scale.md)
+
+bench-turn: $(ALL) ## from a turn of the keys to the last acknowledgement of 50 sites; SITES=100 TURNS=3
+	$(BIN)/python -m tests.bench.bench_turn $(if $(SHORT),--smoke) $(if $(SITES),--sites $(SITES)) $(if $(TURNS),--turns $(TURNS))
+
+bench-drift: $(ALL) ## until a row changed by hand in a site's replica is put right, and the bytes it takes; ROWS='10000 1000000'
+	$(BIN)/python -m tests.bench.bench_drift $(if $(SHORT),--smoke) $(if $(ROWS),--rows $(ROWS))
 
 golden: $(ALL) ## write everything derived again; read the diff
 	$(BIN)/python -m tests.golden

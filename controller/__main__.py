@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, Sets, State, ask_controller, errors, verdict
-from controller.commands_admin import credential, keys, region
+from controller.commands_authority import app as authority
+from controller.commands_compromised import compromised, confirm
 from controller.commands_db import app as db
 from controller.commands_db import doctor
+from controller.commands_keys import credential, keys, verbs
 from controller.commands_policy import app as policy
+from controller.commands_region import region
+from controller.commands_signing import app as signing
 from controller.commands_store import app as store
 from controller.commands_trusts import app as trusts
 from controller.commands_user import app as user
@@ -25,15 +29,19 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 state refused (rights, damage, newer version),"
-    " 4 port taken, 5 a federation already runs there."
+    " 4 port taken, 5 a federation already runs there, 6 keys condemned, but not refused at every site yet."
 )
 app = typer.Typer(
     help=f"Controls a federation of identity services.\n\n{EXIT_CODES}", pretty_exceptions_enable=False, **PLAIN
 )
 config = typer.Typer(help="Settings: what holds, and what there is.", **PLAIN)
 app.add_typer(region, name="region")
+keys.command("compromised")(compromised)
+keys.command("confirm")(confirm)
 app.add_typer(keys, name="keys")
 app.add_typer(credential, name="credential")
+app.add_typer(signing, name="signing")
+app.add_typer(authority, name="authority")
 app.add_typer(config, name="config")
 app.add_typer(policy, name="policy")
 app.add_typer(trusts, name="trusts")
@@ -41,6 +49,7 @@ app.add_typer(user, name="user")
 app.add_typer(engines, name="engines")
 app.add_typer(store, name="store")
 app.add_typer(db, name="db")
+app.add_typer(verbs)
 app.command()(doctor)
 
 Fd = Annotated[int | None, typer.Option(hidden=True)]
@@ -168,9 +177,9 @@ def serve(
         from controller.settings import Settings
 
         found = settings.load(Settings, config, set_)
-        from controller import wiring
+        from controller import serving
 
-        run(lambda ready: wiring.serve(found, ready), ready_fd, parent_fd)
+        run(lambda ready: serving.serve(found, ready), ready_fd, parent_fd)
 
 
 @app.command()
@@ -186,7 +195,9 @@ def bootstrap(
     Example: rkctl bootstrap --password-file /run/secrets/admin --config /etc/regional-keystone/controller.conf
     """
     with errors():
-        body = {"username": username, "password": password_file.read_text().strip()}
+        from regional_keystone import secret_file
+
+        body = {"username": username, "password": secret_file.read(password_file, "password")}
         ask_controller(state, config, "/bootstrap", body)
         print(json.dumps({"username": username}) if as_json else f"{username} is there")
 
@@ -387,8 +398,9 @@ def _show_status(found: dict[str, Any]) -> None:
     everyone = (*found["controllers"], *found["sites"])
     console().print(table(columns, [[one.get(name) for name in columns] for one in everyone]))
     for one in everyone:
-        if "detail" in one:
-            console().print(f"{one['name']}: {one['detail']}", soft_wrap=True)
+        for said in ("detail", "set_aside", "drift"):
+            if said in one:
+                console().print(f"{one['name']}: {one[said]}", soft_wrap=True)
     for one in found["controller"].get("deletions", ()):
         what = f"{one['of']} goes in steps since {one['began_at']}, {one['removed']} rows so far"
         console().print(what, soft_wrap=True)

@@ -5,21 +5,28 @@ counts: nothing is ever done on a word that was taken back. Source: docs/feeds.m
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import msgspec
 import structlog
 
+from regional_keystone.bundle import is_possible
+from regional_keystone.enrol import CAS
 from regional_keystone.errors import Unavailable
+from regional_keystone.holder import CREDENTIAL, RECEIPT, TOKEN
+from regional_keystone.issue_counts import bounded
 from regional_keystone.messages import Acknowledge, Hello
 from regional_keystone.model import Site
 from regional_keystone.ports import Clock, Writer
+from regional_keystone.signer_chain import SIGNERS
+from regional_keystone.signing import SIGNING
 
 log = structlog.get_logger("acknowledgements")
 
 KEEP_S = 0.5  # positions are kept so often; rings at once
 REFRESH_S = 1.0
+_HELD = (TOKEN, CREDENTIAL, RECEIPT, SIGNING, SIGNERS, CAS)
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -30,6 +37,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
     rings: dict[str, tuple[int, str]] = {}
     at: int = 0
     controller: str = ""
+    issued: dict[str, dict[int, int]] = {}  # tokens, by key id and hour since 1970 UTC
 
 
 class Acknowledgements:
@@ -39,7 +47,7 @@ class Acknowledgements:
         self.hears: Callable[[str], bool] = _always  # whether the site's stream is here, and alive
         self._store = store
         self._clock = clock
-        self._controller = controller
+        self.controller = controller
         self._here: dict[str, Acknowledged] = {}  # said on streams that are open here
         self._written: dict[str, bytes] = {}  # of those, what was kept last
         self._stored: dict[str, bytes] = {}  # as all controllers see it
@@ -69,19 +77,21 @@ class Acknowledgements:
     def note(self, site: str, instance: str, message: Acknowledge) -> None:
         """This was said on a stream here."""
         before = self._here.get(site)
-        self._say(site, Acknowledged(instance, message.position, message.rings, self._clock.now(), self._controller))
-        if before is None or before.rings != message.rings:
+        word = Acknowledged(instance, message.position, possible(message.rings), self._clock.now(), self.controller)
+        self._say(site, msgspec.structs.replace(word, issued=bounded(message.issued)))
+        if before is None or before.rings != word.rings:
             self._urgent.set()
 
-    async def compare(self, hello: Hello) -> None:
+    async def compare(self, hello: Hello) -> dict[str, int]:
         """A site that holds less than it has acknowledged was restored from a backup: its word no longer counts.
 
-        When this returns, it counts nowhere. Raises Unavailable.
+        When this returns, it counts nowhere; what is returned is the epochs that it had acknowledged. Raises
+        Unavailable.
         """
         await self.refresh()
         said = self.word(hello.site)
         if said is None or said.instance != hello.instance:
-            return
+            return {}
         lost = [name for name, (epoch, _) in said.rings.items() if hello.epochs.get(name, 0) < epoch]
         if lost or hello.position < said.position:
             log.error(
@@ -89,6 +99,7 @@ class Acknowledgements:
             )
             self.note(hello.site, hello.instance, Acknowledge(hello.position))
             await self._keep()
+        return {name: epoch for name, (epoch, _) in said.rings.items()}
 
     def left(self, site: str) -> None:
         """Its stream here has ended: what is kept counts, which another controller may replace."""
@@ -151,11 +162,17 @@ class Acknowledgements:
         self._due.add(site)
 
 
+def possible(said: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
+    """Of what a site says that it holds, what a site can hold: it goes into records and bundles, so it is bounded."""
+    return {name: said[name] for name in _HELD if name in said and is_possible(said[name])}
+
+
 def _less(one: Acknowledged, other: Acknowledged | None) -> Acknowledged | None:
-    """What both say."""
+    """What both say; of a ring of which they say different things, that none is held."""
     if other is None or other.instance != one.instance:
         return None
-    rings = {name: held for name, held in one.rings.items() if other.rings.get(name) == held}
+    names = {*one.rings, *other.rings}
+    rings = {name: one.rings[name] if one.rings.get(name) == other.rings.get(name) else (0, "") for name in names}
     return msgspec.structs.replace(one, position=min(one.position, other.position), rings=rings)
 
 

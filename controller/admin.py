@@ -1,23 +1,21 @@
 """The operator's socket of a controller: enrolment, keys, status; a Unix socket that only its owner can open."""
 
 import asyncio
-import socket
-from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from controller.ask import short
-from controller.bootstrap import identity_endpoints
+from controller.admin_keys import KeysAdmin
+from controller.bootstrap import has_administrator, identity_endpoints
 from controller.commit import Sequencer
-from controller.credential_keys import CredentialKeys
-from controller.rotate import Plan, Rotator
+from controller.regions import Regions, standing
 from controller.sites import Sites
 from controller.trusts import Trusts, Wanted
 from controller.users import acting_for
-from regional_keystone.errors import IdentityError, Invalid, Unavailable
+from regional_keystone.errors import Forbidden, Invalid, Unavailable
+from regional_keystone.operator_listener import answered, rendered
 from regional_keystone.overlay import Overlay
 
 
@@ -28,46 +26,52 @@ class Admin:
         self,
         *,
         sites: Sites,
-        rotator: Rotator,
-        credential_keys: CredentialKeys,
+        keys: KeysAdmin,
+        regions: Regions,
         trusts: Trusts,
         overlay: Overlay,
         sequencer: Sequencer,
         status: Callable[[], Mapping[str, Any]],
         bootstrap: Callable[[str, str], Awaitable[None]],
         cassandra: bool = False,
+        two_person: bool = False,
+        more: Sequence[web.RouteDef] = (),
     ) -> None:
-        """`cassandra`: whether the log is kept there, so that sites may read it there."""
+        """`cassandra`: whether the log is kept there, so that sites may read it there. `more` is answered as well.
+
+        `two_person`: who opens the socket makes no second person: no administrator where there is one.
+        """
+        self._more = more
         self._sites = sites
-        self._rotator = rotator
-        self._credential_keys = credential_keys
+        self._keys = keys
+        self._regions = regions
         self._trusts = trusts
         self._overlay = overlay
         self._sequencer = sequencer
         self._status = status
         self._bootstrap = bootstrap
         self._cassandra = cassandra
+        self._two_person = two_person
 
     def app(self) -> web.Application:
         """The handlers; every answer is JSON."""
-        app = web.Application(middlewares=[_render, self._current])
+        app = web.Application(middlewares=[rendered, self._current])
         app.add_routes(
             [
                 web.get("/status", self._show_status),
                 web.get("/region/list", self._list),
                 web.post("/region/add", self._add),
                 web.post("/region/remove", self._remove),
+                web.post("/region/quarantine", self._quarantine),
+                web.post("/region/drain", self._drain),
+                web.post("/region/rejoin", self._rejoin),
                 web.post("/bootstrap", self._first),
-                web.get("/keys/status", self._keys),
-                web.post("/keys/rotate", self._rotate),
-                web.get("/credential/status", self._credential_status),
-                web.post("/credential/setup", self._credential_setup),
-                web.post("/credential/rotate", self._credential_rotate),
-                web.post("/credential/migrate", self._credential_migrate),
+                *self._keys.routes(),
                 web.post("/trusts/flush", self._flush),
                 web.post("/user/show", self._user),
             ]
         )
+        app.add_routes(self._more)
         return app
 
     @web.middleware
@@ -83,14 +87,14 @@ class Admin:
 
     async def _show_status(self, request: web.Request) -> web.Response:
         del request
-        return _json(self._status())
+        return answered(self._status())
 
     async def _list(self, request: web.Request) -> web.Response:
         del request
         told = self._status()["sites"]
         sites = await self._sites.all()
-        return _json(
-            [{"name": site.id, "since": site.since, **told.get(site.id, {}), "state": site.state} for site in sites]
+        return answered(
+            [{"name": site.id, "since": site.since, **told.get(site.id, {}), **standing(site)} for site in sites]
         )
 
     async def _add(self, request: web.Request) -> web.Response:
@@ -102,88 +106,51 @@ class Admin:
         token = await self._sites.invite(name)
         if url:
             await identity_endpoints(self._overlay, self._sequencer, name, url)
-        return _json({"name": name, "join_token": token, "cassandra": self._cassandra})
+        return answered({"name": name, "join_token": token, "cassandra": self._cassandra})
 
     async def _remove(self, request: web.Request) -> web.Response:
         """{name}; `cassandra` in the answer: a site that read Cassandra keeps its role there until that is locked."""
         (name,) = await _words(request, "name")
         await self._sites.remove(name)
-        return _json({"name": name, "state": "removed", "cassandra": self._cassandra})
+        return answered({"name": name, "state": "removed", "cassandra": self._cassandra})
+
+    async def _quarantine(self, request: web.Request) -> web.Response:
+        """{name, why}"""
+        name, why = await _words(request, "name", "why")
+        return answered(await asyncio.shield(self._regions.quarantine(name, why)))
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        """{name, why}"""
+        name, why = await _words(request, "name", "why")
+        return answered(await asyncio.shield(self._regions.drain(name, why)))
+
+    async def _rejoin(self, request: web.Request) -> web.Response:
+        """{name}; `lacks` in the answer: what keeps the site from being waited for again."""
+        (name,) = await _words(request, "name")
+        return answered(await asyncio.shield(self._regions.rejoin(name)))
 
     async def _first(self, request: web.Request) -> web.Response:
         """{username, password}: the first administrator; one that exists stays as it is."""
         username, password = await _words(request, "username", "password")
         if not username or not password:
             raise Invalid("username and password are both needed.")
+        if self._two_person and await has_administrator(self._overlay):
+            raise Forbidden(
+                "The system has an administrator, and [keys] two_person is set, so nobody makes another one here: an"
+                " administrator does it with the Identity API."
+            )
         await self._bootstrap(username, password)
-        return _json({"username": username})
-
-    async def _keys(self, request: web.Request) -> web.Response:
-        del request
-        return _json(_shown(await self._rotator.plan()))
-
-    async def _rotate(self, request: web.Request) -> web.Response:
-        """{dry_run?}: waits for acknowledgements up to the deadline, turns, answers with what stands then."""
-        body = msgspec.json.decode(await request.read() or b"{}", type=dict[str, Any])
-        before = await self._rotator.plan()
-        if body.get("dry_run"):
-            return _json({"turned": False, **_shown(before)})
-        ring = await asyncio.shield(self._rotator.turn())
-        after = await self._rotator.plan()
-        keys = {str(number): value for number, value in ring.checks.items()}
-        return _json({"turned": True, "keys": keys, "primary": max(ring.checks), **_shown(after)})
-
-    async def _credential_status(self, request: web.Request) -> web.Response:
-        del request
-        return _json((await self._credential_keys.standing())._asdict())
-
-    async def _credential_setup(self, request: web.Request) -> web.Response:
-        del request
-        made = await self._credential_keys.setup()
-        return _json({"made": made, **(await self._credential_keys.standing())._asdict()})
-
-    async def _credential_rotate(self, request: web.Request) -> web.Response:
-        del request
-        return _json((await asyncio.shield(self._credential_keys.rotate()))._asdict())
-
-    async def _credential_migrate(self, request: web.Request) -> web.Response:
-        del request
-        migrated = await asyncio.shield(self._credential_keys.migrate())
-        return _json({"migrated": migrated, **(await self._credential_keys.standing())._asdict()})
+        return answered({"username": username})
 
     async def _flush(self, request: web.Request) -> web.Response:
         """One step of a flush: {project_id?, trustor_user_id?, trustee_user_id?, before?, used_up?, after?}."""
         wanted = msgspec.json.decode(await request.read() or b"{}", type=Wanted)
-        return _json(await asyncio.shield(self._trusts.flush(wanted)))
+        return answered(await asyncio.shield(self._trusts.flush(wanted)))
 
     async def _user(self, request: web.Request) -> web.Response:
         """{name, domain?}: what can act for this user."""
         name, domain = await _words(request, "name", "domain")
-        return _json(await acting_for(self._overlay, name, domain))
-
-
-async def serve_admin(admin: Admin, path: Path) -> web.AppRunner:
-    """Open the socket, mode 0600 in a directory of mode 0700."""
-    path.unlink(missing_ok=True)  # noqa: ASYNC240  once, at the start
-    runner = web.AppRunner(admin.app(), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with short(path) as name:
-        listening.bind(name)
-    await web.SockSite(runner, listening).start()
-    path.chmod(0o600)  # noqa: ASYNC240
-    return runner
-
-
-@web.middleware
-async def _render(request: web.Request, handler: Callable[..., Any]) -> web.StreamResponse:
-    try:
-        answer: web.StreamResponse = await handler(request)
-    except IdentityError as error:
-        return web.Response(status=error.status, body=msgspec.json.encode({"error": error.message}))
-    except msgspec.MsgspecError as error:
-        return web.Response(status=400, body=msgspec.json.encode({"error": str(error)}))
-    return answer
+        return answered(await acting_for(self._overlay, name, domain))
 
 
 async def _words(request: web.Request, *names: str) -> list[str]:
@@ -191,17 +158,3 @@ async def _words(request: web.Request, *names: str) -> list[str]:
     if names[0] not in body:
         raise Invalid(f"{names[0]} is missing.")
     return [body.get(name, "") for name in names]
-
-
-def _shown(plan: Plan) -> dict[str, Any]:
-    return {
-        "epoch": plan.epoch,
-        "waits_for": list(plan.waits_for),
-        "retires": list(plan.retires),
-        "active": list(plan.active),
-        "quarantined": list(plan.quarantined),
-    }
-
-
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

@@ -3,16 +3,15 @@
 Synchronous and of the standard library, because the command line has to begin quickly.
 """
 
-import contextlib
 import http.client
 import json
-import os
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regional_keystone.operator_socket import Connection, Refusal, connect
 from regional_keystone.record import Json
+
+__all__ = ["Absent", "Refusal", "Unanswered", "admin", "control", "page"]
 
 
 class Unanswered(Exception):
@@ -21,20 +20,6 @@ class Unanswered(Exception):
 
 class Absent(Unanswered):
     """Nobody listens there: nothing was asked of anyone."""
-
-
-class Refusal(Exception):
-    """The answer was no; the sentence is the answering process's."""
-
-
-@contextlib.contextmanager
-def short(path: Path) -> Iterator[str]:
-    """A name for a socket that fits into the 108 bytes which the kernel has for it, however deep its directory."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
 
 
 def page(port: int, path: str, timeout_s: float = 1.0) -> Json:
@@ -50,7 +35,7 @@ def page(port: int, path: str, timeout_s: float = 1.0) -> Json:
 
 def admin(path: Path, target: str, body: Json | None = None, timeout_s: float = 120.0) -> Any:
     """A command, or without a body a question, to the controller with this socket. Raises Unanswered and Refusal."""
-    connection = _UnixConnection(path, timeout_s)
+    connection = Connection(path, timeout_s)
     try:
         return _exchange(connection, "GET" if body is None else "POST", target, body)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -64,7 +49,7 @@ def admin(path: Path, target: str, body: Json | None = None, timeout_s: float = 
 def control(path: Path, timeout_s: float = 120.0, **message: Any) -> Json:
     """A command to the supervisor of a federation. Raises Unanswered and Refusal."""
     try:
-        with _connect(path, timeout_s) as connection, connection.makefile("rwb") as lines:
+        with connect(path, timeout_s) as connection, connection.makefile("rwb") as lines:
             lines.write(json.dumps(message).encode() + b"\n")
             lines.flush()
             answer = json.loads(lines.readline())
@@ -73,27 +58,6 @@ def control(path: Path, timeout_s: float = 120.0, **message: Any) -> Json:
     if "error" in answer:
         raise Refusal(answer["error"])
     return dict(answer)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost", timeout=timeout_s)
-        self._path, self._timeout_s = path, timeout_s
-
-    def connect(self) -> None:
-        self.sock = _connect(self._path, self._timeout_s)
-
-
-def _connect(path: Path, timeout_s: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(timeout_s)
-    try:
-        with short(path) as name:
-            connection.connect(name)
-    except OSError:
-        connection.close()
-        raise
-    return connection
 
 
 def _exchange(connection: http.client.HTTPConnection, method: str, target: str, body: Json | None) -> Any:

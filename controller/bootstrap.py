@@ -50,6 +50,12 @@ async def bootstrap(
         log.info("bootstrapped", position=position)
 
 
+async def has_administrator(overlay: Overlay) -> bool:
+    """Whether anybody, or a group, has the role admin on the system."""
+    roles = {role.id for role in await overlay.find(Role, domain_id=None, name="admin")}
+    return any(one.target == "system" and one.role_id in roles for one in await overlay.find(Grant, target_id="system"))
+
+
 async def identity_endpoints(overlay: Overlay, sequencer: Sequencer, region: str, url: str) -> None:
     """The region, the identity service, and this region's identity endpoints at `url`, all three interfaces."""
 

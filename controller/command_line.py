@@ -39,7 +39,9 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def ask_controller(state: Path, config: Path | None, target: str, body: dict[str, Any] | None = None) -> Any:
+def ask_controller(
+    state: Path, config: Path | None, target: str, body: dict[str, Any] | None = None, timeout_s: float = 120.0
+) -> Any:
     """Ask the controller that is configured, else one of the federation in `state`: the first that is there."""
     from controller import ask
     from controller.federation import Home
@@ -48,12 +50,12 @@ def ask_controller(state: Path, config: Path | None, target: str, body: dict[str
     if config:
         from controller.settings import Settings
 
-        return ask.admin(settings.load(Settings, config).site.state_dir / "admin.sock", target, body)
+        return ask.admin(settings.load(Settings, config).site.state_dir / "admin.sock", target, body, timeout_s)
     first, *others = Home.at(state).admins
     for socket in (first, *others):
         with contextlib.suppress(ask.Absent):
-            return ask.admin(socket, target, body)
-    return ask.admin(first, target, body)  # nobody is there: the first one's absence is told
+            return ask.admin(socket, target, body, timeout_s)
+    return ask.admin(first, target, body, timeout_s)  # nobody is there: the first one's absence is told
 
 
 @contextlib.contextmanager

@@ -199,15 +199,19 @@ def doctor(
     set_: Sets = [],
     as_json: AsJson = False,
     site: Annotated[bool, typer.Option("--site", help="The file is a site's, not a controller's.")] = False,
+    service: Annotated[
+        list[Path], typer.Option(help="Configuration of a service whose cache it should reach.", metavar="FILE")
+    ] = [],
 ) -> None:
     """Look whether what is configured is there and can be relied on. Exit code 1 when a check fails.
 
     Example: rkctl doctor --config controller.conf
+    Example: rkctl doctor --site --config site.conf --service /etc/nova/nova.conf
     """
     with errors():
         from controller import doctor as checks
 
-        found = asyncio.run(checks.examine(_settings(config, set_, site=site)))
+        found = asyncio.run(checks.examine(_settings(config, set_, site=site), service))
         rows = [one._asdict() for one in found]
         failed = any(one.state == "FAIL" for one in found)
         if as_json:

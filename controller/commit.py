@@ -45,7 +45,7 @@ _APART_S = 0.3  # how long a read of the log's end waits for an append
 _AGAIN_S = (0.02, 0.2)  # between attempts to read the log's end; several writers can keep a read off for a second
 _VISIBLE_S = 0.7  # an entry that the log has counted can be read everywhere by then
 BACKLOG_BYTES = 64 * 1024 * 1024  # of what is in the log and not yet in the tables; more is not taken on
-_URGENT = frozenset(("revocations", "taken"))
+_URGENT = frozenset(("revocations", "taken", "condemned"))
 _NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 _PAUSE_S = 0.005
 

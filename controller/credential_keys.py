@@ -61,14 +61,17 @@ class CredentialKeys:
         self._clock = clock
 
     async def setup(self) -> bool:
-        """The first ring, a primary and a staged key; False if there is one."""
+        """The first ring: a primary and a staged key, or what a Keystone left in the directory; False if there is one.
+
+        Raises KeyRepositoryError for a directory whose keys make no ring.
+        """
         now = self._clock.now()
         first = KeyRing({0: Fernet.generate_key(), 1: Fernet.generate_key()}, 1)
 
         async def decide(reader: Recording) -> tuple[list[Change], bool]:
             if await reader.get(Ring, CREDENTIAL) is not None:
                 return [], False
-            return [put(await self._sites.sealed(reader, CREDENTIAL, first, None, now))], True
+            return [put(await self._sites.first(reader, CREDENTIAL, first, now))], True
 
         return (await transact(self._overlay, self._sequencer, _name("setup"), decide))[0]
 
@@ -95,7 +98,8 @@ class CredentialKeys:
         async def decide(reader: Recording) -> tuple[list[Change], None]:
             record = _there(await reader.get(Ring, CREDENTIAL))
             if waits_for := self._holdouts(record, [site async for site in reader.scan(Site)]):
-                raise Conflict(f"Not every site holds the present ring: {', '.join(waits_for)}.")
+                cure = "bring each back, or turn without it: `rkctl region quarantine`"
+                raise Conflict(f"Not every site holds the present ring: {', '.join(waits_for)}; {cure}.")
             ring = await self._sites.held(record)
             await _check_all_sealed_by(primary_hash(ring), reader)
             former = [number for number in ring.numbers if number not in {0, ring.primary}]

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 """Tells what is being done."""
 
-_OF_SITES = ("own_", "ack_")  # tables that one site alone writes
+_OWN = "own_"  # begins the tables of sites' own feeds
+_OF_SITES = (_OWN, "ack_")  # tables that one site alone writes
 _EMPTY, _BEGUN = "empty", "begun"  # tables that lack rows: nobody has filled them, somebody has begun to
 _LEASE_S, _LEASE_WAIT_S = 60, 120.0
 _SAY_S = 15.0  # how long a definition that fails is repeated; far below the lease
@@ -126,8 +127,10 @@ class Database:
             if found.version is None or found.version < self._schema.version:
                 await self._record()
                 made.append(f"version {found.version or 0} becomes {self._schema.version}")
+        fresh = [one.table for one in found.differences if one.table in self._schema.tables]
+        feeds = [name for name in await self._live() if name.startswith(_OWN)]  # an older version did not share them
         with suppress(StoreRefused):  # there are no roles, or somebody else grants
-            await self._roles.shared([one.table for one in found.differences if one.table in self._schema.tables])
+            await self._roles.shared([*fresh, *feeds])
         await self._roles.keep_no_drops()
         return Synced(self._schema.version, made)
 
@@ -140,7 +143,10 @@ class Database:
         await self._roles.migration(role, password)
 
     async def add_site(self, name: str, password: str) -> str:
-        """Tables and role of a site: reads what is shared, writes its own feed and acknowledgements. Safe to repeat."""
+        """Tables and role of a site: reads what is shared, writes its own feed, for all to read, and its marks.
+
+        Safe to repeat.
+        """
         check_name(site_role(name))
         await self._roles.sites(self._schema.tables)
         live = await self._live()
@@ -149,6 +155,7 @@ class Database:
             async with self._lease() as renew:
                 await self._define(missing, renew)
         role = await self._roles.site(name, password, [one.name for one in wanted])
+        await self._roles.shared([self._schema.own_table(name)])
         await self._roles.keep_no_drops()
         return role
 

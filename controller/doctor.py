@@ -2,17 +2,24 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from cryptography import x509
+
+from controller.authority import issuing, lent
+from controller.caches import unreached
 from controller.db import database
 from controller.settings import Settings as ControllerSettings
-from regional_keystone import backends
+from regional_keystone import backends, exposure
 from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.middleware_cache import strategies
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
 
 _REACH_S = 2.0
 _PROBE = "doctor"
+_SOON_S = 180 * 86400
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 
 
@@ -25,9 +32,13 @@ class Check(NamedTuple):
     cure: str = ""
 
 
-async def examine(settings: Settings) -> list[Check]:
-    """Every check that these settings call for; nothing is changed."""
+async def examine(settings: Settings, services: Iterable[Path] = ()) -> list[Check]:
+    """Every check that these settings call for; nothing is changed.
+
+    `services`: configurations of services of the region, whose caches are looked for.
+    """
     found = [Check("settings", OK, "every option is known"), _state(settings)]
+    found += [*_rights(settings), *_certificates(settings)]
     if settings.cassandra.contact_points:
         found += [one async for one in _cassandra(settings)]
     else:
@@ -40,7 +51,30 @@ async def examine(settings: Settings) -> list[Check]:
             await _reached("zookeeper", host, "start it, or correct [zookeeper] hosts")
             for host in settings.zookeeper.hosts
         ]
-    return found
+    return [*found, *_caches(settings, services)]
+
+
+def _caches(settings: Settings, services: Iterable[Path]) -> Iterator[Check]:
+    """Whether a site with these settings can delete what each of these services keeps."""
+    section, check = settings.middleware_cache, "service"
+    try:
+        known = strategies(section)
+    except (ConfigurationError, StoreRefused) as error:
+        yield Check("middleware_cache", FAIL, str(error), "correct [middleware_cache] strategies")
+        return
+    for file in services:
+        try:
+            found = unreached(file, section, known)
+        except ValueError as error:
+            yield Check(check, FAIL, f"{file}: {error}", "name a configuration of a service")
+            continue
+        if found is None:
+            cure = "name the file that has its [keystone_authtoken]"
+            yield Check(check, WARN, f"{file} says nothing of what the middleware keeps", cure)
+        elif not found:
+            yield Check(check, OK, f"{file}: what it keeps is deleted when a token ends")
+        for one in found or ():
+            yield Check(check, WARN, f"{file}: {one.why}", one.cure)
 
 
 def _state(settings: Settings) -> Check:
@@ -49,9 +83,42 @@ def _state(settings: Settings) -> Check:
         return Check("state", OK, f"{place} is made at the first start")
     if not place.is_dir():
         return Check("state", FAIL, f"{place} is no directory", "name another in [site] state_dir")
-    if place.stat().st_mode & 0o077:
-        return Check("state", FAIL, f"{place}: others may read keys", f"chmod 700 {place}")
     return Check("state", OK, str(place))
+
+
+def _rights(settings: Settings) -> list[Check]:
+    """What a server would not start with."""
+    found = [Check("rights", FAIL, f"{one.path}: {one.why}", one.cure) for one in exposure.exposed(settings)]
+    return found or [Check("rights", OK, "nobody else reaches keys and secrets, or changes what is believed")]
+
+
+def _certificates(settings: Settings) -> list[Check]:
+    """Whether each that is kept here is good for some time; they renew themselves, except for the CA's."""
+    state = settings.site.state_dir
+    places = {state / "identity" / "tls.crt": "start the site and let it reach a controller: it renews it by itself"}
+    if isinstance(settings, ControllerSettings):
+        authority = lent() or settings.controller.authority_dir or state / "authority"
+        places = {
+            issuing(authority): "turn it before it ends: `rkctl authority rotate --ca`",
+            state / "stream.crt": "start the controller: it renews it by itself",
+        }
+    now = backends.system_clock().now()
+    return [_certificate(path, now, cure) for path, cure in places.items() if path.exists()]
+
+
+def _certificate(path: Path, now: int, cure: str) -> Check:
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return Check("certificate", FAIL, f"{path}: {error}", "put it back from a backup")
+    begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
+    left_s = ends - now / 1_000_000
+    until = f"{path}: until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    if left_s <= 0:
+        return Check("certificate", FAIL, f"{until}, it has ended", cure)
+    if left_s < min((ends - begins) / 4, _SOON_S):
+        return Check("certificate", WARN, f"{until}, that is soon", cure)
+    return Check("certificate", OK, until)
 
 
 async def _cassandra(settings: Settings) -> AsyncIterator[Check]:

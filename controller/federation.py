@@ -25,6 +25,7 @@ SITES = ("RegionOne", "RegionTwo", "RegionThree")
 PORT = 15000  # below the ports that the kernel gives to outgoing connections
 HOST = "127.0.0.1"
 _LAST_PORT = 65535
+_TOLD = 5
 _STATUS = ("position", "lag_entries", "age_s", "ring_epoch")
 
 
@@ -351,8 +352,10 @@ def status(members: Sequence[Member]) -> Json:
         pages = list(pool.map(_page, members))
     controllers = sum(one.is_controller for one in members)
     head = max((page["position"] for page in pages[:controllers] if "position" in page), default=None)
+    standings: Json = next((page["sites"] for page in pages[:controllers] if "sites" in page), {})
     found = [
-        {"name": member.name, "region": member.region, "url": member.url} | _facts(member, page, head)
+        {"name": member.name, "region": member.region, "url": member.url}
+        | _facts(member, page, head, standings.get(member.name))
         for member, page in zip(members, pages, strict=True)
     ]
     return {"controller": found[0], "controllers": found[:controllers], "sites": found[controllers:]}
@@ -365,14 +368,44 @@ def _page(member: Member) -> Json:
         return {"state": "down", "detail": str(error)}
 
 
-def _facts(member: Member, found: Mapping[str, Any], head: int | None) -> Json:
+def _facts(
+    member: Member, found: Mapping[str, Any], head: int | None, standing: Mapping[str, Any] | None = None
+) -> Json:
+    """`standing`: what the controllers say of a site; one that serves shows it as its state, and why below."""
     facts: Json = {name: found.get(name) for name in _STATUS}
-    facts["state"] = _state(member, found)
+    facts["state"], mark = _state(member, found), _mark(standing or {})
+    if mark and facts["state"] not in {"down", "isolated"}:
+        facts["state"] = mark
     if head is not None and facts["position"] is not None:
         facts["lag_entries"] = max(facts["lag_entries"] or 0, head - facts["position"], 0)
     detail = found.get("detail") or (found.get("stream") or {}).get("refused")
-    said = {"detail": detail, "deletions": found.get("deletions")}
+    set_aside = f"{mark}: {(standing or {}).get('why') or 'no reason was given'}" if mark else None
+    said = {
+        "detail": detail,
+        "set_aside": set_aside,
+        "deletions": found.get("deletions"),
+        "drift": _drift(found.get("convergence") or {}),
+    }
     return facts | {name: told for name, told in said.items() if told}
+
+
+def _mark(standing: Mapping[str, Any]) -> str | None:
+    """How the controllers have set this site aside, if they have."""
+    marks = [standing["state"]] if standing.get("state") == "quarantined" else []
+    return ", ".join([*marks, "drained"] if standing.get("drained") else marks) or None
+
+
+def _drift(found: Mapping[str, Any]) -> str | None:
+    """What a process says of rows that no entry made so; None where there is nothing to tell."""
+    told = []
+    if count := sum(found.get("found", {}).values()):
+        last = found["last"][-1] if found["last"] else {}
+        told.append(f"{count} rows drifted and were put right, {last.get('table')} {last.get('key')} the last")
+    if found.get("unmended"):
+        told.append(f"{found['unmended']} rows differ at the controller")
+    if found.get("doubted"):
+        told.append(f"rows changed here without an entry: {', '.join(found['doubted'][:_TOLD])}")
+    return "; ".join(told) or None
 
 
 def _state(member: Member, found: Mapping[str, Any]) -> str:

@@ -24,6 +24,9 @@ log = structlog.get_logger("housekeeping")
 OUTCOME_US = 600_000_000  # a forwarded request is not retried later than this
 EVERY_S = 30.0
 _AT_ONCE = 500
+_REST = 50  # times as long as looking for what is past its time took: it may be a million rows
+LATEST = 4  # times the retention, at least a day: then an entry goes though an active site lacks it
+_DAY_S = 86_400
 
 
 async def keep_house(
@@ -38,16 +41,23 @@ async def keep_house(
     retention_s: float,
 ) -> None:
     """Every half minute, for ever; of several controllers whichever is first."""
+    rests_until, steady, limited = float("-inf"), follower.expiry.steady, False
     while True:
         await clock.sleep(EVERY_S)
-        follower.index.expire(clock.now())
         try:
+            if not limited and (latest := await _newest(store, overlay, sequencer.head)):
+                steady.limit(latest)  # a clock that was ahead when this began would take away what still counts
+            limited, now = True, steady.now()
+            follower.expiry.due(now)
             async with mine(lock, "housekeeping") as is_mine:
                 if not is_mine:
                     continue
-                while await expire(overlay, sequencer, clock.now()) == _AT_ONCE:
-                    pass  # there is more
-                await prune(store, overlay, acknowledgements, clock.now() - int(retention_s * 1_000_000))
+                if (began := clock.ticks()) >= rests_until:
+                    await expire(overlay, sequencer, now)
+                    rests_until = clock.ticks() + _REST * (clock.ticks() - began)
+                before = now - int(retention_s * 1_000_000)
+                latest = now - int(max(LATEST * retention_s, _DAY_S) * 1_000_000)
+                await prune(store, overlay, acknowledgements, before, latest)
         except IdentityError as error:  # a full disk, a busy log: it is tried again
             log.error("house_not_kept", why=error.message)
 
@@ -64,33 +74,70 @@ async def mine(lock: Lock, name: str) -> AsyncIterator[bool]:
 
 
 async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:
-    """Remove what is past its time, some hundred rows a transaction; returns how many went."""
+    """Remove what is past its time, each table read once, some hundred rows a transaction; returns how many went."""
+    count, gone = 0, list[Change]()
+    async for row in _past(overlay, now):
+        gone.append(remove(row))
+        if len(gone) == _AT_ONCE:
+            count += await _remove(overlay, sequencer, gone)
+            gone = []
+    return count + await _remove(overlay, sequencer, gone)
 
+
+async def _newest(store: Writer, overlay: Overlay, head: int) -> int:
+    """The newest moment that an entry of the log or what can expire tells of; 0 where there is neither."""
+    newest = max([entry.at for entry in await store.tail(LOG, max(0, head - 1))], default=0)
+    async for event in overlay.scan(RevocationEvent):
+        newest = max(newest, event.revoked_at)
+    async for kept in overlay.scan(Outcome):
+        newest = max(newest, kept.at)
+    return newest
+
+
+async def _past(overlay: Overlay, now: int) -> AsyncIterator[RevocationEvent | Outcome]:
+    # read without recording: a row that is past its time never comes back, and a new one is not looked for
+    async for event in overlay.scan(RevocationEvent):
+        if event.keep_until < now:
+            yield event
+    async for kept in overlay.scan(Outcome):
+        if kept.at + OUTCOME_US < now:
+            yield kept
+
+
+async def _remove(overlay: Overlay, sequencer: Sequencer, gone: list[Change]) -> int:
     async def decide(reader: Recording) -> tuple[list[Change], int]:
-        # read without recording: a row that is past its time never comes back, and a new one is not looked for
         del reader
-        gone: list[Change] = [remove(event) async for event in overlay.scan(RevocationEvent) if event.keep_until < now]
-        gone += [remove(kept) async for kept in overlay.scan(Outcome) if kept.at + OUTCOME_US < now]
-        return gone[:_AT_ONCE], len(gone[:_AT_ONCE])
+        return gone, len(gone)
 
     count, _ = await transact(overlay, sequencer, f"expire/{secrets.token_hex(8)}", decide)
     return count
 
 
-async def prune(store: Writer, overlay: Overlay, acknowledgements: Acknowledgements, before: int) -> int:
-    """Forget entries older than `before` that every site which is not quarantined holds; returns up to where."""
+async def prune(
+    store: Writer, overlay: Overlay, acknowledgements: Acknowledgements, before: int, latest: int = 0
+) -> int:
+    """Forget entries older than `before` that every site which is not quarantined holds; returns up to where.
+
+    Those older than `latest` go whoever lacks them: a site that stays behind, or lies, would fill the disk. A snapshot
+    brings it what it lacks.
+    """
     active = [site async for site in overlay.scan(Site) if site.state == "active"]
     await acknowledgements.refresh()
-    held = [acknowledgements.of(site).position for site in active]
-    if 0 in held:
-        return 0  # a site has not said yet how far it is
-    upto = await pruned(store, LOG)
-    limit = min([*held, await store.applied(LOG)])
+    held = {site.id: acknowledgements.of(site).position for site in active}  # 0: it has not said yet how far it is
+    began, applied = await pruned(store, LOG), await store.applied(LOG)
+    upto = await _last(store, began, min([*held.values(), applied]), before, min(latest, before), applied)
+    await store.prune(LOG, upto)
+    if upto > began and (behind := sorted(site for site, position in held.items() if position < upto)):
+        log.error("log_pruned_beyond_a_site", sites=behind, upto=upto)
+    return upto
+
+
+async def _last(store: Writer, upto: int, limit: int, before: int, latest: int, applied: int) -> int:
+    """The last entry that may go: up to `limit` those before `before`, up to `applied` those before `latest`."""
     while entries := await store.tail(LOG, upto):
         for entry in entries:
-            if entry.at >= before or entry.number > limit:
-                await store.prune(LOG, upto)
+            held = entry.number <= limit and entry.at < before
+            if not held and not (entry.number <= applied and entry.at < latest):
                 return upto
             upto = entry.number
-    await store.prune(LOG, upto)
     return upto

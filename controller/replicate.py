@@ -5,7 +5,7 @@ One session per connected site, known by its certificate. Source: docs/feeds.md,
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,9 @@ import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from controller.acknowledgements import Acknowledgements
-from controller.authority import identity
+from controller.authority import certified, identity
 from controller.commit import Sequencer
+from controller.seldom import Seldom
 from controller.take_over import Foreign, TakeOver
 from regional_keystone.errors import IdentityError, TooLarge, Unavailable
 from regional_keystone.log import LOG, Entry
@@ -24,16 +25,22 @@ from regional_keystone.messages import (
     VERSION,
     Acknowledge,
     Answer,
+    Ask,
+    Compare,
+    Compared,
+    Convergence,
     Echo,
     Entries,
     Forward,
     Hello,
+    Offer,
     Own,
     Probe,
     Refused,
     Request,
     Response,
     Rows,
+    Told,
     ToSite,
     Welcome,
     at_controller,
@@ -68,7 +75,16 @@ class Session:
     heard_ticks: float
     more: asyncio.Event = field(default_factory=asyncio.Event)
     forwards: set[asyncio.Task[None]] = field(default_factory=set)
+    forward_bytes: int = 0  # of the requests among them
+    compares: bool = False  # one question at a time is answered
     sender: asyncio.Task[None] | None = None
+    highest: dict[str, int] = field(default_factory=dict)
+
+    def side(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this beside what the stream brings, and no longer than it lasts."""
+        task = asyncio.create_task(work)
+        self.forwards.add(task)
+        task.add_done_callback(self.forwards.discard)
 
 
 class Replicator:
@@ -89,11 +105,17 @@ class Replicator:
         self.acknowledgements = acknowledgements
         self.answer: Callable[[Request], Awaitable[Response]] = _nobody
         self.heard: Callable[[str], None] = _unheard  # is told when a site acknowledged something
+        self.greeted: Callable[[Hello], Coroutine[Any, Any, None]] = _ungreeted  # is told what a site holds that comes
+        self.offered: Callable[[str, Offer], Awaitable[None]] = _unwanted  # is told when a site offers a signing key
+        self.compare: Callable[[Compare | Ask], Awaitable[Compared | Told]] = _unable  # says what lies in our tables
+        self.converged: Callable[[str, Convergence], None] = _unheeded  # is told what a site found in comparing
+        self.cas = 0  # the number of the CAs that count
         self._cluster = cluster
         self._store = store
         self._overlay = overlay
         self._sequencer = sequencer
         self._clock = clock
+        self._say_of = Seldom(clock)
         self._taking = TakeOver(overlay=overlay, sequencer=sequencer, clock=clock, keep_s=keep_s)
         self._recent: deque[Entry] = deque(maxlen=RECENT)
         self._parting: set[asyncio.Task[None]] = set()
@@ -120,7 +142,7 @@ class Replicator:
             self.acknowledgements.left(site)
             if session.sender is not None:
                 session.sender.cancel()
-            task = asyncio.create_task(self._refuse(session.socket, reason, final=final))
+            task = asyncio.create_task(self._refuse(session.socket, site, reason, final=final))
             self._parting.add(task)
             task.add_done_callback(self._parting.discard)
 
@@ -142,23 +164,27 @@ class Replicator:
         """The handler of /stream/v1."""
         socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, compress=False)
         await socket.prepare(request)
+        await self.converse(socket, certified(request))
+        return socket
+
+    async def converse(self, socket: web.WebSocketResponse, certificate: str | None) -> None:
+        """Serve the site at the other end of this socket, whose certificate says this, until the stream ends."""
         try:
             async with asyncio.timeout(SILENCE_S):
                 hello = at_controller(await socket.receive_bytes())
         except (TypeError, ValueError, TimeoutError):
             await socket.close(code=WSCloseCode.PROTOCOL_ERROR)
-            return socket
+            return
         try:
             await self._sequencer.catch_up()  # the site may have joined at another controller, just now
         except Unavailable:
-            await self._refuse(socket, "the log cannot be read now", final=False)
-            return socket
-        reason = await self._why_not(hello, certified(request))
+            await self._refuse(socket, certificate or "", "the log cannot be read now", final=False)
+            return
+        reason = await self._why_not(hello, certificate)
         if reason is not None or not isinstance(hello, Hello):
-            await self._refuse(socket, reason or "the first word is a Hello", final=True)
-            return socket
-        await self._serve(socket, hello, certified(request))
-        return socket
+            await self._refuse(socket, certificate or "", reason or "the first word is a Hello", final=True)
+            return
+        await self._serve(socket, hello, certificate)
 
     async def _why_not(self, hello: object, certificate: str | None) -> str | None:
         """Why this site may not have a stream; None when it may."""
@@ -189,16 +215,17 @@ class Replicator:
             await self.drop(hello.site, reason)
             return
         try:
-            await self.acknowledgements.compare(hello)
+            session.highest = await self.acknowledgements.compare(hello)
         except Unavailable as error:
-            log.error("acknowledgements_not_readable", why=error.message)
+            self._say_of(log.error, "acknowledgements_not_readable", hello.site, why=error.message)
             await self.drop(hello.site, "what this site has acknowledged cannot be read now", final=False)
             return
         if self.sessions.get(hello.site) is not session:  # dropped meanwhile, by a newer stream or by a removal
             if hello.site not in self.sessions:
                 self.acknowledgements.left(hello.site)
             return
-        log.info("site_connected", site=session.site, position=hello.position)
+        self._say_of(log.info, "site_connected", session.site, site=session.site, position=hello.position)
+        session.side(self.greeted(hello))
         session.sender = sender = asyncio.create_task(self._send_to(session))
         watch = asyncio.create_task(self._watch(session))
         try:
@@ -208,7 +235,7 @@ class Replicator:
                 task.cancel()
             await asyncio.gather(sender, watch, *session.forwards, return_exceptions=True)
             self._forget(session)
-            log.info("site_disconnected", site=session.site)
+            self._say_of(log.info, "site_disconnected", session.site, site=session.site)
 
     async def _listen(self, session: Session) -> None:
         async for raw in session.socket:
@@ -220,7 +247,7 @@ class Replicator:
             try:
                 message = at_controller(raw.data)
             except ValueError:
-                await self._refuse(session.socket, "that is no message", final=True)
+                await self._refuse(session.socket, session.site, "that is no message", final=True)
                 return
             await self._hear(session, message)
 
@@ -230,12 +257,17 @@ class Replicator:
                 await self._echo(session, ticks)
             case Acknowledge():
                 await self._note(session, message)
+            case Offer():
+                await self.offered(session.site, message)
             case Own(feed=feed, entries=entries):
                 await self._take_over(session, feed, entries)
-            case Forward(request=request) if len(session.forwards) < FORWARDS:
-                task = asyncio.create_task(self._answer(session, request))
-                session.forwards.add(task)
-                task.add_done_callback(session.forwards.discard)
+            case Compare() | Ask() if not session.compares:
+                session.compares = True
+                session.side(self._compare(session, message))
+            case Convergence():
+                self.converged(session.site, message)
+            case Forward(request=request) if self._has_room(session, request):
+                session.side(self._answer(session, request))
             case Forward(request=request):
                 busy = Response(status=503, headers={"Retry-After": "1"})
                 await self._say(session, Answer(request.id, busy))
@@ -247,7 +279,9 @@ class Replicator:
             with suppress(Unavailable):
                 await self._sequencer.catch_up()
         if not 0 <= message.position <= self._sequencer.head:
-            log.error("impossible_acknowledgement", site=session.site, position=message.position)
+            self._say_of(
+                log.error, "impossible_acknowledgement", session.site, site=session.site, position=message.position
+            )
             return
         if self.sessions.get(session.site) is not session:
             return  # dropped meanwhile: the site speaks elsewhere, and this would stand against it for ever
@@ -259,11 +293,23 @@ class Replicator:
         try:
             await self._sequencer.catch_up()
         except Unavailable as error:
-            log.error("log_not_readable", why=error.message)
+            self._say_of(log.error, "log_not_readable", session.site, why=error.message)
             return
         await self._say(session, Echo(ticks, self._sequencer.head, self._clock.now()))
 
+    def _has_room(self, session: Session, request: Request) -> bool:
+        """Whether this request may be under way as well, by number and by what all of them take in memory."""
+        return len(session.forwards) < FORWARDS and session.forward_bytes + _size_bytes(request) <= MAX_MESSAGE_BYTES
+
     async def _answer(self, session: Session, request: Request) -> None:
+        size_bytes = _size_bytes(request)
+        session.forward_bytes += size_bytes
+        try:
+            await self._answer_within(session, request)
+        finally:
+            session.forward_bytes -= size_bytes
+
+    async def _answer_within(self, session: Session, request: Request) -> None:
         # a site's requests live in a name space of their own, so none can find or take another's outcome
         try:
             response = await self.answer(msgspec.structs.replace(request, id=f"{session.site}/{request.id}"))
@@ -271,29 +317,39 @@ class Replicator:
             response = Response(status=error.status)
         await self._say(session, Answer(request.id, response))
 
+    async def _compare(self, session: Session, question: Compare | Ask) -> None:
+        try:
+            await self._say(session, await self.compare(question))
+        except Unavailable as error:
+            log.warning("not_compared", site=session.site, why=error.message)
+        finally:
+            session.compares = False
+
     async def _take_over(self, session: Session, feed: str, entries: Sequence[Entry]) -> None:
         try:
             await self._taking.take(session.site, feed, entries)
         except Unavailable as error:
-            log.error("own_feed_not_taken", feed=feed, why=str(error))
+            self._say_of(log.error, "own_feed_not_taken", session.site, feed=feed, why=str(error))
             await self._close(session)  # it comes again with the same entries
         except (TooLarge, ValueError) as error:
-            log.error("own_feed_refused", feed=feed, why=str(error)[:200])
+            self._say_of(log.error, "own_feed_refused", session.site, feed=feed[:200], why=str(error)[:200])
             reason = "that feed is not this site's" if isinstance(error, Foreign) else "that cannot be taken over"
-            await self._refuse(session.socket, reason, final=True)
+            await self._refuse(session.socket, session.site, reason, final=True)
 
     async def _send_to(self, session: Session) -> None:
         try:
             await self._send_all(session)
         except Unavailable as error:
-            log.error("log_not_readable", why=error.message)
+            self._say_of(log.error, "log_not_readable", session.site, why=error.message)
         await self._close(session)  # it comes again, here or to another controller
 
     async def _send_all(self, session: Session) -> None:
         """Welcome, a snapshot if the log no longer reaches back, then every entry as it comes."""
         head = self._sequencer.head  # before it is looked whether the log reaches back, or what comes now looks missing
         behind = session.sent < head and not await self._store.tail(LOG, session.sent, 1)
-        await self._say(session, Welcome(VERSION, self._cluster, head, snapshot=behind))
+        await self._say(
+            session, Welcome(VERSION, self._cluster, head, snapshot=behind, highest=session.highest, cas=self.cas)
+        )
         if behind:
             await self._send_snapshot(session)
         while True:
@@ -326,13 +382,13 @@ class Replicator:
                     part, size_bytes = [], 0
             await self._say(session, Rows(snapshot.position, tuple(part), last=True))
             session.sent = snapshot.position
-        log.info("snapshot_sent", site=session.site, position=session.sent)
+        self._say_of(log.info, "snapshot_sent", session.site, site=session.site, position=session.sent)
 
     async def _watch(self, session: Session) -> None:
         """Close the stream of a site that has fallen silent: it is stopped, or cut off."""
         while self._clock.ticks() - session.heard_ticks <= SILENCE_S:
             await self._clock.sleep(SILENCE_S / 5)
-        log.warning("site_silent", site=session.site)
+        self._say_of(log.warning, "site_silent", session.site, site=session.site)
         self._forget(session)
         await self._close(session)
 
@@ -345,10 +401,10 @@ class Replicator:
         try:
             await session.socket.send_bytes(encode(message))
         except (ConnectionError, RuntimeError) as error:
-            log.info("stream_breaks", site=session.site, why=type(error).__name__)
+            self._say_of(log.info, "stream_breaks", session.site, site=session.site, why=type(error).__name__)
 
-    async def _refuse(self, socket: web.WebSocketResponse, reason: str, *, final: bool) -> None:
-        log.warning("stream_refused", why=reason)
+    async def _refuse(self, socket: web.WebSocketResponse, whose: str, reason: str, *, final: bool) -> None:
+        self._say_of(log.warning, "stream_refused", whose, why=reason)
         with suppress(ConnectionError, RuntimeError, TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await socket.send_bytes(encode(Refused(reason, final)))
@@ -364,11 +420,8 @@ class Replicator:
         return session is not None and self._clock.ticks() - session.heard_ticks < _ALIVE_S
 
 
-def certified(request: web.Request) -> str | None:
-    """The identity that the peer's certificate, verified by TLS, carries; None without one."""
-    certificate = request.transport.get_extra_info("peercert") if request.transport else None
-    names = [value for kind, value in (certificate or {}).get("subjectAltName", ()) if kind == "URI"]
-    return names[0] if len(names) == 1 else None
+def _size_bytes(request: Request) -> int:
+    return len(request.body) + sum(len(name) + len(value) for name, value in request.headers.items())
 
 
 async def _nobody(request: Request) -> Response:
@@ -378,3 +431,19 @@ async def _nobody(request: Request) -> Response:
 
 def _unheard(site: str) -> None:
     del site
+
+
+async def _unable(question: Compare | Ask) -> Compared | Told:
+    return Compared(question.id, 0, None)
+
+
+def _unheeded(site: str, found: Convergence) -> None:
+    del site, found
+
+
+async def _ungreeted(hello: Hello) -> None:
+    del hello
+
+
+async def _unwanted(site: str, offer: Offer) -> None:
+    del site, offer

@@ -4,8 +4,12 @@
 import dataclasses
 from pathlib import Path
 
+from controller.turning import Terms, least_active_keys
 from regional_keystone import settings
-from regional_keystone.settings import option
+from regional_keystone.issue import SKEW_S
+from regional_keystone.settings import ConfigurationError, option
+
+_SECOND_US = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class Stream:
         (), "https://host:port of every other controller as sites reach it; all are in the join tokens."
     )
     certificate_lifetime_s: int = option(
-        604_800, "Life of a site's certificate, renewed at half; a site cut off for longer has to join anew.", least=60
+        604_800, "Life of a site's certificate, renewed at half, after a longer cut by the site's key.", least=60
     )
     join_token_s: int = option(3600, "Seconds that a join token of `rkctl region add` can be used.", least=1)
 
@@ -72,3 +76,32 @@ class Settings(settings.Settings):
     stream: Stream = Stream()
     bootstrap: Bootstrap = Bootstrap()
     zookeeper: Zookeeper = Zookeeper()
+
+    def check(self) -> None:
+        """As for a site, and that the keys which are needed are allowed."""
+        super(Settings, self).check()  # a class with slots is made twice, and the short form knows the first one
+        most, keys, token = self.keys.max_active_keys, self.keys, self.token
+        least = least_active_keys(terms(self))
+        if not most or most >= least:
+            return
+        cure = f"set {least} or more, or 0 for as many as it takes"
+        if not keys.rotation_interval:
+            raise ConfigurationError(f"keys.max_active_keys = {most}: a ring that turns has {least} keys; {cure}")
+        raise ConfigurationError(
+            f"keys.max_active_keys = {most} is too small: tokens would outlive their keys, of which there are"
+            " ceil((token.expiration + token.allow_expired_window + keys.isolation_s) / keys.rotation_interval) + 2 ="
+            f" ceil(({token.expiration} + {token.allow_expired_window} + {keys.isolation_s:g})"
+            f" / {keys.rotation_interval}) + 2 = {least}; {cure}, or turn less often"
+        )
+
+
+def terms(settings: Settings) -> Terms:
+    """What keys are turned and kept by."""
+    token, keys = settings.token, settings.keys
+    return Terms(
+        lifetime_us=token.expiration * _SECOND_US,
+        allow_expired_us=token.allow_expired_window * _SECOND_US,
+        isolation_us=int(keys.isolation_s * _SECOND_US),
+        skew_us=int((SKEW_S + settings.freshness.skew_s) * _SECOND_US),
+        interval_us=keys.rotation_interval * _SECOND_US,
+    )

@@ -4,26 +4,31 @@ Source: docs/feeds.md, "A site's own feed".
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 import structlog
 
 from controller.commit import Sequencer
+from controller.seldom import Seldom
+from regional_keystone import believed
 from regional_keystone.attempts import changes, facts
-from regional_keystone.follow import LATE
-from regional_keystone.issue import SKEW_S
-from regional_keystone.log import Change, Entry, Put, put
-from regional_keystone.model import Attempts, RevocationEvent, Taken
+from regional_keystone.believed import SKEW_US
+from regional_keystone.errors import TooLarge
+from regional_keystone.log import Change, Entry, Put, put, remove
+from regional_keystone.model import Attempts, Condemned, RevocationEvent, Taken
 from regional_keystone.overlay import Overlay, Recording, transact
+from regional_keystone.own_feed import MOST_CHANGES, is_too_large
 from regional_keystone.ports import Clock
-from regional_keystone.record import decode, spread, unspread
+from regional_keystone.record import decode
+from regional_keystone.watermarks import furthest
 
 log = structlog.get_logger("take_over")
 
-SKEW_US = 2_000_000
-_LATE_US = int(SKEW_S * 1_000_000)  # of an answer to a revocation: a token that others take may be dated so far ahead
 MOST_FAILED = 1_000_000
+MOST_ENTRIES = 1000  # in one message, several times what a site sends
+MOST_FEEDS = 16  # incarnations of one site's feed whose ends are remembered
 _FEED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -32,13 +37,15 @@ class Foreign(ValueError):
 
 
 class TakeOver:
-    """Trusts little of what a site says: revocations under ids of its own, its own counts, both bounded in time."""
+    """Takes over what is believed of a site's feed, and no more."""
 
     def __init__(self, *, overlay: Overlay, sequencer: Sequencer, clock: Clock, keep_s: float) -> None:
         self._overlay = overlay
         self._sequencer = sequencer
         self._clock = clock
         self._keep_us = int(keep_s * 1_000_000)
+        self._say_of = Seldom(clock)
+        self._complain_of = Seldom(clock, most=1)
 
     async def take(self, site: str, feed: str, entries: Sequence[Entry]) -> None:
         """Bring these entries into the log as far as they follow what was taken before; the rest is passed over.
@@ -48,52 +55,79 @@ class TakeOver:
         owner, _, incarnation = feed.partition("/")
         if owner != site or not _FEED.fullmatch(incarnation) or not entries:
             raise Foreign(feed)
-        now = self._clock.now()
+        if len(entries) > MOST_ENTRIES or any(is_too_large(entry) for entry in entries):
+            raise TooLarge
+        if sum(len(entry.changes) for entry in entries) > MOST_CHANGES:
+            raise TooLarge
+        now, refused = self._clock.now(), Counter[str]()
 
         async def decide(reader: Recording) -> tuple[list[Change], int]:
             taken = await reader.get(Taken, feed)
             known = number = taken.number if taken else 0
             found: list[Change] = []
+            stolen: dict[str, Put] = {}
+            rows: dict[str, RevocationEvent] = {}
+            refused.clear()
             for entry in entries:
                 if entry.number == number + 1:
                     number += 1
-                    found += await self._changes(reader, feed, entry, now)
+                    found += await self._changes(reader, feed, entry, now, rows, stolen, refused)
             if number == known:
                 return [], number
+            if taken is None:
+                found += await _room(reader, site, refused)
+            found += await _condemned(reader, site, stolen, now, refused)
             return [*found, put(Taken(feed=feed, number=number), taken)], number
 
         number, position = await transact(self._overlay, self._sequencer, f"{feed}/{entries[-1].number}", decide)
         if position is not None:
-            log.info("own_feed_taken", feed=feed, number=number, position=position)
+            self._say_of(log.info, "own_feed_taken", site, feed=feed, number=number, position=position)
+            if refused:  # or cut short
+                self._complain_of(log.error, "own_feed_oversteps", site, feed=feed, refused=dict(refused))
 
-    async def _changes(self, reader: Recording, feed: str, entry: Entry, now: int) -> list[Change]:
-        """A site's entry as changes of the log."""
+    async def _changes(
+        self,
+        reader: Recording,
+        feed: str,
+        entry: Entry,
+        now: int,
+        rows: dict[str, RevocationEvent],
+        stolen: dict[str, Put],
+        refused: Counter[str],
+    ) -> list[Change]:
+        """A site's entry as changes of the log; what it revokes is put into `rows`, keys it condemns into `stolen`."""
+        said = believed.said(feed, entry, now, self._keep_us, refused)
+        stolen |= said.stolen | stolen  # what it said first of a key
         found: list[Change] = []
-        for place, change in enumerate(entry.changes):
-            if isinstance(change, Put) and change.table == "revocations":
-                found.append(await self._revocation(reader, feed, entry.number, place, change, now))
-            elif isinstance(change, Put) and change.table == "attempts" and change.key[1:] == (feed.partition("/")[0],):
-                found += await _counts(reader, change, now)
-            else:
-                log.error("own_feed_oversteps", feed=feed, number=entry.number, table=change.table)
+        for event in said.revocations:
+            old = await reader.get(RevocationEvent, event.id)
+            rows[event.id] = furthest(event, rows.get(event.id, old))
+            found.append(put(rows[event.id], old))
+        for change in said.counts:
+            found += await _counts(reader, change, now)
         return found
 
-    async def _revocation(self, reader: Recording, feed: str, number: int, place: int, change: Put, now: int) -> Change:
-        event = decode(RevocationEvent, change.row)
-        late = LATE if unspread(event.id).startswith(LATE) else ""
-        # a token may be from a fast clock; all tokens of somebody are not to be void in advance
-        latest = now + (_LATE_US if late else SKEW_US)
-        if event.audit_id or event.audit_chain_id:
-            latest = event.issued_before
-        if event.issued_before > latest:
-            log.error("own_feed_ahead_of_time", feed=feed, number=number, by_us=event.issued_before - now)
-        bounded = msgspec.structs.replace(
-            event,
-            id=spread(f"{late}{feed}/{number}/{place}"),
-            issued_before=min(event.issued_before, latest),
-            keep_until=min(event.keep_until, now + self._keep_us + SKEW_US),
-        )
-        return put(bounded, await reader.get(RevocationEvent, bounded.id))
+
+async def _room(reader: Recording, site: str, refused: Counter[str]) -> list[Change]:
+    """Room for another incarnation of a site's feed: of so many before it there is none any more that goes on."""
+    known = [taken async for taken in reader.scan(Taken) if taken.feed.partition("/")[0] == site]
+    gone = known[: max(0, len(known) + 1 - MOST_FEEDS)]
+    if gone:
+        refused["incarnations"] += len(gone)
+    return [remove(taken) for taken in gone]
+
+
+async def _condemned(
+    reader: Recording, site: str, stolen: dict[str, Put], now: int, refused: Counter[str]
+) -> list[Change]:
+    """What a site says of stolen keys, unless the log says it already."""
+    if not stolen:
+        return []
+    known = {one.id: one.place async for one in reader.scan(Condemned)}
+    fresh = believed.condemned(site, stolen, known, now, refused)
+    for one in fresh:  # `keys`, as everywhere: a field `key` is masked
+        log.error("keys_condemned", keys=[one.id], ring=one.ring, by=one.by, why=one.why, place=site)
+    return [put(one) for one in fresh]
 
 
 async def _counts(reader: Recording, change: Put, now: int) -> list[Change]:

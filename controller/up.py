@@ -23,7 +23,8 @@ from controller.display import Tell
 from controller.federation import HOST, FederationError, Home, Member
 from controller.launch import Options
 from controller.settings import Settings as ControllerSettings
-from regional_keystone import durable, settings
+from regional_keystone import durable, operator_socket, settings
+from regional_keystone.hardening import harden
 from regional_keystone.record import Json
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ async def supervise(options: Options, tell: Tell, ready: Callable[[bool], None],
 
     `ready` is called once all serve, with whether this was the first start here.
     """
-    os.umask(0o077)
+    harden()
     home = options.home
     home.prepare()
     with _only_one(home):
@@ -328,7 +329,7 @@ async def _controlled(supervisor: Supervisor) -> Any:
 
     path = supervisor.home.control
     path.unlink(missing_ok=True)
-    with ask.short(path) as name:
+    with operator_socket.short(path) as name:
         server = await asyncio.start_unix_server(serve, name)
         path.chmod(0o600)
         try:

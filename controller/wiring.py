@@ -3,37 +3,49 @@
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import structlog
-from aiohttp import web
 
 from controller.acknowledgements import Acknowledgements
-from controller.admin import Admin, serve_admin
+from controller.admin_keys import KeysAdmin
 from controller.authority import HOLDER, Authority
 from controller.bootstrap import bootstrap, identity_endpoints
 from controller.commit import Sequencer
+from controller.compromise import Compromise
+from controller.counterpart import Counterpart
 from controller.credential_keys import CredentialKeys
+from controller.heartbeat import beat
 from controller.housekeeping import keep_house
+from controller.key_export import KeyFiles
+from controller.regions import Regions
 from controller.replicate import Replicator
 from controller.rotate import Rotator
-from controller.settings import Settings
+from controller.settings import Settings, terms
+from controller.signer_turn import SignerTurn
+from controller.signing_keys import SigningKeys
 from controller.sites import Sites
+from controller.stream_tls import StreamTls
 from controller.sweep import Sweeper
 from controller.trusts import Trusts
-from regional_keystone import backends, logs, secret_file, wiring
+from regional_keystone import backends, parts, report, secret_file, wiring
 from regional_keystone.bundle import read_header
-from regional_keystone.errors import Conflict, StoreRefused, Unavailable
+from regional_keystone.errors import IdentityError, StoreRefused, Unavailable
 from regional_keystone.holder import TOKEN
+from regional_keystone.issue_counts import totals
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Ring
 from regional_keystone.passwords import recipe
 from regional_keystone.ports import Clock, Lock, Wake, Writer
+from regional_keystone.purge import Purge
+from regional_keystone.purging import purge
 from regional_keystone.record import Touch
+from regional_keystone.signer_chain import Chain, root
+from regional_keystone.signing import CONTROLLER
+from regional_keystone.survey import Survey
 
 log = structlog.get_logger("controller")
 
@@ -54,17 +66,26 @@ class Controller:
         self._shared = shared
         self._is_shared = bool(shared or settings.cassandra.contact_points)
         self.authority: Authority
-        self.part: wiring.Replica
+        self.part: parts.Replica
         self.sequencer: Sequencer
         self.acknowledgements: Acknowledgements
         self.replicator: Replicator
         self.sites: Sites
         self.rotator: Rotator
+        self.compromise: Compromise
         self.credential_keys: CredentialKeys
+        self.signing_keys: SigningKeys
+        self.regions: Regions
         self.trusts: Trusts
         self.sweeper: Sweeper
-        self.door: wiring.Door
+        self.door: parts.Door
+        self.purge: Purge | None = None
+        self.counterpart: Counterpart | None = None
+        self.stream_tls: StreamTls | None = None  # before the port is open
+        self.signer_turn: SignerTurn
         self._states: dict[str, str] = {}
+        self._drained: set[str] = set()
+        self._why: dict[str, str] = {}
         self._sites_changed = asyncio.Event()
 
     async def build(self, stack: AsyncExitStack) -> None:
@@ -83,24 +104,51 @@ class Controller:
             box=self.authority.box,
             signers=(self.authority.signer_key,),
             leads=not self._is_shared,
+            owner=f"{CONTROLLER}{self.name}",
         )
         self._build_global()
         cache = backends.region_cache(settings)
         current = self.sequencer.catch_up if self._is_shared else None
         self.door = wiring.door(settings, self.part, committer=self.sequencer, current=current, cache=cache)
         stack.push_async_callback(self.door.close)
-        wiring.export(self.part, self.door)
+        report.export(self.part, self.door)
+        self.purge = purge(settings, self.part, self.door)
+        if self.purge is not None:
+            stack.push_async_callback(self.purge.close)
+        await self._open_counterpart()
+        self._export()
+        self.replicator.answer = self._answer
+        self.replicator.heard = self._heard
+        self.replicator.offered = self.signing_keys.hear
+        self.part.follower.watchers.append(self._saw)
+
+    async def _open_counterpart(self) -> None:
+        """Say what lies in an own file to sites that compare; tables of several writers are everybody's."""
+        how, part = self.settings.convergence, self.part
+        if not how.interval_s or self._is_shared:
+            return
+        survey = Survey(part.store, self.clock, how.share, expects=True)
+        await survey.start()
+        survey.watch(part.follower)
+        self.counterpart = found = Counterpart(survey=survey, store=part.store, clock=self.clock, share=how.share)
+        self.replicator.compare, self.replicator.converged = found.answer, found.heard
+        self.door.metrics.tell("drift_doubted_leaves", lambda: found.doubted)
+
+    def _export(self) -> None:
         tell = self.door.metrics.tell
         tell("commits", lambda: self.sequencer.committed)
         tell("commit_batches", lambda: self.sequencer.batches)
         tell("collisions", lambda: self.sequencer.collisions)
-        tell("rotations", lambda: {"token": self.rotator.turns})
-        tell("sites", lambda: Counter(self._states.values()))
+        tell("rotations", lambda: self.rotator.turns)
+        tell("primary_key_age_seconds", lambda: self.rotator.primary_age_s)
+        tell("active_keys", lambda: self.rotator.active_keys)
+        tell("next_turn_seconds", lambda: self.rotator.next_turn_s)
+        tell("turn_waits_for", lambda: len(self.rotator.waits_for))
+        tell("tokens_issued", lambda: totals(self.part.follower.issues.told()))
+        tell("sites", lambda: {**Counter(self._states.values()), "drained": len(self._drained)})
+        tell("certificate_left_seconds", lambda: report.left_s(self.certificates(), self.clock))
         tell("deletions_pending", lambda: len(self.sweeper.pending))
         tell("log_backlog_bytes", lambda: self.sequencer.backlog_bytes)
-        self.replicator.answer = self._answer
-        self.replicator.heard = self._heard
-        self.part.follower.watchers.append(self._saw)
 
     async def _coordinate(self, stack: AsyncExitStack) -> None:
         zookeeper = self.settings.zookeeper
@@ -117,6 +165,22 @@ class Controller:
             )
             stack.push_async_callback(session.close)
             self.lock, self.wake = session, session
+
+    def _build_regions(self) -> None:
+        self.regions = Regions(
+            sites=self.sites,
+            replicator=self.replicator,
+            take_back=self.rotator.take_back,
+            overlay=self.part.overlay,
+        )
+
+    def _build_signers(self, shared: Mapping[str, Any]) -> None:
+        """Whose signatures on rings count: from the first signer on, as the log has it."""
+        begin = root(self.authority.cluster, self.authority.signer_key)
+        self.sites.chain = self.part.follower.chain = Chain(begin, self.part.follower.holders.values())
+        self.signer_turn = SignerTurn(
+            authority=self.authority, sites=self.sites, deadline_s=self.settings.keys.acknowledge_deadline_s, **shared
+        )
 
     def _build_global(self) -> None:
         settings, clock, part = self.settings, self.clock, self.part
@@ -135,12 +199,13 @@ class Controller:
         self.sites = Sites(
             authority=self.authority,
             holders=part.follower.holders,
+            terms=terms(settings),
             certificate_s=settings.stream.certificate_lifetime_s,
             invitation_s=settings.stream.join_token_s,
             advertised=(self.advertised, *settings.stream.others),
             **shared,
         )
-        self.credential_keys = CredentialKeys(sites=self.sites, **shared)
+        self._build_signers(shared)
         self.sweeper = Sweeper(
             overlay=part.overlay,
             sequencer=self.sequencer,
@@ -149,14 +214,30 @@ class Controller:
             clock=clock,
             keep_s=wiring.keep_s(settings),
         )
+        self._build_keys(shared)
+
+    def _build_keys(self, shared: dict[str, Any]) -> None:
+        settings, part = self.settings, self.part
+        self.credential_keys = CredentialKeys(sites=self.sites, **shared)
+        self.signing_keys = SigningKeys(
+            sites=self.sites,
+            cluster=self.authority.cluster,
+            terms=terms(settings),
+            deadline_s=settings.keys.acknowledge_deadline_s,
+            **shared,
+        )
+        self.compromise = Compromise(
+            sites=self.sites, terms=terms(settings), issued_here=part.follower.issues.told, **shared
+        )
+        part.follower.watchers.append(self.compromise.saw)
         self.rotator = Rotator(
             sites=self.sites,
             lock=self.lock,
-            keep_s=wiring.keep_s(settings),
+            terms=terms(settings),
             deadline_s=settings.keys.acknowledge_deadline_s,
-            interval_s=settings.keys.rotation_interval,
             **shared,
         )
+        self._build_regions()
 
     @property
     def name(self) -> str:
@@ -188,14 +269,26 @@ class Controller:
                 retention_s=self.settings.log.retention_s,
             ),
             self.sweeper.run(),
+            self.compromise.run(),
             self.acknowledgements.run(),
             self._watch_sites(),
             self._refresh_bundles(),
+            self.signing_keys.run(self.part.signatory),
+            wiring.settle_again(self.part),
         ]
+        if self.stream_tls is not None:
+            running.append(self.stream_tls.run())
         if self.settings.keys.rotation_interval:
             running.append(self.rotator.run())
+        if self.purge is not None:
+            running.append(self.purge.run())
+        if self.counterpart is not None:
+            running.append(self.counterpart.run(self.settings.convergence.interval_s))
         if self._is_shared:
             running.append(self.sequencer.follow(self.settings.controller.poll_s))
+        heartbeat = backends.store_heartbeat(self.part.store)
+        if heartbeat is not None:
+            running.append(beat(heartbeat, self.part.follower, self.clock))
         return running
 
     async def _refresh_bundles(self) -> None:
@@ -203,7 +296,7 @@ class Controller:
         while True:
             try:
                 await self.sites.refresh()
-            except (Conflict, Unavailable) as error:
+            except IdentityError as error:
                 log.error("bundles_not_refreshed", why=error.message)
                 await self.clock.sleep(30.0)
             else:
@@ -219,11 +312,7 @@ class Controller:
         path = settings.bootstrap.password_file
         if path is None:
             return
-        try:
-            password = path.read_text().strip()
-        except OSError as error:
-            raise StoreRefused(f"{path}: {error.strerror}; it should hold the first administrator's password") from None
-        await self.bootstrap(settings.bootstrap.username, password)
+        await self.bootstrap(settings.bootstrap.username, secret_file.read(path, "first administrator's password"))
 
     async def _check_federation(self) -> None:
         ring = await self.part.overlay.get(Ring, TOKEN)
@@ -258,23 +347,55 @@ class Controller:
             return None
         return f"the end of the log has not been read for more than {READY_S:g} s"
 
+    def keys_admin(self) -> KeysAdmin:
+        """What operators ask of keys."""
+        return KeysAdmin(
+            rotator=self.rotator,
+            credential_keys=self.credential_keys,
+            sites=self.sites,
+            overlay=self.part.overlay,
+            clock=self.clock,
+            status=self.status,
+            terms=terms(self.settings),
+            files=KeyFiles(
+                overlay=self.part.overlay,
+                sequencer=self.sequencer,
+                sites=self.sites,
+                clock=self.clock,
+                terms=terms(self.settings),
+                cluster=self.authority.cluster,
+            ),
+            max_active_keys=self.settings.keys.max_active_keys,
+        )
+
     def status(self) -> dict[str, Any]:
         """What /status tells."""
         replicator = self.replicator
         names = sorted({*self._states, *self.acknowledgements.said, *replicator.sessions})
         return {
-            **wiring.common_status(self.part, self.door),
+            **report.common_status(self.part, self.door),
             "name": "controller",
             "state": "leading",
             "cluster": self.authority.cluster,
             "sites": {name: self._site_status(name) for name in names},
+            "quarantined": sorted(name for name, state in self._states.items() if state == "quarantined"),
+            "certificates": self.certificates(),
             "deletions": self.sweeper.status(),
+            **({} if self.purge is None else {"middleware_cache": self.purge.status()}),
+            **({} if self.counterpart is None else {"convergence": self.counterpart.status()}),
         }
+
+    def certificates(self) -> dict[str, int]:
+        """When each that is used here ends, microseconds since 1970 UTC."""
+        ends = {"ca": int(self.authority.ca.not_valid_after_utc.timestamp() * 1_000_000)}
+        return ends if self.stream_tls is None else ends | {"stream": self.stream_tls.ends_at}
 
     def _site_status(self, name: str) -> dict[str, Any]:
         said = self.acknowledgements.word(name)
         return {
             "state": self._states.get(name, "unknown"),
+            "drained": name in self._drained,
+            "why": self._why.get(name, ""),
             "connected": name in self.replicator.sessions,
             "controller": said.controller if said else None,
             "position": said.position if said else None,
@@ -282,6 +403,7 @@ class Controller:
             if said
             else {},
             "acknowledged_at": said.at if said else None,
+            "convergence": self.counterpart.status_of(name) if self.counterpart else None,
         }
 
     async def _watch_sites(self) -> None:
@@ -299,10 +421,14 @@ class Controller:
     async def _look_at_sites(self) -> None:
         sites = await self.sites.all()
         self._states = {site.id: site.state for site in sites}
+        self._drained = {site.id for site in sites if site.drained}
+        self._why = {site.id: site.why for site in sites}
+        lacking = {site.id for site in sites if await self.signing_keys.lacks(site)}
         await self.replicator.review(sites)
-        for name, state in self._states.items():
-            if state == "quarantined":
-                await self.rotator.take_back(name)
+        await self.rotator.look()
+        for site in sites:
+            if site.state == "quarantined" and not site.by_operator and site.id not in lacking:
+                await self.rotator.take_back(site.id)
 
     def _saw(self, position: int, touched: set[Touch]) -> None:
         del position
@@ -310,55 +436,9 @@ class Controller:
             self._sites_changed.set()
 
     def _heard(self, site: str) -> None:
+        self.signing_keys.stir()
         if self._states.get(site) == "quarantined":
             self._sites_changed.set()
 
     async def _answer(self, request: Request) -> Response:
         return await self.door.api.answer(request, keep=True)
-
-
-async def serve(settings: Settings, ready: Callable[[], None], shared: Store | None = None) -> None:
-    """A controller, until it is cancelled. Raises StoreRefused, ConfigurationError, or OSError for a taken port."""
-    logs.configure(settings.default)
-    async with AsyncExitStack() as stack:
-        stack.enter_context(backends.only_user(settings.site.state_dir))
-        controller = Controller(settings, backends.system_clock(), shared)
-        await controller.build(stack)
-        await controller.sequencer.start()
-        async with wiring.background([controller.part.follower.run(), controller.sequencer.run()]) as group:
-            await controller.first()
-            await open_stream(stack, controller)
-            await wiring.open_doors(
-                stack, settings, controller.part, controller.door, controller.status, controller.ready
-            )
-            for task in controller.tasks():
-                group.create_task(task)
-            ready()
-
-
-async def open_stream(stack: AsyncExitStack, controller: Controller) -> None:
-    """Open the stream port and the operator's socket until the stack is left."""
-    stream, state = controller.settings.stream, controller.settings.site.state_dir
-    app = web.Application(client_max_size=64 * 1024)
-    app.add_routes([web.get("/stream/v1", controller.replicator.stream), *controller.sites.routes()])
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    hosts = list(dict.fromkeys([urlsplit(controller.advertised).hostname or stream.host, stream.host]))
-    tls = controller.authority.serve(state, hosts, controller.clock.now())
-    await web.TCPSite(runner, stream.host, stream.port, ssl_context=tls).start()
-    admin = Admin(
-        sites=controller.sites,
-        rotator=controller.rotator,
-        credential_keys=controller.credential_keys,
-        trusts=controller.trusts,
-        overlay=controller.part.overlay,
-        sequencer=controller.sequencer,
-        status=controller.status,
-        bootstrap=controller.bootstrap,
-        cassandra=bool(controller.settings.cassandra.contact_points),
-    )
-    path = state / "admin.sock"
-    stack.callback(path.unlink, missing_ok=True)
-    operators = await serve_admin(admin, path)
-    stack.push_async_callback(operators.cleanup)

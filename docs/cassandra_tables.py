@@ -27,6 +27,10 @@ _ROWS = {
     "endpoints": 1_500,
     "sites": 10,
     "rings": 2,
+    "condemned": 20,
+    "proposals": 10,
+    "signing": 1,
+    "signers": 1,
     "taken": 20,
     "outcomes": 10_000,
     "deletions": 10,
@@ -158,8 +162,8 @@ _LOG = f"""
 | Table | Partition | Rows in it | What |
 | --- | --- | --- | --- |
 | `log` | `feed`, `range` | {RANGE:,} | entries by `number`; `head`, static, is the last number of the range's batches |
-| `own_<site>` | `feed`, `range` | {RANGE:,} | the same for one site's own feed, written by that site alone |
-| `marks` | `feed` | 1 | `applied`: in the tables up to here; `pruned`: forgotten up to here; `restoring` |
+| `own_<site>` | `feed`, `range` | {RANGE:,} | the same for one site's own feed, written by that site alone and read by all |
+| `marks` | `feed` | 1 | `applied`: in the tables up to here; `pruned`: forgotten up to here; `restoring`; `heartbeat`: the controllers' |
 | `ack_<site>` | `feed` | 1 | the same, of what a site has verified in its own data centre |
 | `acknowledgements` | `part` | one a site | what each site has said last |
 | `unknown_rows` | `table`, `shard` | what is unknown / {SHARDS} | rows of tables that this version does not know |
@@ -186,6 +190,7 @@ never removed, since an empty partition would give its numbers out again.
 | first start, and a snapshot | site | QUORUM, once | makes the data centre complete up to the mark |
 | append to the own feed | site | LOCAL_SERIAL, commit LOCAL_QUORUM | must work while it is cut off; nobody else writes there |
 | own feed, `ack_<site>` | site | LOCAL_QUORUM | likewise |
+| another site's feed | site | `read_consistency` | what has arrived here; a hole is asked for at QUORUM, which brings it here |
 
 That holds on nodes that are set to it (`commitlog_sync`, `paxos_variant`). A process asks the nodes of its local data
 centre before it serves, and refuses when one is unsafe or none of them tells:

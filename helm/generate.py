@@ -40,7 +40,7 @@ def site() -> str:
 def controller() -> str:
     """values.schema.json of the chart of a controller."""
     own = {
-        "authority": _secret("The five files of an authority, which several controllers share."),
+        "authority": _secret("The files of an authority, which several controllers share."),
         "bootstrap": _secret("password: the first administrator's."),
         "zookeeper": _object({"existingSecret": _secret_name(), "tls": _secret("ca.crt")}),
         "streamService": _service(),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import gc
 import json
 import os
 import signal
@@ -11,11 +12,12 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from regional_keystone import settings as configuration
+from regional_keystone.hardening import harden
 
 OK, FAILED, MISCONFIGURED, REFUSED, PORT_TAKEN = range(5)
 """Exit codes of every server process."""
@@ -66,6 +68,50 @@ def serve(
         run(lambda ready: site.serve(settings, ready, told), ready_fd, parent_fd)
 
 
+@app.command()
+def panic(
+    context: typer.Context,
+    key: Annotated[str, typer.Option("--key", help="The id of one key.", metavar="ID")] = "",
+    all_: Annotated[bool, typer.Option("--all", help="All keys that tokens are sealed or signed with.")] = False,
+    why: Annotated[str, typer.Option("--why", help="For the record in the log.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Refuse here, at once and for good, what stolen keys have sealed; without a controller, which learns it later.
+
+    For the user of the running site, on its machine. With a controller `rkctl keys compromised` reaches every site.
+
+    Example: regional-keystone --config /etc/regional-keystone/region.conf panic --key 0f3c52a9d1b84e67
+    """
+    config, sets = context.obj
+    with refusals():
+        settings = configuration.load(configuration.Settings, config, sets)
+        from regional_keystone import operator_socket
+
+        socket_ = settings.site.state_dir / operator_socket.NAME
+        try:
+            _show_keys(operator_socket.ask(socket_, "/keys"), quiet=as_json)
+            if not yes and not typer.confirm("Condemn, for good?", err=True):
+                raise SystemExit(FAILED)
+            told = operator_socket.ask(socket_, "/panic", {"key": key, "all": all_, "why": why})
+        except operator_socket.Refusal as refusal:
+            print(refusal, file=sys.stderr)
+            raise SystemExit(FAILED) from None
+        print(json.dumps(told)) if as_json else _show_panic(told)
+
+
+def _show_keys(told: dict[str, Any], *, quiet: bool) -> None:
+    if not quiet:
+        for one in told["keys"]:
+            print(f"{one['id']}  {one['ring']}{'  condemned' if one['condemned'] else ''}", file=sys.stderr)
+
+
+def _show_panic(told: dict[str, Any]) -> None:
+    print(f"refused at {told['site']} from now on: {', '.join(told['condemned']) or 'nothing that was not before'}")
+    if not told["issues_tokens"]:
+        print("no key is left to seal with: no token is issued here until a controller has sent a new ring")
+
+
 @app.command(hidden=True)
 def worker(
     context: typer.Context,
@@ -79,6 +125,8 @@ def worker(
         from regional_keystone import worker
 
         die_with_parent()
+        if _has_ended(leader_fd):  # before that was asked for
+            raise SystemExit(0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to pass on
         run(lambda _: worker.serve(settings, number, leader_fd), None, None, (signal.SIGTERM,))
 
@@ -90,6 +138,7 @@ def run(
     signals: tuple[signal.Signals, ...] = (signal.SIGTERM, signal.SIGINT),
 ) -> None:
     """Serve until one of these signals or the end of the parent; on uvloop where it is installed."""
+    harden()
     if parent_fd is not None:
         die_with_parent()
     notify = os.environ.pop("NOTIFY_SOCKET", "")  # meant for this process, for no child of it
@@ -114,6 +163,7 @@ async def _until_ended(
     serve: Serve, ready_fd: int | None, parent_fd: int | None, notify: str, signals: tuple[signal.Signals, ...]
 ) -> None:
     def ready() -> None:
+        set_heap_aside()
         _tell_ready(ready_fd)
         tell_service_manager(notify, "READY=1")
 
@@ -133,6 +183,12 @@ async def _until_ended(
         loop.add_reader(parent_fd, parent_ended)
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+def set_heap_aside() -> None:
+    """Let no collection look again at what starting has left in memory, which stays: all else waits for each."""
+    gc.collect()
+    gc.freeze()
 
 
 def _tell_ready(ready_fd: int | None) -> None:
@@ -159,6 +215,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def _has_ended(leader_fd: int) -> bool:
+    """Whether nobody is at the other end of this socket any more."""
+    with socket.socket(fileno=os.dup(leader_fd)) as end, contextlib.suppress(BlockingIOError):
+        return not end.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    return False
+
+
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
@@ -174,8 +237,8 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _code(error: BaseException) -> int | None:
-    from regional_keystone.errors import StoreRefused
-    from regional_keystone.key_directory import KeyRepositoryError
+    from regional_keystone.errors import StoreRefused, Unavailable
+    from regional_keystone.key_files import KeyRepositoryError
 
     match error:
         case configuration.ConfigurationError():
@@ -184,6 +247,8 @@ def _code(error: BaseException) -> int | None:
             return REFUSED
         case OSError(errno=errno.EADDRINUSE):
             return PORT_TAKEN
+        case Unavailable():
+            return FAILED
         case _:
             return None
 

@@ -44,6 +44,10 @@ class Verifier(Protocol):
         """Whether the user counts as disabled for not having logged in."""
         ...
 
+    def active_until(self, user: User) -> int | None:
+        """From when on the user will; None: never."""
+        ...
+
 
 class Uncounted:
     """Where nothing is counted, nothing is written."""
@@ -62,6 +66,11 @@ class Uncounted:
         """Nobody is."""
         del user, now
         return False
+
+    def active_until(self, user: User) -> int | None:
+        """Nobody will be."""
+        del user
+        return None
 
 
 class Pending:
@@ -155,6 +164,11 @@ class Counted(Uncounted):
         """Whether the user counts as disabled for not having logged in, here or anywhere that is known of."""
         known = self._pending.get(user.id)
         return compliance.is_inactive(self._rules, user, now, known.active_at if known else 0)
+
+    def active_until(self, user: User) -> int | None:
+        """From when on the user counts as disabled, by all that is known of logins."""
+        known = self._pending.get(user.id)
+        return compliance.active_until(self._rules, user, known.active_at if known else 0)
 
     def _is_new_day(self, user: User, now: int) -> bool:
         if not self._rules.disable_user_account_days_inactive:

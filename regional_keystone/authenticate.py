@@ -40,19 +40,26 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     principal: Principal | None = None
     scope_kinds: frozenset[str] = frozenset()
     may_rescope: bool = True
+    reach: Callable[[str], int] = lambda _: 0  # as `revocation.RevocationIndex` has it, of all tokens of a user
 
     def __repr__(self) -> str:
         return f"Evidence({', '.join(self.data)})"
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose identity was proven, and what a token made from it inherits. `made_from`: audit ids of the token shown."""
+    """Whose identity was proven, and what a token made from it inherits.
+
+    `made_from`: audit ids of the token shown; `signers`: the ids of the keys that vouch for it, none if it was sealed.
+    `reach`: that of revocations of the user before anything was read that proves; further by now, it proves nothing.
+    """
 
     user_id: str
     methods: tuple[str, ...]
     expires_at: int | None = None
     made_from: tuple[str, ...] = ()
+    signers: tuple[str, ...] = ()
     credential: ApplicationCredential | None = None
+    reach: int | None = None
 
 
 Method = Callable[[Evidence], Awaitable[Proof]]
@@ -68,14 +75,17 @@ async def by_password(evidence: Evidence) -> Proof:
     said = evidence.data.get("user")
     if said is None:
         raise expecting("user", "None")  # upstream's words
-    user = await _user(evidence, said)
+    user, reach = await _user(evidence, said), None
+    if user is not None:  # what it is compared with is read once it is known which revocations had come by then
+        reach = evidence.reach(user.id)
+        user = await _user(evidence, {"id": user.id})
     fits = await evidence.verifier.verify(user, said.get("password", ""))
     if user is None or not fits:
         raise Unauthenticated
     if compliance.is_expired(user, evidence.now):
         raise Unauthenticated(f"The password is expired and needs to be changed for user: {user.id}.")
     await evidence.verifier.entered(user)
-    return Proof(user_id=user.id, methods=("password",))
+    return Proof(user_id=user.id, methods=("password",), reach=reach)
 
 
 async def by_token(evidence: Evidence) -> Proof:
@@ -95,6 +105,8 @@ async def by_token(evidence: Evidence) -> Proof:
         methods=("token", *token.methods),
         expires_at=token.expires_at,
         made_from=token.audit_ids,
+        signers=evidence.principal.signers,
+        reach=evidence.reach(token.user_id),
     )
 
 

@@ -19,7 +19,9 @@ from regional_keystone import model as _model  # declares the tables of every st
 from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.adapters.token_cache import TokenCache
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
+from regional_keystone.freshness import Heartbeat
 from regional_keystone.log import LOG
 from regional_keystone.ports import Cache, Clock, Lock, Wake, Writer
 from regional_keystone.record import TABLES
@@ -131,6 +133,11 @@ def cassandra_counters(store: Writer) -> "Counters | None":
     return getattr(store, "counters", None)
 
 
+def store_heartbeat(store: Writer) -> Heartbeat | None:
+    """The controllers' heartbeat in this store; None for a file, which they do not write."""
+    return getattr(store, "heartbeat", None)
+
+
 async def _opened(
     settings: Settings,
     clock: Clock,
@@ -185,6 +192,15 @@ def region_cache(settings: Settings) -> Cache | None:
         raise ConfigurationError(f"[memcached] {error}") from None
 
 
+def token_caches(settings: Settings) -> list[TokenCache]:
+    """Every memcached of the region's services. Raises ConfigurationError."""
+    section = settings.middleware_cache
+    try:
+        return [TokenCache(one, section.timeout_s, section.tls_ca) for one in dict.fromkeys(section.servers)]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"[middleware_cache] {error}") from None
+
+
 def _moved_aside(path: Path) -> Path:
     aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
     for suffix in ("-wal", "-shm"):
@@ -205,6 +221,7 @@ class CassandraSchema(NamedTuple):
     records: Mapping[str, str]  # table of rows -> the records that are in it
     site_tables: Callable[[str], Mapping[str, str]]
     ack_table: Callable[[str], str]
+    own_table: Callable[[str], str]
 
 
 def cassandra_schema() -> CassandraSchema:
@@ -224,6 +241,7 @@ def cassandra_schema() -> CassandraSchema:
         records,
         schema.site_definitions,
         schema.ack_table,
+        schema.own_table,
     )
 
 

@@ -91,9 +91,17 @@ def must_change(rules: SecurityCompliance, options: Mapping[str, Any]) -> bool:
 
 def is_inactive(rules: SecurityCompliance, user: User, now: int, active_at: int = 0) -> bool:
     """Whether the user has not logged in for too many days; `active_at`: a login that the record does not show yet."""
+    until = active_until(rules, user, active_at)
+    return until is not None and now >= until
+
+
+def active_until(rules: SecurityCompliance, user: User, active_at: int = 0) -> int | None:
+    """From when on the user is inactive who does not log in again; None: never. `active_at` as in `is_inactive`."""
     limit = rules.disable_user_account_days_inactive
     last = max(user.last_active_at or user.created_at, active_at)
-    return bool(limit and last and now // DAY - last // DAY >= limit and not user.options.get("ignore_user_inactivity"))
+    if not limit or not last or user.options.get("ignore_user_inactivity"):
+        return None
+    return (last // DAY + limit) * DAY
 
 
 def too_weak(rules: SecurityCompliance) -> Invalid:

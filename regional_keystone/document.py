@@ -20,6 +20,11 @@ class Shared(Protocol):
     """The parts that all tokens of a user in a scope share; `catalog` is empty for one without scope."""
 
     @property
+    def domains(self) -> frozenset[str]:
+        """The domains that such a token is about."""
+        ...
+
+    @property
     def user(self) -> bytes:
         """The user, an object."""
         ...

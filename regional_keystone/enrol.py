@@ -5,6 +5,7 @@ Source: docs/security.md, "Enrolment".
 """
 
 import base64
+import functools
 import hashlib
 import ssl
 import uuid
@@ -15,16 +16,31 @@ from typing import NoReturn
 
 import aiohttp
 import msgspec
+import structlog
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from regional_keystone import durable
+from regional_keystone.bundle import Seen
 from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.signer_chain import Trusted, root
+
+log = structlog.get_logger("enrol")
+
+CAS = "cas"
+"""Under this name the trusted CAs are acknowledged, as rings are."""
+CA_STEPS = 3
+"""A turn of the CA has so many: announced, issuing, the old one ended. The number counts them, of all turns."""
 
 _TOKEN = "rkj1."  # noqa: S105  the prefix by which people and scanners know a join token
 _ANSWER_S = 10.0
+_CAS = b"regional-keystone CAs "  # what stands before the first certificate; readers of PEM skip it
+_DIGITS = 9
+_TURNING_S = 15 * 60.0
+_ANSWER_BYTES = 256 * 1024  # certificates and a few words
 
 
 class JoinToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,12 +94,30 @@ class JoinRequest(msgspec.Struct, frozen=True, kw_only=True):
         return f"JoinRequest(name={self.name!r}, instance={self.instance!r})"
 
 
+class RenewRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a site sends whose certificate has ended: signed with its own key, about a controller's challenge."""
+
+    cluster: str
+    name: str
+    instance: str
+    csr: str
+    challenge: bytes
+    signature: bytes = b""
+
+    def to_sign(self) -> bytes:
+        """What the signature (ECDSA, SHA-256) is over."""
+        parts = (self.cluster, self.name, self.instance, self.csr, self.challenge)
+        return b"regional-keystone renewal 1\x00" + msgspec.msgpack.encode(parts)
+
+
 class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     """What a controller answers to a join or a renewal."""
 
     cluster: str
     certificate: str
     signers: tuple[bytes, ...] = ()
+    trusted: bytes = b""  # whose signatures count by now, to begin with
+    cas: str = ""  # what `ca_bundle` made, once the CA has been turned
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +137,21 @@ class Identity:
             raise StoreRefused(f"{self.directory}: this site has not joined; set [site] join_token_file")
         return msgspec.json.decode(self._path("membership").read_bytes(), type=Membership)
 
+    @property
+    def chain_path(self) -> Path:
+        """Where it is kept whose signatures count."""
+        return self._path("signers")
+
+    def trusted(self) -> Trusted:
+        """Whose signatures on bundles count, as it was told or has been followed since. Raises StoreRefused."""
+        if not self.chain_path.exists():  # joined with the version before
+            member = self.membership()
+            return root(member.cluster, member.signers[0])
+        try:
+            return msgspec.msgpack.decode(self.chain_path.read_bytes(), type=Trusted)
+        except ValueError:
+            raise StoreRefused(f"{self.chain_path}: damaged; put it back from a backup, or join anew") from None
+
     def box(self) -> X25519PrivateKey:
         """The key that opens what is sealed for this site; made at first use, never leaves the machine."""
         raw = durable.keep(self._path("box.key"), lambda: X25519PrivateKey.generate().private_bytes_raw())
@@ -118,11 +167,22 @@ class Identity:
         """The certificate in use."""
         return x509.load_pem_x509_certificate(self._path("tls.crt").read_bytes())
 
+    def ends_at(self) -> dict[str, int]:
+        """When the certificates end that are used here, microseconds since 1970 UTC."""
+        ca = x509.load_pem_x509_certificate(self._path("ca.crt").read_bytes())
+        found = {"site": self.certificate(), "ca": ca}
+        return {name: int(one.not_valid_after_utc.timestamp() * 1_000_000) for name, one in found.items()}
+
     def renewal_due_at(self) -> int:
-        """When half of the certificate's life is over, microseconds since 1970 UTC."""
+        """When half of the certificate's life is over, microseconds since 1970 UTC; sooner while the CA is turned."""
         certificate = self.certificate()
         begins, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-        return int((begins + ends) / 2 * 1_000_000)
+        half = (begins + ends) / 2
+        if (
+            self.cas.epoch % CA_STEPS == 1
+        ):  # the turn may go on while this site is away, and end what its own was made by
+            half = min(half, begins + _TURNING_S)
+        return int(half * 1_000_000)
 
     async def join(self, token: JoinToken) -> Membership:
         """Become a member by this token. Safe to repeat after a lost answer: the same keys are sent again.
@@ -138,7 +198,10 @@ class Identity:
         context = pinned(self._path("ca.crt"))
         body = await _post(token.controllers, "/join/v1", msgspec.json.encode(request), context)
         welcome = _welcome(body, key)
+        if welcome.trusted:
+            durable.write(self.chain_path, welcome.trusted)
         durable.write(self._path("tls.crt"), welcome.certificate.encode())
+        self._trust(welcome)
         membership = Membership(
             cluster=welcome.cluster,
             name=token.name,
@@ -150,11 +213,61 @@ class Identity:
         return membership
 
     async def renew(self, controllers: Sequence[str]) -> None:
-        """A fresh certificate for the same key. Raises Unavailable, or StoreRefused once the site was removed."""
+        """A fresh certificate for the same key. Raises Unavailable, or StoreRefused once the site was removed.
+
+        By the certificate that there is or, where TLS no longer takes that because it has ended, by the key alone.
+        """
         key = _tls_key(self._path("tls.key"))
         csr = _csr(key, self.membership().name)
-        body = await _post(controllers, "/renew/v1", msgspec.json.encode({"csr": csr}), self.tls())
-        durable.write(self._path("tls.crt"), _welcome(body, key).certificate.encode())
+        try:
+            body = await _post(controllers, "/renew/v1", msgspec.json.encode({"csr": csr}), self.tls())
+        except Unavailable:
+            body = await self._prove(controllers, key, csr)
+        welcome = _welcome(body, key)
+        durable.write(self._path("tls.crt"), welcome.certificate.encode())
+        self._trust(welcome)
+
+    @property
+    def cas(self) -> Seen:
+        """Which CA certificates are trusted here, as it is acknowledged. That of the joining has number 0.
+
+        Asked at every acknowledgement, so the file is read only when it is another.
+        """
+        path = self._path("ca.crt")
+        found = path.stat()
+        return _cas_seen_in(path, found.st_ino, found.st_mtime_ns)
+
+    def _trust(self, welcome: Welcome) -> None:
+        """Trust these CAs from the next connection on, if they are newer: who says so was verified by those before.
+
+        The certificate is kept first, so that who acknowledges the CAs has one of theirs.
+        """
+        bundle = welcome.cas.encode()
+        if (told := cas_seen(bundle)).epoch <= self.cas.epoch:
+            return
+        try:
+            ca = x509.load_pem_x509_certificates(bundle)[0]
+            x509.load_pem_x509_certificate(welcome.certificate.encode()).verify_directly_issued_by(ca)
+        except (ValueError, TypeError, InvalidSignature):
+            raise Unavailable("The controller's answer names other CAs than that of its certificate.") from None
+        durable.write(self._path("ca.crt"), bundle)
+        log.warning("cas_changed", number=told.epoch)
+
+    async def _prove(self, controllers: Sequence[str], key: ec.EllipticCurvePrivateKey, csr: str) -> bytes:
+        """The answer of the first controller that can be asked, each about a challenge of its own."""
+        member, context, trouble = self.membership(), pinned(self._path("ca.crt")), Unavailable()
+        for controller in controllers:
+            try:
+                challenge = await _get([controller], "/renew/v2", context)
+                request = RenewRequest(
+                    cluster=member.cluster, name=member.name, instance=member.instance, csr=csr, challenge=challenge
+                )
+                signature = key.sign(request.to_sign(), ec.ECDSA(hashes.SHA256()))
+                request = msgspec.structs.replace(request, signature=signature)
+                return await _post([controller], "/renew/v2", msgspec.json.encode(request), context)
+            except Unavailable as error:
+                trouble = error
+        raise trouble
 
     async def _pin(self, token: JoinToken) -> None:
         """Fetch the CA certificate and believe it only if the token names it."""
@@ -174,6 +287,26 @@ class Identity:
     def _path(self, name: str) -> Path:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.directory / name
+
+
+def ca_bundle(number: int, certificates: Sequence[bytes]) -> bytes:
+    """These CA certificates (PEM) as sites keep them, the one that issues first."""
+    return _CAS + str(number).encode() + b"\n" + b"".join(certificates)
+
+
+def cas_seen(bundle: bytes) -> Seen:
+    """As a bundle of CA certificates is acknowledged; number 0 for a certificate without one."""
+    line = bundle.partition(b"\n")[0]
+    number = line.removeprefix(_CAS)
+    if not line.startswith(_CAS) or not number.isdigit() or len(number) > _DIGITS:
+        return Seen(0, "")
+    return Seen(int(number), hashlib.sha256(bundle).hexdigest()[:32])
+
+
+@functools.lru_cache(maxsize=16)
+def _cas_seen_in(path: Path, *file: int) -> Seen:
+    del file  # which one it was: another is read again
+    return cas_seen(path.read_bytes())
 
 
 def pinned(ca: Path) -> ssl.SSLContext:
@@ -235,7 +368,7 @@ async def _ask(
         for controller in controllers:
             try:
                 async with session.request(method, controller + path, data=body, ssl=context) as answer:
-                    content = await answer.read()
+                    content = await _read(answer)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 trouble = f"{controller} does not answer ({type(error).__name__})"
                 continue
@@ -245,6 +378,16 @@ async def _ask(
                 _refused(controller, content)
             trouble = f"{controller} answered {answer.status}"
     raise Unavailable(f"No controller can be asked: {trouble}.")
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises aiohttp.ClientError for one that does not end."""
+    content = b""
+    async for part in answer.content.iter_any():
+        content += part
+        if len(content) > _ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError("the answer does not end")
+    return content
 
 
 def _refused(controller: str, content: bytes) -> NoReturn:

@@ -11,6 +11,7 @@ from regional_keystone.delegation import Within
 from regional_keystone.keys import KeyRing
 from regional_keystone.record import Touch
 from regional_keystone.revocation import RevocationIndex, Traits
+from regional_keystone.signing import Signers
 from regional_keystone.token import Named, Principal
 
 _WINDOW = 4096
@@ -22,6 +23,11 @@ class Knowledge(Protocol):
     @property
     def ring(self) -> KeyRing:
         """The keys that seal and open tokens now."""
+        ...
+
+    @property
+    def signers(self) -> Signers:
+        """Whose signing keys count, and for what; may be swapped any time as well."""
         ...
 
     @property
@@ -38,12 +44,42 @@ class Knowledge(Protocol):
         """For how long at most something may have been true elsewhere without being known here."""
         ...
 
+    @property
+    def allow_expired_us(self) -> int | None:
+        """For how long after its end a token may be shown, since keys are kept no longer; None: nothing is said."""
+        ...
+
+    def accepts_key(self, key_id: str) -> bool:
+        """Whether what the key of this id has sealed or signed is taken for a token now. Asked for every hit."""
+        ...
+
     def may_lack_key(self, sealed_at: int) -> bool:
         """Whether a key that is not known here may have sealed something by then, in microseconds since 1970 UTC."""
         ...
 
+    def may_lack(self, made_at: int) -> bool:
+        """Whether something may be unknown here that was there by then, in microseconds since 1970 UTC."""
+        ...
+
+    def read_keys_again(self) -> bool:
+        """Whether keys are known now that were not when a token found none; asked before it is refused."""
+        ...
+
     def note_issue(self, user_id: str, at: int) -> None:
         """A token was issued for this user: a revocation that comes late must reach it."""
+        ...
+
+
+class Answered(Protocol):
+    """Is told what the fast path answers 200 with a body, each token again after `again_us`."""
+
+    @property
+    def again_us(self) -> int:
+        """After how many microseconds a token that is still answered is told again."""
+        ...
+
+    def note(self, token: str, verdict: "Verdict") -> None:
+        """This token, as it was sent, is answered now."""
         ...
 
 
@@ -62,11 +98,11 @@ class Derived:
 class Facts(Derived):
     """Who a user is and has in one scope, for any number of tokens; `user`, `rest`, `catalog` are parts of a body.
 
-    `may`: what policy lets such a caller validate, by the methods of its token (see Verdict). `within`: what limits
-    a delegated token.
+    `may`: what policy lets such a caller validate, by the methods of its token (see Verdict). `ends`: whose tokens it
+    may revoke, anybody's and its user's own, in the same way. `within`: what limits a delegated token.
     """
 
-    __slots__ = ("catalog", "domain", "home_id", "may", "project", "rest", "roles", "user", "who", "within")
+    __slots__ = ("catalog", "domain", "ends", "home_id", "may", "project", "rest", "roles", "user", "who", "within")
 
     def __init__(
         self,
@@ -89,6 +125,14 @@ class Facts(Derived):
         self.who, self.home_id, self.project, self.domain, self.roles = who, home_id, project, domain, roles
         self.user, self.rest, self.catalog, self.within = user, rest, catalog, within
         self.may: dict[tuple[str, ...], tuple[bool, bool, bool, bool]] = {}
+        self.ends: dict[tuple[str, ...], tuple[bool, bool]] = {}
+
+    @property
+    def domains(self) -> frozenset[str]:
+        """The domains that a token of these facts is about: its user's, as whom it acts, and its scope's."""
+        scope = None if self.domain is None else self.domain.id
+        about = {self.home_id, self.who.domain_id, self.project.domain_id if self.project else None, scope}
+        return frozenset(one for one in about if one is not None)
 
     def with_catalog(self, catalog: bytes, offered: bytes, reads: frozenset[Touch], position: int) -> "Facts":
         """The same with this catalog and what tokens offer beside it, both read from `reads`.
@@ -130,6 +174,7 @@ class Verdict:
         "principal",
         "tail",
         "token",
+        "told_at",
         "traits",
     )
 
@@ -137,7 +182,7 @@ class Verdict:
         self,
         *,
         digest: bytes,
-        key: bytes,
+        key: str,
         traits: Traits,
         facts: Facts,
         principal: Principal,
@@ -148,7 +193,7 @@ class Verdict:
         may: tuple[bool, bool, bool, bool] = (False, False, False, False),
         until: int | None = None,
     ) -> None:
-        """`key` is what opened it; `head` and `tail` its own parts of the body, before and after the user.
+        """`key` is the id of what opened it; `head` and `tail` its own parts of the body, before and after the user.
 
         Refused before `not_before`, from `until` on if that is earlier than the token's own end, and with knowledge
         older than `max_age_s`. `may`: whether its holder may validate anybody's token, its user's own, and the same two
@@ -161,6 +206,7 @@ class Verdict:
         self.expires_at = end if until is None else min(end, until)
         self.may_validate, self.may_validate_own, self.may_check, self.may_check_own = may
         self.era = -1
+        self.told_at = 0
 
     def body(self, *, catalog: bool = True) -> bytes:
         """The whole JSON body of the answer to a validation."""
@@ -240,6 +286,14 @@ class Memory:
                 if derived.position < position:
                     self._drop(derived)
 
+    def doubt(self, touched: Iterable[Touch]) -> None:
+        """Rows of the replica were put right: what read them up to the present position is not believed, nor kept."""
+        touches = frozenset(touched)
+        self._recent.append((self._knowledge.position + 1, touches))
+        for touch in touches:
+            for derived in list(self._readers.get(touch, ())):
+                self._drop(derived)
+
     def forget_all(self) -> None:
         """Start anew: the replica was replaced, or policy has changed. What is being computed is not accepted."""
         for derived in list(self._derived.values()):
@@ -275,9 +329,9 @@ class FastPath(Memory):
         self._young: dict[bytes, Verdict] = {}  # two generations: what is hit moves to the young one
         self._old: dict[bytes, Verdict] = {}
         self._era = 0
-        self._ring: KeyRing | None = None
         self._index: RevocationIndex | None = None
         self._version = -1
+        self.answered: Answered | None = None
 
     def __len__(self) -> int:
         """How many verdicts are remembered at most; some may be twice in it."""
@@ -297,6 +351,10 @@ class FastPath(Memory):
             return None
         if it is None or not ((me.may_validate and not head) or me.permits(it, head=head)):
             return None
+        answered = self.answered
+        if answered is not None and not (head or 0 <= now - it.told_at < answered.again_us):
+            it.told_at = now
+            answered.note(subject, it)
         return it.body(catalog=catalog)
 
     def verdict(self, digest: bytes, now: int) -> Verdict | None:
@@ -309,9 +367,9 @@ class FastPath(Memory):
             return None
         knowledge = self._knowledge
         index = knowledge.index
-        if index is not self._index or knowledge.ring is not self._ring or self._version != index.version:
+        if index is not self._index or self._version != index.version:
             self._begin_era()
-        if found.era != self._era and not self._survives(found):
+        if not knowledge.accepts_key(found.key) or (found.era != self._era and not self._survives(found)):
             self._forget(digest)
             return None
         if found.max_age_s is not None and knowledge.age_s() > found.max_age_s:
@@ -346,14 +404,13 @@ class FastPath(Memory):
         self._old.pop(digest, None)
 
     def _begin_era(self) -> None:
-        """Ring or revocations are not what they were: every verdict has to be asked again, once."""
+        """Revocations are not what they were: every verdict has to be asked again, once."""
         self._era += 1
-        self._ring, self._index = self._knowledge.ring, self._knowledge.index
+        self._index = self._knowledge.index
         self._version = self._index.version
 
     def _survives(self, verdict: Verdict) -> bool:
-        knowledge = self._knowledge
-        if knowledge.index.voided(verdict.traits) or verdict.key not in knowledge.ring.numbers.values():
+        if self._knowledge.index.voided(verdict.traits):
             return False
         verdict.era = self._era
         return True

@@ -4,92 +4,56 @@ The same at a site, where `link` brings the entries, and at a controller, where 
 """
 
 import asyncio
-import heapq
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
 
-import msgspec
 import structlog
 
 from regional_keystone.attempts import Pending
 from regional_keystone.bundle import Seen
+from regional_keystone.condemned import ids_in
 from regional_keystone.errors import Unavailable
+from regional_keystone.expiry import Expiry
+from regional_keystone.freshness import Age
 from regional_keystone.holder import Holder
+from regional_keystone.issue_counts import IssueCounts
+from regional_keystone.issued import UNNOTED_US, Issued, covers, take_over
 from regional_keystone.keys import KeyRing
-from regional_keystone.log import LOG, Entry, Put, Remove, disturbed
-from regional_keystone.model import Attempts, RevocationEvent, Ring, Taken
+from regional_keystone.log import LOG, Entry, Put, Remove, disturbed, memory_bytes, told
+from regional_keystone.marks import Marks
+from regional_keystone.model import Attempts, Condemned, RevocationEvent, Ring, SignerChain, Signing, Site, Taken
 from regional_keystone.overlay import Overlay
 from regional_keystone.ports import Clock, Writer
-from regional_keystone.record import R, Touch, decode, spread, unspread
+from regional_keystone.record import R, Touch, decode
+from regional_keystone.relay import Relay
 from regional_keystone.revocation import Revocation, RevocationIndex
+from regional_keystone.sealing import Leave, Noted
+from regional_keystone.signer_chain import SIGNERS, Chain
+from regional_keystone.signing import SIGNING, Signatory, Signers
 
 log = structlog.get_logger("follow")
 
 BATCH = 512
-LATE = "late/"  # begins the names of revocations by which a site answers one that reached back over its own issues
-_ISSUED_LIMIT = 100_000
-_ECHOES = 1024
 _RETRY_S = 1.0
 _SAY_AGAIN_S = 60.0
-APART_S = 5.0  # a site that has not heard for longer may have been left behind by a turn of the keys
-_CHANGE_BYTES = 1024  # what a change takes in memory beside its row
+APART_S = 3.0  # a site that has not heard for longer may have been left behind by a turn of the keys
+_DATED_US = 3_000_000  # a token says in whole seconds, by a clock of another place, when it was sealed
+_ISOLATION_S = 259_200.0
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
+
+_NO_SIGNERS = Signers()
+_of = attrgetter(*Revocation.__struct_fields__)  # a site that starts with a million asks it a million times
 
 Watcher = Callable[[int, set[Touch]], None]  # is told a position and what its entry disturbed
 
 
-class Relay(Protocol):
-    """Is told in order, as it happens, what a follower learns, so that others can follow it."""
-
-    def noted(self, entries: Sequence[Entry]) -> None:
-        """Every answer knows these entries now."""
-        ...
-
-    def heard(self, ticks: float, head: int, now: int) -> None:
-        """A controller named the head of its log, and its wall clock."""
-        ...
-
-    def stored(self, projected: int) -> None:
-        """Everything up to here is in the replica."""
-        ...
-
-    def replaced(self) -> None:
-        """A snapshot took the replica's place."""
-        ...
-
-
-class Marks:
-    """Wakes who waits for a number that only grows."""
-
-    def __init__(self) -> None:
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._count = 0
-
-    def reached(self, number: int) -> None:
-        """Wake everyone who waits for this number or less."""
-        while self._waiting and self._waiting[0][0] <= number:
-            future = heapq.heappop(self._waiting)[2]
-            if not future.done():
-                future.set_result(None)
-
-    async def wait(self, number: int, within_s: float | None = None) -> bool:
-        """Wait for a number that has not been reached yet; False when it takes longer."""
-        future = asyncio.get_running_loop().create_future()
-        self._count += 1
-        waiting = (number, self._count, future)
-        heapq.heappush(self._waiting, waiting)
-        try:
-            await asyncio.wait([future], timeout=within_s)
-        finally:
-            if not future.done():  # what was given up is not kept until its number comes, which may be never
-                self._waiting.remove(waiting)
-                heapq.heapify(self._waiting)
-        return future.done()
-
-
 class Follower:
     """In order, exactly as numbered; says how fresh it is; `projected` is what it may acknowledge."""
+
+    chain: Chain | None = None  # whose signatures on rings count
+    drained: str | None = None  # why no tokens are to be sealed here, by an operator's word
 
     def __init__(
         self,
@@ -101,39 +65,48 @@ class Follower:
         lifetime_s: float,
         leads: bool = False,
         others: Iterable[Holder] = (),
+        signatory: Signatory | None = None,
+        isolation_s: float = _ISOLATION_S,
     ) -> None:
-        """`holder` is of the ring that seals tokens, `others` are of the rings beside it."""
+        """`holder` is of the ring that seals tokens, `others` are of the rings beside it.
+
+        `isolation_s`: how long tokens are sealed without news where no bundle says it.
+        """
         self.overlay = overlay
+        self.signatory = signatory
         self.holder = holder
         self.holders = {one.of: one for one in (holder, *others)}
         self.index = RevocationIndex()
+        self.expiry = Expiry(lambda: self.index, clock)
+        self.condemned: frozenset[str] = frozenset()  # ids of keys; it only grows
+        self.issues = IssueCounts()
         self.pending = Pending()
+        self.leave = Leave(holder, clock, isolation_s, leads=leads)
         self.watchers: list[Watcher] = []
+        self.heeders: list[Callable[[Revocation], None]] = []  # told of each revocation once it counts
+        self.beside: list[RevocationIndex] = []  # in the making: they hear of each revocation as well
+        self.doubters: list[Callable[[set[Touch]], None]] = []  # told which rows of the replica were put right
         self.forgetters: list[Callable[[], None]] = []  # told when everything remembered may be wrong
         self.late: Callable[[list[RevocationEvent]], None] | None = None
         self.own: str | None = None  # the site's own feed: its revocations were known when they were made
-        self.progress: Callable[[], None] = _nobody
+        self.peers: dict[str, int] = {}  # sites' feeds: up to where each counts here, by the log or before it had it
+        self.progress: Callable[[], None] = lambda: None
         self.relay: Relay | None = None
         self.apply: Callable[[Sequence[Entry]], Awaitable[None]] = store.apply
         self._store = store
         self._clock = clock
         self._lifetime_us = int(lifetime_s * 1_000_000)
-        self._leads = leads
         self._queue: deque[Entry] = deque()
-        self._queue_bytes = 0
         self._more = asyncio.Event()
-        self._projected = 0
+        self._projected = self._queue_bytes = 0
         self._noted, self._stored = Marks(), Marks()
-        self._issued: dict[str, int] = {}
-        self._issued_limit = _ISSUED_LIMIT
-        self._epoch = 0  # of the newest token ring that the log tells of
+        self.issued = Issued()
         self._behind = (-1, 0.0)  # where the replica stood when that was complained of last, and when
         self._owed: dict[str, Ring] = {}  # rings of the log that could not be installed yet
         self._retry_keys_s = _RETRY_S
-        self._head = 0
-        self._echoes: deque[tuple[float, int]] = deque()
-        self._fresh_ticks: float | None = None
-        self._ahead_us = 0
+        self._quarantined = False  # turns of the keys do not wait for this site
+        self._head = self._ahead_us = 0
+        self._age = Age(clock, leads=leads)
 
     @property
     def ring(self) -> KeyRing:
@@ -142,8 +115,22 @@ class Follower:
 
     @property
     def seen(self) -> dict[str, Seen]:
-        """What is installed of each ring."""
-        return {name: holder.seen for name, holder in self.holders.items()}
+        """What is in use of each ring."""
+        return self._with_signing({name: holder.seen for name, holder in self.holders.items()})
+
+    @property
+    def signers(self) -> Signers:
+        """Whose signing keys count, and for what."""
+        return _NO_SIGNERS if self.signatory is None else self.signatory.signers
+
+    @property
+    def held(self) -> dict[str, Seen]:
+        """What may be acknowledged of each ring."""
+        return self._with_signing({name: holder.held for name, holder in self.holders.items()})
+
+    def _with_signing(self, rings: dict[str, Seen]) -> dict[str, Seen]:
+        more = {} if self.signatory is None else {SIGNING: self.signatory.seen}
+        return rings | more | ({} if self.chain is None else {SIGNERS: self.chain.trusted.seen})
 
     @property
     def position(self) -> int:
@@ -167,25 +154,46 @@ class Follower:
 
     def age_s(self) -> float:
         """Seconds since the newest moment at which all that the log held is known to be applied here; inf for never."""
-        if self._leads:
-            return 0.0
-        return float("inf") if self._fresh_ticks is None else max(0.0, self._clock.ticks() - self._fresh_ticks)
+        return self._age.age_s()
 
     def fresh_at(self) -> int | None:
         """The wall clock at the newest moment at which all was known here; None for never."""
-        age_s = self.age_s()
-        return None if age_s == float("inf") else self._clock.now() - int(age_s * 1_000_000)
+        return self._age.fresh_at()
 
-    def recall(self, fresh_at: int | None) -> None:
-        """Take up `fresh_at` of an earlier life of this replica, as far as the wall clock can be believed."""
-        if fresh_at is not None and fresh_at <= self._clock.now():
-            self._fresh_ticks = self._clock.ticks() - (self._clock.now() - fresh_at) / 1_000_000
+    def noted(self) -> Noted | None:
+        """What an own later life has to `recall`, which goes on from the replica; None while nothing is known."""
+        fresh_at = self._age.fresh_at(sure=True)
+        return None if fresh_at is None else self.leave.noted(fresh_at, self.position, self._projected)
+
+    def recall(self, noted: Noted | None) -> None:
+        """Take up what an earlier life of this replica has noted, as far as the wall clock can be believed."""
+        self.issued.lived(min(noted.noted_at + UNNOTED_US, self._clock.now()) if noted else 0)
+        if noted is not None and max(noted.fresh_at, noted.noted_at) <= self._clock.now():
+            self._age.recall(noted.fresh_at)
+            self.leave.recall(noted)
+
+    @property
+    def lifetime_us(self) -> int:
+        """How long a token may live at most, as the ring in use says; 0 where it says nothing."""
+        return self.leave.lifetime_us
+
+    @property
+    def allow_expired_us(self) -> int | None:
+        """For how long after its end a token may be shown, as the ring in use says; None where it says nothing."""
+        return self.leave.allow_expired_us
+
+    def why_not_seal(self) -> str | None:
+        """Why no token may be issued here now; None when it may."""
+        if self.drained is not None:
+            return f"This region is drained and issues no tokens: {self.drained}."
+        return self.leave.why_not()
 
     async def start(self) -> None:
         """Take over what the replica holds: at the beginning, and after a snapshot replaced it."""
         at = await self._store.applied(LOG)  # first: another process may be writing, and what it adds is told later
         async for event in self._store.scan(RevocationEvent):  # they count before the position says that they do
             self.void(event)
+        self.condemn([one.id async for one in self._store.scan(Condemned)])
         before, position = self.overlay.position, await self.overlay.start(at)
         if position > before:  # else what waits is not in the replica yet
             self._projected = position
@@ -194,9 +202,14 @@ class Follower:
             self._stored.reached(position)
         for forget in self.forgetters:
             forget()
+        self._heed(await self._store.get(Site, self.holder.name))
+        await self._follow_chain([chain async for chain in self._store.scan(SignerChain)])
         async for ring in self._store.scan(Ring):
-            if ring.id in self.holders and ring.epoch > self.holders[ring.id].seen.epoch:
+            self.leave.heard(ring)
+            if ring.id in self.holders and self.holders[ring.id].lacks(ring):
                 await self._install(ring)
+            self.leave.installed(ring, self._age.sure_since)
+        await self._start_signing()
         self._wake()
         if self.relay is not None:
             self.relay.replaced()
@@ -213,12 +226,20 @@ class Follower:
         finally:  # what came before the fault holds, and is projected
             if noted and self.relay is not None:
                 self.relay.noted(noted)
-            if late and self.late is not None:
-                self.late(late)
+            self.answer(late)
             self._wake()
+
+    async def brought(self, event: RevocationEvent) -> None:
+        """A snapshot that is about to replace the replica has this revocation: it counts before rows as new show."""
+        late = self.issued.brought(event, self.answers(event))
+        if late and not covers(await self.overlay.get(RevocationEvent, event.id), event):  # else it was answered then
+            self.answer(late)
 
     async def run(self) -> None:
         """Project what was noted into the replica, for ever; a replica that cannot be written now is tried again."""
+        await asyncio.gather(self._project_all(), self.expiry.run())
+
+    async def _project_all(self) -> None:
         while True:
             await self._work()
             while self._queue:
@@ -239,28 +260,60 @@ class Follower:
 
     def heard(self, ticks: float, head: int, now: int = 0) -> None:
         """A controller named the head of its log, and its wall clock, after our probe of `ticks` had reached it."""
-        if ticks > self._clock.ticks():
-            return  # no probe of ours: it would look fresh for as long as it is ahead
+        if not self._age.echoed(ticks, head, self.position, now):
+            return  # no probe of ours
         if self.relay is not None:
             self.relay.heard(ticks, head, now)
         if now:  # at least so far ahead: it was then that the answer was on its way
             self._ahead_us = self._clock.now() - now - int((self._clock.ticks() - ticks) * 1_000_000)
         self._head = max(self._head, head)
-        if self._echoes and (self._echoes[-1][1] == head or len(self._echoes) == _ECHOES):
-            last_ticks, last_head = self._echoes.pop()
-            ticks, head = max(ticks, last_ticks), max(head, last_head)
-        self._echoes.append((ticks, head))
         self._refresh()
+
+    def beaten(self, at: int, head: int, skew_s: float) -> None:
+        """The store shows that by a controller's wall clock the log ended at `head` at `at`."""
+        ticks = self._age.dated(at, skew_s)
+        if ticks is not None:
+            self.beat(ticks, head)
+
+    def beat(self, ticks: float, head: int) -> None:
+        """What the log held at `ticks` ends at `head`, by the store's heartbeat."""
+        if self.relay is not None:
+            self.relay.beat(ticks, head)
+        self._head = max(self._head, head)
+        self._age.beat(ticks, head, self.position)
+
+    def accepts_key(self, key_id: str) -> bool:
+        """Whether what the key of this id has sealed or signed is taken for a token now."""
+        if key_id in self.condemned:
+            return False
+        return key_id in self.holder.ring.ids or (self.signatory is not None and self.signatory.accepts(key_id))
 
     def may_lack_key(self, sealed_at: int) -> bool:
         """Whether a key that is not known here may have sealed something by then, in microseconds since 1970 UTC.
 
-        A ring of the log that is still to be installed has such keys; so may one that was turned while we were away.
+        A ring of the log that is still to be installed has such keys; so may one that was turned while we were away,
+        or at any time while turns do not wait for us.
         """
-        if self._epoch > self.holder.seen.epoch:
+        followed = self.holder.followed
+        if self.leave.is_behind or self.holder.lost or (followed is not None and followed.problem is not None):
             return True
         fresh_at = self.fresh_at()
-        return fresh_at is None or (self.age_s() > APART_S and sealed_at > fresh_at)
+        if fresh_at is None:
+            return True
+        return sealed_at + _DATED_US > fresh_at and (self.age_s() > APART_S or self._quarantined)
+
+    def may_lack(self, made_at: int) -> bool:
+        """Whether something may be unknown here that was there by then, in microseconds since 1970 UTC."""
+        fresh_at = self.fresh_at()
+        return fresh_at is None or (made_at + _DATED_US > fresh_at and self.age_s() > APART_S)
+
+    def read_keys_again(self) -> bool:
+        """Whether there are keys that were not known yet: a Keystone that is followed has turned them just now."""
+        return self.holder.read_again()
+
+    def progressed(self) -> None:
+        """What may be acknowledged is another now."""
+        self.progress()
 
     def ahead_s(self) -> float:
         """How far this machine's clock is ahead of the controllers', as far as that is certain."""
@@ -268,49 +321,109 @@ class Follower:
 
     def note_issue(self, user_id: str, at: int) -> None:
         """Remember that a token was issued here, in case a revocation that is on its way reaches back behind it."""
-        if len(self._issued) >= self._issued_limit:
-            oldest = self._clock.now() - self._lifetime_us
-            self._issued = {user: then for user, then in self._issued.items() if then > oldest}
-            self._issued_limit = max(_ISSUED_LIMIT, 2 * len(self._issued))
-        self._issued[user_id] = max(at, self._issued.get(user_id, 0))
+        self.issued.note(user_id, at, self._clock.now() - self._lifetime_us)
+
+    def note_sealed(self, key_id: str, at: int) -> None:
+        """A token was sealed here with this key."""
+        self.issues.note(key_id, at)
 
     def void(self, event: RevocationEvent) -> None:
         """Make a revocation count here at once, before the log has it."""
-        self.index.add(revocation(event), event.keep_until)
+        counts = revocation(event)
+        for index in (self.index, *self.beside):
+            index.add(counts, event.keep_until)
+        for heed in self.heeders:
+            heed(counts)
+
+    def answers(self, event: RevocationEvent) -> list[RevocationEvent]:
+        """Make a revocation of another place count; what this one has to add, since it had issued behind it."""
+        known = self.index.version
+        self.void(event)
+        answer = self.issued.answer(event, self.own, self.peers, is_new=self.index.version != known)
+        return [] if answer is None else [answer]
+
+    def answer(self, late: list[RevocationEvent]) -> None:
+        """Let what this place has to add count here, before it is durable, and have it written."""
+        for event in late:
+            self.void(event)
+        if late and self.late is not None:
+            self.late(self.issued.owes(late))
+
+    def condemn(self, keys: Collection[str]) -> None:
+        """From now on nothing that these keys sealed is accepted here, and they seal nothing. There is no way back."""
+        if not self.condemned.issuperset(keys):
+            self.condemned |= frozenset(keys)
+            if self.signatory is not None:
+                self.signatory.condemned, self.signatory.owed = self.condemned, True
+
+    def sealing_number(self) -> int:
+        """The number of the key that seals now. Raises Unavailable if it is none."""
+        return self.leave.number(self.ring, self.condemned)
 
     def take(self, entry: Entry) -> None:
         """Make an entry of the site's own feed count here, before the log has it."""
+        self.condemn(ids_in(entry.changes))
         for change in entry.changes:
             if isinstance(change, Put) and change.table == "revocations":
-                self.void(decode(RevocationEvent, change.row))
+                self.void(self.issued.written(decode(RevocationEvent, change.row)))
             elif isinstance(change, Put) and change.table == "attempts":
                 self.pending.note(entry.number, decode(Attempts, change.row))
+
+    async def had(self, highest: Mapping[str, int]) -> None:
+        """A controller tells which epochs were acknowledged from here: nothing older is taken any more."""
+        for name, epoch in highest.items():
+            if name in self.holders:
+                await self.holders[name].had(epoch)
 
     async def durable(self, kind: type[R], *key: Any) -> R | None:
         """The record as this replica holds it durably, whatever has been noted since."""
         return await self._store.get(kind, *key)
 
     def _note(self, entry: Entry) -> list[RevocationEvent]:
-        events = [
-            decode(RevocationEvent, change.row)
-            for change in entry.changes
-            if change.table == "revocations" and isinstance(change, Put)
-        ]
+        puts = [change for change in entry.changes if isinstance(change, Put)]
+        events = [decode(RevocationEvent, change.row) for change in puts if change.table == "revocations"]
         for ring in _rings((entry,)):
-            self._epoch = max(self._epoch, ring.epoch) if ring.id == self.holder.of else self._epoch
-        self.overlay.note((entry,))
-        self._queue.append(entry)
-        self._queue_bytes += _size_bytes(entry)
-        for change in entry.changes:
-            if change.table == "taken" and change.key == (self.own,) and isinstance(change, Put):
+            self.leave.heard(ring)
+        for change in puts:
+            if change.table == "sites" and change.key == (self.holder.name,):
+                self._heed(decode(Site, change.row))
+            if change.table == "taken" and change.key == (self.own,):
                 self.pending.drop(decode(Taken, change.row).number)  # from now on the log shows it
-        late = [answer for event in events for answer in self._void(event)]
+        self.condemn(ids_in(entry.changes))
+        self.overlay.note((entry,))
+        self._take_signing((entry,))
+        self._queue.append(entry)
+        self._queue_bytes += memory_bytes(entry)
+        late = [answer for event in events for answer in self.answers(event)]
+        take_over(puts, self.peers)
         if any(change.table == "revocations" and isinstance(change, Remove) for change in entry.changes):
-            self.index.expire(entry.at)
+            self.expiry.due(entry.at)
         touched = disturbed(entry.changes)
         for watch in self.watchers:
             watch(entry.number, touched)
         return late
+
+    def _heed(self, site: Site | None) -> None:
+        """Do as this place's own record says."""
+        drained = site.why or "no reason was given" if site is not None and site.drained else None
+        if drained != self.drained:
+            log.warning("drained" if drained else "not_drained_any_more", why=drained)
+        self.drained = drained
+        self._quarantined = site is not None and site.state == "quarantined"
+
+    def _take_signing(self, batch: Sequence[Entry]) -> None:
+        """Whose keys count, from now on; where somebody may sign for something else, all is asked again."""
+        for record in told(batch, Signing):
+            if self.signatory is not None and self.signatory.take(record):
+                for forget in self.forgetters:
+                    forget()
+
+    async def _start_signing(self) -> None:
+        if self.signatory is not None:
+            stored = [record async for record in self._store.scan(Signing)]
+            for record in stored:
+                self.signatory.take(record)
+            await self.signatory.settle(*stored)
 
     async def _work(self) -> None:
         """Wait until something is to be projected; meanwhile try again to install a ring that was refused."""
@@ -337,6 +450,7 @@ class Follower:
             return  # of a newer version
         if await holder.install(record, self._clock.now()) or record.epoch <= holder.seen.epoch:
             self._owed.pop(record.id, None)
+            self.leave.installed(record, self._age.sure_since)
             self._retry_keys_s = _RETRY_S
             self.progress()
         else:
@@ -344,13 +458,20 @@ class Follower:
             self._retry_keys_s = min(2 * self._retry_keys_s, _RETRY_KEYS_S) if again else _RETRY_S
             self._owed[record.id] = record
 
+    async def _follow_chain(self, records: Sequence[SignerChain]) -> None:
+        if records and self.chain is not None:
+            await self.chain.follow(records[-1].chain)
+
     async def _project(self, batch: Sequence[Entry]) -> None:
+        await self._follow_chain(told(batch, SignerChain))
         for record in _rings(batch):
             await self._install(record)
         await self.apply(batch)
+        if self.signatory is not None and (signing := told(batch, Signing)):
+            await self.signatory.settle(signing[-1])
         last = batch[-1].number
         while self._queue and self._queue[0].number <= last:  # a snapshot may have emptied it meanwhile
-            self._queue_bytes -= _size_bytes(self._queue.popleft())
+            self._queue_bytes -= memory_bytes(self._queue.popleft())
         self._projected = max(self._projected, last)
         self.overlay.drop(self._projected)
         self._stored.reached(self._projected)
@@ -358,52 +479,21 @@ class Follower:
             self.relay.stored(self._projected)
         self.progress()
 
-    def _void(self, event: RevocationEvent) -> list[RevocationEvent]:
-        self.void(event)
-        issued_at = self._issued.get(event.user_id or "", 0)
-        name = unspread(event.id)
-        if name.startswith(LATE) or (self.own is not None and name.startswith(f"{self.own}/")):
-            return []
-        if issued_at // 1_000_000 <= event.issued_before // 1_000_000:
-            return []
-        return [
-            msgspec.structs.replace(
-                event,
-                id=spread(f"{LATE}{event.id}"),
-                issued_before=issued_at,
-                keep_until=issued_at + event.keep_until - event.issued_before,
-            )
-        ]
-
     def _wake(self) -> None:
         self._noted.reached(self.position)
         self._refresh()
         self._more.set()
 
     def _refresh(self) -> None:
-        while self._echoes and self._echoes[0][1] <= self.position:
-            ticks, _ = self._echoes.popleft()
-            self._fresh_ticks = max(ticks, self._fresh_ticks or ticks)
+        self._age.reached(self.position)
+        self.leave.renew(self._age.sure_since)
 
 
 def revocation(event: RevocationEvent) -> Revocation:
     """The rule that a stored event stands for."""
-    return Revocation(**{name: getattr(event, name) for name in Revocation.__struct_fields__})
+    return Revocation(**dict(zip(Revocation.__struct_fields__, _of(event), strict=True)))
 
 
 def _rings(batch: Sequence[Entry]) -> list[Ring]:
     """The newest of each ring that these entries turn."""
-    found: dict[Any, Ring] = {}
-    for entry in batch:
-        for change in entry.changes:
-            if change.table == "rings" and isinstance(change, Put):
-                found[change.key] = decode(Ring, change.row)
-    return list(found.values())
-
-
-def _size_bytes(entry: Entry) -> int:
-    return sum(_CHANGE_BYTES + (len(change.row) if isinstance(change, Put) else 0) for change in entry.changes)
-
-
-def _nobody() -> None:
-    """The progress that nobody waits for."""
+    return list({ring.id: ring for ring in told(batch, Ring)}.values())

@@ -3,7 +3,7 @@ Separate from validate: what is decided here is decided once, and stands in the 
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -12,13 +12,16 @@ from regional_keystone.attempts import Verifier
 from regional_keystone.authenticate import METHODS, Evidence, Proof
 from regional_keystone.delegation import is_used_up, trusted
 from regional_keystone.document import Shared, body, own
-from regional_keystone.errors import Unauthenticated, Unavailable, expecting
+from regional_keystone.errors import Forbidden, Unauthenticated, Unavailable, expecting
+from regional_keystone.freshness import Limits
 from regional_keystone.keys import KeyRing
 from regional_keystone.model import ApplicationCredential, Project, Trust, User
 from regional_keystone.passwords import recipe
 from regional_keystone.ports import Clock, Reader
+from regional_keystone.revocation import RevocationIndex, Traits
 from regional_keystone.roles import Lacking
 from regional_keystone.settings import Settings
+from regional_keystone.signing import Signatory, Signers
 from regional_keystone.token import (
     ByCredential,
     ByTrust,
@@ -38,7 +41,11 @@ from regional_keystone.token import (
 SKEW_S = 60.0
 """How far ahead of another's clock a token's issue may lie; a place that is further ahead issues none."""
 
+RETRY_S = 30
+"""When to ask again a place that may not seal."""
+
 _KINDS = ("system", "project", "domain", "OS-TRUST:trust", "unscoped")
+_CLASS_OF = {kind: kind for kind in _KINDS} | {"OS-TRUST:trust": "project"}
 _SECOND = 1_000_000
 _CREDENTIAL = "application_credential"
 _NO_SCOPE = "Error authenticating with application credential: Application credentials cannot request a scope."
@@ -52,16 +59,47 @@ class Sealing(Protocol):
         """The keys that seal now."""
         ...
 
+    @property
+    def signers(self) -> Signers:
+        """Whose public keys count, and for what."""
+        ...
+
+    @property
+    def index(self) -> RevocationIndex:
+        """Which tokens are void."""
+        ...
+
+    @property
+    def lifetime_us(self) -> int:
+        """How long a token may live at most, as the ring says; 0 where it says nothing."""
+        ...
+
+    def why_not_seal(self) -> str | None:
+        """Why no token may be sealed here now; None when it may."""
+        ...
+
     def age_s(self) -> float:
-        """How old this process' knowledge is."""
+        """How old what is known may be."""
         ...
 
     def ahead_s(self) -> float:
         """How far this process' clock is known to be ahead of the controllers'."""
         ...
 
+    def accepts_key(self, key_id: str) -> bool:
+        """Whether what this key has sealed or signed is taken for a token now."""
+        ...
+
+    def sealing_number(self) -> int:
+        """The number of the key that seals now. Raises Unavailable if all of them are condemned, or not in use yet."""
+        ...
+
     def note_issue(self, user_id: str, at: int) -> None:
         """Must be told of every token that is made."""
+        ...
+
+    def note_sealed(self, key_id: str, at: int) -> None:
+        """Must be told which key has sealed it."""
         ...
 
 
@@ -95,13 +133,14 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     """What a client presents and wishes; its parts have the right types already.
 
     `data`: method -> what it needs; `scope` as the client said it, None for not a word; `principal` whom the token in
-    `data` proves.
+    `data` proves, and `traits` what may void that token.
     """
 
     methods: tuple[str, ...]
     data: Mapping[str, Any]
     scope: Mapping[str, Any] | str | None = None
     principal: Principal | None = None
+    traits: Traits | None = None
 
     def __repr__(self) -> str:
         return f"Login(methods={self.methods!r}, scope={self.scope!r})"
@@ -123,26 +162,43 @@ class Issuer:
     """Makes tokens out of proofs; `prepare` says who somebody is in a scope, for issuing and validating alike."""
 
     def __init__(
-        self, reader: Reader, knowledge: Sealing, *, clock: Clock, settings: Settings, verifier: Verifier
+        self,
+        reader: Reader,
+        knowledge: Sealing,
+        *,
+        clock: Clock,
+        settings: Settings,
+        verifier: Verifier,
+        signatory: Signatory | None = None,
     ) -> None:
+        """With `signatory` tokens are signed, else sealed."""
+        self._signatory = signatory
         self._verifier = verifier
         self._reader = reader
         self._knowledge = knowledge
         self._clock = clock
         self._settings = settings
+        self._limits = Limits(settings.freshness, knowledge.age_s)
 
     async def issue(self, login: Login, prepare: Prepare) -> Issued:
         """The token that this login deserves.
 
         Raises Invalid for what is missing, Unauthenticated for what is wrong, Forbidden for a token that may not be
-        exchanged. Source: keystone/api/_shared/authentication.py.
+        exchanged, Unavailable where this place would not answer for the token. Source:
+        keystone/api/_shared/authentication.py.
         """
-        self._check_isolation()
+        self._check_lease()
         self._check_clock()
+        if self._signatory is None:
+            self._knowledge.sealing_number()
+        else:
+            self._signatory.check()
         check_methods(login, self._settings.auth.methods)
         if _CREDENTIAL in login.methods and login.scope is not None:
             raise Unauthenticated(_NO_SCOPE)
         kinds = scope_kinds(login.scope)
+        for name in _classes(login, kinds):  # before a name, a password or a role is called wrong, which may be new
+            self._limits.check_class(name)
         aim = await self._aim(login.scope, kinds)
         proof = await self._proven(login, kinds)
         await self._check_factors(proof)
@@ -156,11 +212,22 @@ class Issuer:
                 prepared = await prepare(proof.user_id, aim.scope, aim.delegation)
         except Lacking:
             raise Unauthenticated from None
+        self._limits.check(aim.scope or Unscoped())
+        self._check_revoked(login, proof)
         return self._sealed(proof, aim, prepared)
 
-    def _check_isolation(self) -> None:
-        if self._knowledge.age_s() > self._settings.keys.isolation_s:
-            raise Unavailable("This region has been cut off for too long to issue tokens.")
+    def _check_revoked(self, login: Login, proof: Proof) -> None:
+        """Refuse a proof that was revoked while it was looked at. Nothing is awaited between this and the token."""
+        index = self._knowledge.index
+        if login.traits is not None and index.voided(login.traits):
+            raise Unauthenticated
+        if proof.reach is not None and index.reach(_all_of(proof.user_id)) > proof.reach:
+            raise Unauthenticated
+
+    def _check_lease(self) -> None:
+        """Refuse to seal what others might have no key for when they see it."""
+        if (why := self._knowledge.why_not_seal()) is not None:
+            raise Unavailable(why, retry_after_s=RETRY_S)
 
     def _check_clock(self) -> None:
         """Refuse to date tokens so far ahead that they would outlive revocations which are made meanwhile."""
@@ -179,7 +246,9 @@ class Issuer:
             methods=tuple(name for name in reversed(known) if name in named),
             expires_at=next((proof.expires_at for proof in proofs if proof.expires_at is not None), None),
             made_from=next((proof.made_from for proof in proofs if proof.made_from), ()),
+            signers=next((proof.signers for proof in proofs if proof.signers), ()),
             credential=next((proof.credential for proof in proofs if proof.credential is not None), None),
+            reach=min((proof.reach for proof in proofs if proof.reach is not None), default=None),
         )
 
     def _evidence(self, login: Login, name: str, kinds: frozenset[str]) -> Evidence:
@@ -192,6 +261,7 @@ class Issuer:
             principal=login.principal,
             scope_kinds=kinds,
             may_rescope=self._settings.token.allow_rescope_scoped_token,
+            reach=lambda user_id: self._knowledge.index.reach(_all_of(user_id)),
         )
 
     async def _check_factors(self, proof: Proof) -> None:
@@ -266,22 +336,66 @@ class Issuer:
         longest = (
             issued_at + self._settings.token.expiration * _SECOND if proof.expires_at is None else proof.expires_at
         )
+        if self._knowledge.lifetime_us:  # the keys are kept for no longer
+            longest = min(longest, issued_at + self._knowledge.lifetime_us)
         random, above = os.urandom(16), proof.made_from
         token = Token(
             user_id=proof.user_id,
             methods=proof.methods,
             scope=aim.scope or Unscoped(),
-            expires_at=longest if aim.until is None else min(longest, aim.until),
+            expires_at=self._whole(longest if aim.until is None else min(longest, aim.until)),
             issued_at=issued_at,
             audit_ids=(child_audit_id(above, random), above[-1]) if above else (new_audit_id(random),),
             trust_id=aim.trust.id if aim.trust else None,
             application_credential_id=aim.credential.id if aim.credential else None,
         )
-        text = self._knowledge.ring.seal(pack(token, self._settings.auth.methods), issued_at)
+        self._check_signers(proof.signers, token.scope, prepared)
+        text = self._written(token, prepared, proof.signers)
         for user_id in (token.user_id, *([aim.trust.trustor_user_id] if aim.trust else ())):
             self._knowledge.note_issue(user_id, issued_at)
         parts = own(token)
         return Issued(text=text, token=token, body=body(parts, prepared), bare=body(parts, prepared, catalog=False))
+
+    def _whole(self, instant: int) -> int:
+        """An expiry as it can be written: signed tokens know no part of a second."""
+        return instant if self._signatory is None else instant // _SECOND * _SECOND
+
+    def _check_signers(self, names: Sequence[str], scope: Scope, prepared: Shared) -> None:
+        """Refuse to make of a token what one of its signers could not have signed.
+
+        A signed token says of what it was made, and is bound by it further on. A sealed one cannot; but then every site
+        holds the keys that seal, and could have sealed it.
+        """
+        signers = self._knowledge.signers
+        for name in names:
+            owner = signers.owner(name)
+            if owner is None or not self._knowledge.accepts_key(name):
+                raise Unauthenticated
+            if (beyond := signers.beyond(owner, scope, prepared.domains)) is not None:
+                raise Forbidden(f"The region that signed this token does not issue tokens for {beyond}: log in anew.")
+
+    def _written(self, token: Token, prepared: Shared, of: Sequence[str]) -> str:
+        """Sealed or signed. Raises Forbidden for what this place may not sign for."""
+        methods, knowledge = self._settings.auth.methods, self._knowledge
+        if self._signatory is None:
+            ring, number = knowledge.ring, knowledge.sealing_number()
+            text, key = ring.seal(pack(token, methods), token.issued_at, number=number), ring.key_ids[number]
+        else:
+            text, key = self._signatory.sign(token, prepared.domains, methods, of), self._signatory.key_id
+        knowledge.note_sealed(key, token.issued_at)
+        return text
+
+
+def _classes(login: Login, kinds: frozenset[str]) -> frozenset[str]:
+    """The classes of what may be issued, as far as that is known before it is known to whom."""
+    if kinds:
+        return frozenset(_CLASS_OF[kind] for kind in kinds)
+    return frozenset({"project"} if _CREDENTIAL in login.methods else {"project", "unscoped"})
+
+
+def _all_of(user_id: str) -> Traits:
+    """What every token of a user has."""
+    return Traits(issued_at=0, expires_at=0, audit_id="", user_id=user_id)
 
 
 def check_methods(login: Login, known: tuple[str, ...]) -> None:

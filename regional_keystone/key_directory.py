@@ -9,18 +9,18 @@ The numbers of the ring itself are kept beside, with check values instead of key
 """
 
 import contextlib
+import itertools
 import os
-import shlex
 import shutil
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from regional_keystone.durable import locked, sync_directory
-from regional_keystone.keys import KeyRing, check_key, check_value
+from regional_keystone.key_files import Damage, Files, KeyRepositoryError, scan
+from regional_keystone.keys import KeyRing, check_value, ring_fingerprint
 
 LEDGER = ".ring"
 """The file with the ring's epoch and numbers; holds no key. Upstream ignores it, as its name is no number."""
@@ -35,10 +35,6 @@ def _go_on(_: str) -> None:
     pass
 
 
-class KeyRepositoryError(Exception):
-    """The directory cannot be used as it is; says which file, why, and where there is one the command that mends it."""
-
-
 class _Ring(msgspec.Struct, frozen=True):
     epoch: int
     numbers: dict[int, str]
@@ -47,12 +43,36 @@ class _Ring(msgspec.Struct, frozen=True):
     def of(cls, ring: KeyRing) -> "_Ring":
         return cls(ring.epoch, ring.check_values())
 
+    @property
+    def labels(self) -> set[str]:
+        """The staged key and the primary."""
+        return {self.numbers[0], self.numbers[max(self.numbers)]}
+
 
 class _Ledger(msgspec.Struct, frozen=True):
-    """The ring that the directory holds and, while it is being replaced, the one that it will hold."""
+    """The ring that the directory holds and, while it is being replaced, the one that it will hold.
+
+    `files` tells which key each file has, so that a damaged one can be named; empty while it is being replaced.
+    """
 
     now: _Ring
     coming: _Ring | None = None
+    files: dict[int, str] = {}
+
+
+class Found(NamedTuple):
+    """What a directory holds, damaged as it may be.
+
+    `ring` is what can be used of it: None unless the staged key and the primary are there for certain. `lost` if keys
+    are missing that tokens may have been sealed with. `epoch` and `fingerprint` are of the ring that it ought to hold,
+    whatever is left of it; 0 if that is not known.
+    """
+
+    ring: KeyRing | None
+    lost: bool
+    epoch: int
+    fingerprint: str
+    damage: tuple[Damage, ...]
 
 
 def read_directory(path: Path) -> KeyRing:
@@ -62,10 +82,116 @@ def read_directory(path: Path) -> KeyRing:
     file's names as numbers and epoch 0. Raises KeyRepositoryError for rights that let others read or replace a key
     and for a malformed file. Source: keystone/common/fernet_utils.py.
     """
-    files = _key_files(path)
-    if 0 not in files:
+    files = scan(path)
+    if files.damage:
+        raise KeyRepositoryError(str(files.damage[0]))
+    if 0 not in files.keys:
         raise KeyRepositoryError(f"{path}: no staged key, file 0 is missing or empty")
-    return _ring_by_ledger(files, _read_ledger(path)) or _ring_by_names(path, files)
+    return _ring_by_ledger(files.keys, _read_ledger(path)) or _ring_by_names(path, files.keys)
+
+
+def unmarked(path: Path) -> KeyRing | None:
+    """The ring of a directory that has keys and was never written here, as upstream leaves one; None for any other.
+
+    Raises KeyRepositoryError for one whose keys make no ring.
+    """
+    if (path / LEDGER).exists() or not path.is_dir():
+        return None
+    files = scan(path)
+    return read_directory(path) if files.keys or files.damaged else None
+
+
+def endangered(path: Path, ring: KeyRing, *, kept: bool) -> str | None:
+    """Why the ring must not be written there: somebody else's keys would be lost; None if it may.
+
+    What is marked as ours may be mended. `kept`: a ring was kept here before, so that a key in common tells enough
+    where the mark was lost.
+    """
+    if (path / LEDGER).exists():
+        return None
+    try:
+        files = scan(path)
+    except KeyRepositoryError:
+        return None  # not there yet; what cannot be listed cannot be written either
+    keys = set(files.keys.values())
+    own = keys & set(ring.numbers.values())
+    if (kept and own) or (keys == own and (kept or not files.damaged)):
+        return None
+    return (
+        f"{path}: it holds keys of somebody else, which this federation's ring lacks, and they would be lost: name"
+        " another directory in [keys]; `[keys] follow` takes up the keys of a Keystone that goes on,"
+        " `rkctl keys import` those of another federation"
+    )
+
+
+def examine(path: Path) -> Found:
+    """What the directory holds and everything that is wrong with it; uses what it can.
+
+    Raises KeyRepositoryError if it cannot even be listed.
+    """
+    files, ledger = scan(path), _read_ledger(path)
+    if ledger is not None:
+        return _by_ledger(path, files, ledger)
+    damage = list(files.damage)
+    if not (files.keys or files.damaged or files.empty or (path / LEDGER).exists()):
+        return Found(None, lost=False, epoch=0, fingerprint="", damage=files.damage)  # nothing was ever there
+    if (path / LEDGER).exists():
+        damage.append(Damage(path / LEDGER, "it cannot be read, so that the numbers of the keys are not known"))
+    try:
+        if 0 not in files.keys or max(files.damaged - files.keys.keys(), default=0) > max(files.keys):
+            raise KeyRepositoryError(f"{path}: the staged key or the primary is missing")
+        ring = _ring_by_names(path, files.keys)
+    except KeyRepositoryError as problem:
+        damage = damage or [Damage(path, str(problem).partition(": ")[2])]
+        return Found(None, lost=True, epoch=0, fingerprint="", damage=tuple(damage))
+    return Found(ring, bool(files.damaged - files.keys.keys()), ring.epoch, ring.fingerprint, tuple(damage))
+
+
+def _by_ledger(path: Path, files: Files, ledger: _Ledger) -> Found:
+    by_value = {check_value(key): key for key in files.keys.values()}
+    damage = [*files.damage, *_misplaced(path, files, ledger)]
+    rings = [ring for ring in (ledger.now, ledger.coming) if ring]
+    ring = next((ring for ring in rings if ring.labels <= by_value.keys()), None)
+    if ring is None:
+        left = _between(path, files, ledger) if not damage else None
+        damage = damage or ([] if left else [Damage(path, "the staged key or the primary is in no file")])
+        return Found(left, left is None, ledger.now.epoch, ring_fingerprint(ledger.now.numbers), tuple(damage))
+    wanted = set(ring.numbers.values())
+    if ring is ledger.now and ledger.coming is not None:  # half-way to it, what it retires may be gone already
+        wanted &= {*ledger.coming.numbers.values()}
+    missing = wanted - by_value.keys()
+    if missing and not damage:
+        damage = [Damage(path, f"key {value} is in no file") for value in sorted(missing)]
+    present = {number: by_value[value] for number, value in ring.numbers.items() if value in by_value}
+    left = KeyRing(present, ring.epoch)
+    return Found(left, bool(missing), ring.epoch, ring_fingerprint(ring.numbers), tuple(damage))
+
+
+def _between(path: Path, files: Files, ledger: _Ledger) -> KeyRing | None:
+    """What there is after a crash between the two labels of a leap: the new primary, and the old staged key."""
+    if ledger.coming is None or 0 not in files.keys:
+        return None
+    ring = _ring_by_names(path, files.keys)
+    return KeyRing(ring.numbers, ledger.now.epoch)
+
+
+def _misplaced(path: Path, files: Files, ledger: _Ledger) -> Iterator[Damage]:
+    """Files that have another key than was written into them, or one that nobody knows."""
+    rings = [ring for ring in (ledger.now, ledger.coming) if ring]
+    known = {value for ring in rings for value in ring.numbers.values()}
+    for name in sorted(files.keys.keys() | ledger.files.keys()):
+        key = files.keys.get(name)
+        found, wanted = key and check_value(key), ledger.files.get(name)
+        file = path / str(name)
+        if found and found not in known:
+            yield Damage(file, f"it holds key {found}, which is not of this ring: flipped, or a Keystone rotates here")
+        elif found and wanted and found != wanted:
+            also = next((other for other, value in sorted(ledger.files.items()) if value == found), "?")
+            yield Damage(file, f"it holds key {found}, as file {also} does, in the place of {wanted}")
+        elif wanted and name in files.taken:
+            yield Damage(file, "something that is no file is in its place")
+        elif wanted and not found and name not in files.damaged:
+            yield Damage(file, "it is empty" if name in files.empty else "it is missing")
 
 
 def write_directory(path: Path, ring: KeyRing, step: Step = _go_on) -> None:
@@ -85,30 +211,38 @@ def write_directory(path: Path, ring: KeyRing, step: Step = _go_on) -> None:
 
 def _contents(path: Path, ring: KeyRing) -> list[tuple[str, bytes]]:
     """Names and contents to be put in place, in this order; nothing if the directory holds the ring already."""
-    files, ledger, coming = _key_files(path, mending=True), _read_ledger(path), _Ring.of(ring)
-    plan = [(str(name), key) for name, key in _plan(files, ring)]
-    now = _present(path, files, ledger)
+    there, ledger, coming = scan(path), _read_ledger(path), _Ring.of(ring)
+    _check_mendable(path, there)
+    files = there.keys | dict.fromkeys(there.damaged, _DAMAGED)
+    changes = _plan(files, ring, there.taken)
+    plan = [(str(name), key) for name, key in changes]
+    now = examine(path).ring
     if plan and now is not None:
         plan.insert(0, (LEDGER, msgspec.json.encode(_Ledger(_Ring.of(now), coming))))
-    if ledger != _Ledger(coming) or plan:
-        plan.append((LEDGER, msgspec.json.encode(_Ledger(coming))))
+    done = _Ledger(coming, None, {name: check_value(key) for name, key in (files | dict(changes)).items()})
+    if ledger != done or plan:
+        plan.append((LEDGER, msgspec.json.encode(done)))
     return plan
 
 
-def _present(path: Path, files: Mapping[int, bytes], ledger: _Ledger | None) -> KeyRing | None:
-    """The ring that is there to be replaced, if one can be made out of what is not damaged."""
-    whole = {name: key for name, key in files.items() if key != _DAMAGED}
-    try:
-        return (_ring_by_ledger(whole, ledger) or _ring_by_names(path, whole)) if 0 in whole else None
-    except KeyRepositoryError:
-        return None
+def _check_mendable(path: Path, there: Files) -> None:
+    """Raises KeyRepositoryError for what is not ours to change: who can come in, and names that somebody else gave."""
+    for damage in there.damage:
+        if damage.file == path or not damage.file.name.isdecimal() or str(int(damage.file.name)) != damage.file.name:
+            raise KeyRepositoryError(str(damage))
+    if 0 in there.taken:
+        raise KeyRepositoryError(f"{path / '0'}: no file, so that no key can be staged; move it away")
 
 
 def _replace(path: Path, directory: int, staging: Path, contents: list[tuple[str, bytes]], step: Step) -> None:
     owner = os.fstat(directory)
     for place, (name, content) in enumerate(contents):
         step(f"write {name}")
-        _write(staging / str(place), content, owner)
+        try:
+            _write(staging / str(place), content, owner)
+        except OSError as error:
+            error.filename = str(path / name)  # a full disk names no file by itself
+            raise
     for place, (name, _) in enumerate(contents):
         step(f"rename {name}")
         (staging / str(place)).rename(path / name)
@@ -117,20 +251,24 @@ def _replace(path: Path, directory: int, staging: Path, contents: list[tuple[str
         os.fsync(directory)
 
 
-def _plan(files: Mapping[int, bytes], ring: KeyRing) -> list[tuple[int, bytes]]:
-    """The files that have to change, in the order in which they may: every key home first, the labels after it."""
+def _plan(files: Mapping[int, bytes], ring: KeyRing, taken: Collection[int] = ()) -> list[tuple[int, bytes]]:
+    """The files that have to change, in the order in which they may: every key home first, the labels after it.
+
+    `taken` are names that no key can have, since something that is no file has them.
+    """
     primary, top = ring.numbers[ring.primary], max(files, default=0)
     homes, missing = _homes(files, ring, range(1, top))
-    room = [name for name in range(1, top) if name not in homes]
+    room = [name for name in range(1, top) if name not in homes and name not in taken]
     if grows := len(missing) > len(room) or top == 0:
         homes, missing = _homes(files, ring, range(top, 0, -1))
         if top and top not in homes:
             # Who listed the names before they grew still takes this one for the primary.
             homes[top] = primary
             missing = [key for key in missing if key != primary]
-        room = [name for name in range(1, top) if name not in homes]
-        room += range(top + 1, top + 1 + len(missing) - len(room))
-        top = max(top, *room, 0) + 1
+        room = [name for name in range(1, top) if name not in homes and name not in taken]
+        free = (name for name in itertools.count(top + 1) if name not in taken)
+        room += itertools.islice(free, max(0, len(missing) - len(room)))
+        top = next(free)
     homes |= dict(zip(room, missing, strict=False))
     # A name that is not needed stays, but not what it held.
     homes |= {name: primary for name in room[len(missing) :] if name in files and files[name] not in homes.values()}
@@ -157,7 +295,7 @@ def _ring_by_ledger(files: Mapping[int, bytes], ledger: _Ledger | None) -> KeyRi
     if not by_value.keys() <= {value for ring in rings for value in ring.numbers.values()}:
         return None  # somebody else has rotated
     for ring in rings:
-        if {ring.numbers[0], ring.numbers[max(ring.numbers)]} <= by_value.keys():
+        if ring.labels <= by_value.keys():
             present = {number: by_value[value] for number, value in ring.numbers.items() if value in by_value}
             return KeyRing(present, ring.epoch)
     return None
@@ -183,58 +321,6 @@ def _read_ledger(path: Path) -> _Ledger | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return ledger if all(0 in ring.numbers for ring in (ledger.now, ledger.coming) if ring) else None
-
-
-def _key_files(path: Path, *, mending: bool = False) -> dict[int, bytes]:
-    """The well-formed keys by file name; when mending, damaged ones are marked so that they get replaced."""
-    try:
-        directory = path.stat()
-        _check_rights(path, directory, os.geteuid() or directory.st_uid, "700")
-        names = [file for file in path.iterdir() if _is_number(file) and file.is_file()]
-        keys = {int(file.name): _key(file, directory.st_uid, mending=mending) for file in names}
-    except OSError as problem:
-        raise KeyRepositoryError(f"{problem.filename or path}: {problem.strerror}") from problem
-    return {name: key for name, key in keys.items() if key}
-
-
-def _is_number(file: Path) -> bool:
-    try:
-        number = int(file.name)
-    except ValueError:
-        return False
-    if number < 0 or str(number) != file.name:
-        # Upstream takes all that Python reads as a number, and could find a higher primary than we.
-        raise KeyRepositoryError(f"{file}: Keystone takes this for key {number}; mend it: rm {shlex.quote(str(file))}")
-    return True
-
-
-def _key(file: Path, owner: int, *, mending: bool) -> bytes:
-    """The key in the file, or nothing if it is empty."""
-    try:
-        _check_rights(file, file.stat(), owner, "600")
-        key = file.read_bytes()
-        _check_content(file, key)
-    except (KeyRepositoryError, OSError):
-        if mending:
-            return _DAMAGED
-        raise
-    return key
-
-
-def _check_content(file: Path, key: bytes) -> None:
-    try:
-        if key:
-            check_key(key)
-    except ValueError as problem:
-        raise KeyRepositoryError(f"{file}: {problem}; it has {len(key)} bytes") from None
-
-
-def _check_rights(path: Path, found: os.stat_result, owner: int, mode: str) -> None:
-    name = shlex.quote(str(path))
-    if found.st_uid != owner:
-        raise KeyRepositoryError(f"{path}: owned by user {found.st_uid}, not {owner}; mend it: chown {owner} {name}")
-    if stat.S_IMODE(found.st_mode) & 0o077:
-        raise KeyRepositoryError(f"{path}: open to other users; mend it: chmod {mode} {name}")
 
 
 def _write(file: Path, content: bytes, owner: os.stat_result) -> None:

@@ -55,6 +55,12 @@ def check_value(key: bytes) -> str:
     return hashlib.sha256(b"regional-keystone key check value 1\x00" + key).hexdigest()[:16]
 
 
+def ring_fingerprint(checks: Mapping[int, str]) -> str:
+    """Names a ring by the check values of its keys under their numbers; 32 hex characters."""
+    text = "".join(f"{number}:{checks[number]}\n" for number in sorted(checks, reverse=True))
+    return hashlib.sha256(b"regional-keystone ring 1\x00" + text.encode()).hexdigest()[:32]
+
+
 def check_key(key: bytes) -> None:
     """Raises ValueError if this is no Fernet key in its one spelling, 44 characters."""
     try:
@@ -107,9 +113,13 @@ class KeyRing:
     Raises ValueError unless there is a 0 and all keys are well-formed and different. Shows no key in its repr.
     """
 
-    __slots__ = ("_locks", "epoch", "numbers")
+    __slots__ = ("_locks", "epoch", "ids", "key_ids", "numbers")
 
     numbers: Mapping[int, bytes]
+    key_ids: Mapping[int, str]
+    """Number -> check value of each key, highest first; safe to show."""
+    ids: frozenset[str]
+    """The same without their numbers."""
     epoch: int
     _locks: tuple[_Lock, ...]
 
@@ -122,6 +132,8 @@ class KeyRing:
             check_key(key)
         descending = sorted(numbers.items(), reverse=True)
         object.__setattr__(self, "numbers", MappingProxyType(dict(descending)))
+        object.__setattr__(self, "key_ids", MappingProxyType({number: check_value(key) for number, key in descending}))
+        object.__setattr__(self, "ids", frozenset(self.key_ids.values()))
         object.__setattr__(self, "epoch", epoch)
         object.__setattr__(self, "_locks", tuple(_Lock.of(number, key) for number, key in descending))
 
@@ -149,20 +161,20 @@ class KeyRing:
 
     def check_values(self) -> dict[int, str]:
         """Number -> check value of each key, highest first; safe to show."""
-        return {number: check_value(key) for number, key in self.numbers.items()}
+        return dict(self.key_ids)
 
     @property
     def fingerprint(self) -> str:
         """Equal exactly for rings with the same keys under the same numbers, at any epoch; 32 hex characters."""
-        text = "".join(f"{number}:{value}\n" for number, value in self.check_values().items())
-        return hashlib.sha256(b"regional-keystone ring 1\x00" + text.encode("ascii")).hexdigest()[:32]
+        return ring_fingerprint(self.check_values())
 
-    def seal(self, payload: bytes, issued_at: int, iv: bytes | None = None) -> str:
-        """Seals under the primary key; canonical text that any Keystone with the key opens.
+    def seal(self, payload: bytes, issued_at: int, iv: bytes | None = None, number: int | None = None) -> str:
+        """Seals under the primary key, or the one of this `number`; canonical text that a Keystone with the key opens.
 
         Its time is the whole seconds of `issued_at`. `iv` is 16 random bytes unless a test needs them known.
         """
-        sealed = self._locks[0].seal(payload, issued_at // 1_000_000, iv or os.urandom(_BLOCK_BYTES))
+        lock = self._locks[0] if number is None else next(one for one in self._locks if one.number == number)
+        sealed = lock.seal(payload, issued_at // 1_000_000, iv or os.urandom(_BLOCK_BYTES))
         return base64.urlsafe_b64encode(sealed).rstrip(b"=").decode("ascii")
 
     def open(self, text: str) -> tuple[bytes, int, int]:

@@ -6,24 +6,31 @@ Opened by the site, through NAT and firewalls; several controllers are listed, t
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 import structlog
 
 from regional_keystone.bundle import Seen
-from regional_keystone.enrol import Identity
+from regional_keystone.enrol import CAS, Identity
 from regional_keystone.errors import StoreRefused, Unavailable, outlived
 from regional_keystone.follow import Follower
+from regional_keystone.issue_counts import Issues
+from regional_keystone.log import Entry
 from regional_keystone.messages import (
     VERSION,
     Acknowledge,
     Answer,
+    Ask,
+    Compare,
+    Compared,
+    Convergence,
     Echo,
     Entries,
     Forward,
     Hello,
+    Offer,
     Own,
     Probe,
     Refused,
@@ -31,13 +38,16 @@ from regional_keystone.messages import (
     Response,
     Rows,
     ToController,
+    Told,
     ToSite,
     Welcome,
     at_site,
     encode,
 )
+from regional_keystone.model import RevocationEvent
 from regional_keystone.own_feed import OwnFeed, portion
 from regional_keystone.ports import Clock, Writer
+from regional_keystone.record import decode
 
 log = structlog.get_logger("link")
 
@@ -47,7 +57,9 @@ SILENCE_S = 5.0  # a controller that says nothing for so long is taken for dead
 FORWARD_S = 8.0
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 _CLOSE_S = 1.0  # who does not say good-bye by then is left
+_OFFER_S = 5.0  # between offers of the same signing key
 _OWN_BATCH = 200
+_AT_ONCE = 128  # entries: about a millisecond
 _OWN_BYTES = 256 * 1024
 _AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
 _REFUSED = "The controller refuses this region ({why}), so nothing can change here; an operator has to act."
@@ -60,6 +72,9 @@ class _Connection:
     socket: aiohttp.ClientWebSocketResponse
     heard_ticks: float
     own_sent: int = 0
+    offered: bytes = b""
+    offered_ticks: float = 0.0
+    cas: int = 0
 
 
 class Link:
@@ -88,9 +103,13 @@ class Link:
         self._skew_us = int(skew_s * 1_000_000)
         self._connection: _Connection | None = None
         self._waiting: dict[str, tuple[Request, asyncio.Future[Response]]] = {}
+        self._asked: dict[int, asyncio.Future[Compared | Told]] = {}
         self._speak = asyncio.Event()
         self._apart = False
         self.held: Callable[[], tuple[int, dict[str, Seen]]] = self._held
+        self.issued: Callable[[], Issues] = follower.issues.told
+        self.answered: Callable[[], Awaitable[None]] = _answered  # before a snapshot replaces what was there
+        self._signatory = follower.signatory
         self._complained: dict[str, tuple[str, float]] = {}
         follower.progress = self._speak.set
         own.sent = self._speak.set
@@ -114,6 +133,25 @@ class Link:
             ) from None
         finally:
             self._waiting.pop(request.id, None)
+
+    async def ask(self, question: Compare | Ask) -> Compared | Told | None:
+        """What a controller answers; None for no answer within FORWARD_S, or no stream."""
+        if self._connection is None:
+            return None
+        future: asyncio.Future[Compared | Told] = asyncio.get_running_loop().create_future()
+        self._asked[question.id] = future
+        try:
+            async with asyncio.timeout(FORWARD_S):
+                await self._say(question)
+                return await future
+        except TimeoutError:
+            return None
+        finally:
+            self._asked.pop(question.id, None)
+
+    async def tell(self, found: Convergence) -> None:
+        """Let the controller know this, if there is a stream."""
+        await self._say(found)
 
     async def run(self) -> None:
         """Connect, follow, and come back, for ever."""
@@ -152,23 +190,27 @@ class Link:
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_S),
             ) as socket,
         ):
-            connection = _Connection(socket, self._clock.ticks())
-            try:
-                await self._greet(connection)
-                self._open(connection, controller)
-                await self._talk(connection)
-            finally:
-                self._close(connection)
+            await self._converse(socket, controller)
+
+    async def _converse(self, socket: aiohttp.ClientWebSocketResponse, controller: str) -> None:
+        connection = _Connection(socket, self._clock.ticks())
+        try:
+            await self._greet(connection)
+            self._open(connection, controller)
+            await self._talk(connection, controller)
+        finally:
+            self._close(connection)
 
     async def _greet(self, connection: _Connection) -> None:
-        member = self._identity.membership()
+        member, rings = self._identity.membership(), self._follower.held | self._trusted()
         hello = Hello(
             version=VERSION,
             cluster=member.cluster,
             site=member.name,
             instance=member.instance,
             position=self._follower.position,
-            epochs={name: seen.epoch for name, seen in self._follower.seen.items()},
+            epochs={name: seen.epoch for name, seen in rings.items()},
+            rings={name: (seen.epoch, seen.fingerprint) for name, seen in rings.items() if seen.epoch},
         )
         await connection.socket.send_bytes(encode(hello))
         async with asyncio.timeout(SILENCE_S):
@@ -181,6 +223,8 @@ class Link:
             raise Unavailable(message.reason)
         if not isinstance(message, Welcome) or message.cluster != member.cluster:
             raise ValueError("the controller's first word is not a welcome of this federation")
+        connection.cas = message.cas
+        await self._follower.had(message.highest)
         if message.snapshot:
             async with asyncio.TaskGroup() as tasks:
                 living = tasks.create_task(self._live(connection))
@@ -203,12 +247,16 @@ class Link:
             part = first
             while True:
                 for row in part.rows:
+                    if row[0] == "revocations":
+                        await self._follower.brought(decode(RevocationEvent, row[2]))
                     yield row
                 if part.last:
+                    await self.answered()
                     return
                 part = await self._rows(connection)
 
         await self._store.restore(first.position, all_rows())
+        self._follower.issued.applied()
         await self._follower.start()
         log.info("snapshot_applied", position=first.position)
 
@@ -232,13 +280,14 @@ class Link:
         if self._connection is connection:
             self._connection, self.connected_since = None, None
 
-    async def _talk(self, connection: _Connection) -> None:
+    async def _talk(self, connection: _Connection, controller: str) -> None:
         for request, _ in list(self._waiting.values()):
             await self._say(Forward(request))
         async with asyncio.TaskGroup() as tasks:
             talking = [
                 tasks.create_task(self._probe(connection)),
                 tasks.create_task(self._report(connection)),
+                tasks.create_task(self._trust(connection, controller)),
             ]
             try:
                 await self._listen(connection)
@@ -253,30 +302,65 @@ class Link:
             connection.heard_ticks = self._clock.ticks()
             match at_site(raw.data):
                 case Entries(entries=entries, head=head):
-                    self._follower.note(entries)
+                    await self._note(entries)
                     log.debug("entries", position=self._follower.position, head=head)
                 case Echo(ticks=ticks, head=head, now=now):
                     self._follower.heard(ticks, head, now)
                     self._compare(now - self._clock.now(), self._clock.ticks() - ticks)
                 case Answer(id=request_id, response=response):
                     self._answered(request_id, response)
+                case Compared() | Told() as told:
+                    self._settle(told)
                 case Refused(reason=reason):
                     self.refused = reason
                     raise ValueError(reason)
                 case _:
                     continue
 
+    async def _note(self, entries: Sequence[Entry]) -> None:
+        """Take them up, some at a time: who has missed many still answers between them."""
+        for start in range(0, max(1, len(entries)), _AT_ONCE):
+            self._follower.note(entries[start : start + _AT_ONCE])
+            await self._clock.sleep(0)
+
     def _answered(self, request_id: str, response: Response) -> None:
         waiting = self._waiting.get(request_id)
         if waiting is not None and not waiting[1].done():
             waiting[1].set_result(response)
+
+    def _settle(self, told: Compared | Told) -> None:
+        waiting = self._asked.get(told.id)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(told)
 
     async def _probe(self, connection: _Connection) -> None:
         while True:
             if self._clock.ticks() - connection.heard_ticks > SILENCE_S:
                 raise TimeoutError("the controller is silent")
             await self._send(connection, Probe(self._clock.ticks(), self._clock.now()))
+            await self._offer(connection)
             await self._clock.sleep(PROBE_S)
+
+    async def _offer(self, connection: _Connection) -> None:
+        """Offer a signing key that no controller has made known yet."""
+        offer, ticks = self._signatory.offer() if self._signatory else None, self._clock.ticks()
+        if offer is None or (offer[0] == connection.offered and ticks - connection.offered_ticks < _OFFER_S):
+            return
+        connection.offered, connection.offered_ticks = offer[0], ticks
+        await self._send(connection, Offer(*offer))
+
+    async def _trust(self, connection: _Connection, controller: str) -> None:
+        """Follow a turn of the CA: a fresh certificate, and with it those that count by now."""
+        while self._identity.cas.epoch < connection.cas:
+            await renewed(self._identity, [controller])
+            self._speak.set()
+            if self._identity.cas.epoch < connection.cas:
+                await self._clock.sleep(_OFFER_S)
+
+    def _trusted(self) -> dict[str, Seen]:
+        """The CAs that are trusted here, once they have been turned."""
+        seen = self._identity.cas
+        return {CAS: seen} if seen.epoch else {}
 
     async def _report(self, connection: _Connection) -> None:
         """Tell, whenever there is something to tell: how far we are, and what we revoked ourselves."""
@@ -285,8 +369,9 @@ class Link:
             await self._speak.wait()
             self._speak.clear()
             position, held = self.held()
-            rings = {name: (seen.epoch, seen.fingerprint) for name, seen in held.items() if seen.epoch}
-            await self._send(connection, Acknowledge(position, rings))
+            held = held | self._trusted()
+            rings = {name: (seen.epoch, seen.fingerprint) for name, seen in held.items()}
+            await self._send(connection, Acknowledge(position, rings, self.issued()))
             await self._own.returned()
             entries = portion(await self._own.after(connection.own_sent), _OWN_BATCH, _OWN_BYTES)
             if entries:
@@ -296,7 +381,7 @@ class Link:
 
     def _held(self) -> tuple[int, dict[str, Seen]]:
         """What this process holds: how far its replica is, and its rings."""
-        return self._follower.projected, self._follower.seen
+        return self._follower.projected, self._follower.held
 
     def _compare(self, ahead_us: int, under_way_s: float) -> None:
         """Say so, loudly and once, when this machine's clock and the controller's are apart."""
@@ -316,13 +401,22 @@ class Link:
         await connection.socket.send_bytes(encode(message))
 
 
+async def renewed(identity: Identity, controllers: Sequence[str]) -> None:
+    """Renew the site's certificate now, or say loudly why not."""
+    try:
+        await identity.renew(controllers)
+        log.info("certificate_renewed")
+    except (Unavailable, StoreRefused, OSError) as error:  # a full disk among them
+        log.error("certificate_not_renewed", why=str(error))
+
+
 async def renew(identity: Identity, controllers: Sequence[str], clock: Clock) -> None:
     """Renew the site's certificate at half of its life, for ever; a failure is tried again soon and said loudly."""
     while True:
         if clock.now() >= identity.renewal_due_at():
-            try:
-                await identity.renew(controllers)
-                log.info("certificate_renewed")
-            except (Unavailable, StoreRefused, OSError) as error:  # a full disk among them
-                log.error("certificate_not_renewed", why=str(error))
+            await renewed(identity, controllers)
         await clock.sleep(min(60.0, max(1.0, (identity.renewal_due_at() - clock.now()) / 1_000_000)))
+
+
+async def _answered() -> None:
+    """Nothing is waited for where nothing is answered."""

@@ -10,13 +10,14 @@ from typing import Any, NewType
 
 import msgspec
 
-from regional_keystone.record import TABLES, Key, Record, Touch, decode, encode, facts, indexed_values, touches
+from regional_keystone.record import TABLES, Key, R, Record, Touch, decode, encode, facts, indexed_values, touches
 
 Position = NewType("Position", int)  # number of an entry in the log; 0 is before the first
 LOG = "log"  # the feed that controllers append to; every other feed is `site/incarnation`
+_CHANGE_BYTES = 1024  # what a change takes in memory beside its row
 
 
-class Put(msgspec.Struct, frozen=True, tag="put", array_like=True):
+class Put(msgspec.Struct, frozen=True, tag="put", array_like=True, gc=False):
     """A row becomes `row`; `was` holds the indexed values it had, None for a row that was not there."""
 
     table: str
@@ -29,7 +30,7 @@ class Put(msgspec.Struct, frozen=True, tag="put", array_like=True):
         return f"Put({self.table!r}, {self.key!r}, now={self.now!r}, was={self.was!r})"
 
 
-class Remove(msgspec.Struct, frozen=True, tag="remove", array_like=True):
+class Remove(msgspec.Struct, frozen=True, tag="remove", array_like=True, gc=False):
     """A row goes; `was` holds the indexed values it had."""
 
     table: str
@@ -40,7 +41,7 @@ class Remove(msgspec.Struct, frozen=True, tag="remove", array_like=True):
 Change = Put | Remove
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One write: numbered without gaps in its feed, never undone, all of its changes or none.
 
     `id` is its transaction's, unique for ever; `at` the writer's wall clock in microseconds.
@@ -109,6 +110,19 @@ def disturbed(changes: Iterable[Change]) -> set[Touch]:
     return found
 
 
+def told(entries: Iterable[Entry], kind: type[R]) -> list[R]:
+    """What these entries put into the table of this kind, in order."""
+    table = facts(kind).name
+    changes = [change for entry in entries for change in entry.changes if change.table == table]
+    return [decode(kind, change.row) for change in changes if isinstance(change, Put)]
+
+
+def origin(name: str) -> tuple[str, int]:
+    """The feed and number of the entry that a revocation of this name came from; 0 for one that came from none."""
+    feed, _, rest = name.rpartition("/")[0].rpartition("/")
+    return feed, int(rest) if rest.isdecimal() else 0
+
+
 def net(changes: Iterable[Change]) -> tuple[Change, ...]:
     """One change per row, the last one, with the `was` of the first: what a store with timestamps needs."""
     found: dict[Touch, Change] = {}
@@ -132,5 +146,13 @@ _ENTRY = msgspec.msgpack.Decoder(Entry)
 
 
 def decode_entry(data: bytes) -> Entry:
-    """The entry that `encode_entry` wrote."""
-    return _ENTRY.decode(data)
+    """The entry that `encode_entry` wrote. Raises ValueError for anything else: a site may write what it likes."""
+    try:
+        return _ENTRY.decode(data)
+    except (RecursionError, TypeError, OverflowError) as error:  # too deep, nothing at all, a key that is a list
+        raise ValueError(f"no entry: {error}") from None
+
+
+def memory_bytes(entry: Entry) -> int:
+    """About how much memory an entry takes that waits to be projected."""
+    return sum(_CHANGE_BYTES + (len(change.row) if isinstance(change, Put) else 0) for change in entry.changes)

@@ -1,4 +1,4 @@
-"""The site's own feed: revocations and counts of logins, effective here at once, taken over into the log exactly once.
+"""The site's own feed: revocations, condemned keys, counts of logins: in force here at once, taken over exactly once.
 
 A store of its own, named site/incarnation, so that a rebuilt replica cannot start its numbers again.
 Source: docs/feeds.md, "A site's own feed".
@@ -6,6 +6,7 @@ Source: docs/feeds.md, "A site's own feed".
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from regional_keystone.compliance import joined
 from regional_keystone.errors import TooLarge, Unavailable, Unknown
 from regional_keystone.follow import Follower
 from regional_keystone.log import Change, Entry, Position, Put, Transaction, encode_entry, put
+from regional_keystone.marks import Marks
 from regional_keystone.model import Attempts, RevocationEvent, Taken
 from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import decode
@@ -23,8 +25,10 @@ from regional_keystone.record import decode
 log = structlog.get_logger("own_feed")
 
 ENTRY_BYTES = 256 * 1024
+MOST_CHANGES = 2000  # in one entry, and in all that travel together: each costs a controller a read and its memory
 DEADLINE_S = 5.0  # for one transaction, from when it waits to when it is answered
 _AT_ONCE = 100  # revocations in one entry
+_RETRY_S = 1.0
 _TRIES = 3  # of one transaction, if the feed's end is not where it was thought to be
 
 
@@ -35,7 +39,7 @@ class _Waiting:
 
 
 class OwnFeed:
-    """A Committer for what a cut-off site may do alone: revocations, and reports of logins at this site.
+    """A Committer for what a cut-off site may do alone: revocations, condemned keys, reports of logins at this site.
 
     A report is an `Attempts` row with what is new; what is written is the site's row with all reports in it.
     """
@@ -129,16 +133,30 @@ class OwnFeed:
             log.warning("own_feed_not_pruned", feed=self.name, why=error.message)
 
     async def revoke(self, events: list[RevocationEvent]) -> None:
-        """Append these revocations of our own."""
-        for start in range(0, len(events), _AT_ONCE):
-            changes = tuple(put(event) for event in events[start : start + _AT_ONCE])
+        """Append these revocations of our own, all that fit. Raises TooLarge, at the end, if one never does."""
+        parts = [events[start : start + _AT_ONCE] for start in range(0, len(events), _AT_ONCE)]
+        refusal: TooLarge | None = None
+        while parts:
+            part = parts.pop(0)
             name = f"{self.name}/{uuid.uuid4().hex}"
-            await self.commit(Transaction(name, self._follower.position, frozenset(), changes))
+            changes = tuple(put(event) for event in part)
+            try:
+                await self.commit(Transaction(name, self._follower.position, frozenset(), changes))
+            except TooLarge as error:
+                middle = len(part) // 2
+                if middle:
+                    parts[:0] = [part[:middle], part[middle:]]
+                else:
+                    refusal = error
+        if refusal is not None:
+            raise refusal
 
     def _is_own(self, change: Change) -> bool:
         if not isinstance(change, Put):
             return False
-        return change.table == "revocations" or (change.table == "attempts" and change.key[1] == self._place)
+        return change.table in {"revocations", "condemned"} or (
+            change.table == "attempts" and change.key[1] == self._place
+        )
 
     async def _settled(self, change: Change) -> Change:
         """What is written for a change: of a report, this site's row as it becomes. Raises Unavailable."""
@@ -173,7 +191,7 @@ class OwnFeed:
                     break
                 raise
             entry = Entry(self.number + 1, transaction.id, at, changes)
-            if len(encode_entry(entry)) > ENTRY_BYTES:
+            if is_too_large(entry):
                 raise TooLarge
             waiting.under_way = True
             try:
@@ -230,6 +248,51 @@ class OwnFeed:
             task.exception()  # whoever waits has it; nobody may be waiting
 
 
+class LateAnswers:
+    """What this site adds to revocations that came late: written into its own feed, in order, however often it takes.
+
+    What a replica holds is asked nothing again by a later life of this process: so nothing gets there before its
+    answers are `written`.
+    """
+
+    def __init__(self, own: OwnFeed, clock: Clock) -> None:
+        self._own = own
+        self._clock = clock
+        self._waiting: deque[list[RevocationEvent]] = deque()
+        self._more = asyncio.Event()
+        self._marks = Marks()
+        self._put = self._written = 0
+
+    def put(self, events: list[RevocationEvent]) -> None:
+        """Have these written; they count in this process already."""
+        self._waiting.append(events)
+        self._put += 1
+        self._more.set()
+
+    async def written(self) -> None:
+        """Return when all is durable that was put until now. What is put meanwhile is not waited for."""
+        if self._put > self._written:
+            await self._marks.wait(self._put)
+
+    async def run(self) -> None:
+        """Write, for ever; what cannot be written now is tried again, and what never fits is dropped with a word."""
+        while True:
+            while not self._waiting:
+                self._more.clear()
+                await self._more.wait()
+            try:
+                await self._own.revoke(self._waiting[0])
+            except TooLarge:  # the others are written; this one counts here, until this process ends
+                log.error("late_revocation_dropped", why="it fits into no entry of this site's own feed")
+            except Unavailable as error:
+                log.error("late_revocation_not_written", why=str(error))
+                await self._clock.sleep(_RETRY_S)
+                continue
+            self._waiting.popleft()
+            self._written += 1
+            self._marks.reached(self._written)
+
+
 async def pruned(store: Writer, feed: str) -> int:
     """The number of the last entry of a feed that was forgotten, 0 if none was."""
     low, high = 0, await store.head(feed)
@@ -244,12 +307,18 @@ async def pruned(store: Writer, feed: str) -> int:
 
 def portion(entries: Sequence[Entry], limit: int, limit_bytes: int) -> tuple[Entry, ...]:
     """The first of these entries, as many as one message may carry; one at least, if there is one."""
-    size_bytes = 0
+    size_bytes = changes = 0
     for place, entry in enumerate(entries[:limit]):
         size_bytes += len(encode_entry(entry))
-        if place and size_bytes > limit_bytes:
+        changes += len(entry.changes)
+        if place and (size_bytes > limit_bytes or changes > MOST_CHANGES):
             return tuple(entries[:place])
     return tuple(entries[:limit])
+
+
+def is_too_large(entry: Entry) -> bool:
+    """Whether no site may have this in its feed, and no controller takes it."""
+    return len(entry.changes) > MOST_CHANGES or len(encode_entry(entry)) > ENTRY_BYTES
 
 
 def _nobody() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from regional_keystone.log import Entry, Position, Transaction
 from regional_keystone.record import Key, Like, R
+from regional_keystone.sums import Covered, Lying
 
 
 class Reader(Protocol):
@@ -99,6 +100,24 @@ class Writer(Reader, Protocol):
 
     async def restore(self, position: int, rows: AsyncIterator[tuple[str, tuple[Any, ...], bytes]]) -> None:
         """Replace all tables by these rows, which stand at `position`: wholly or, on any failure, not at all."""
+        ...
+
+    async def survey(self, table: str, begin: str, least_rows: int) -> Covered:
+        """The sums of a table as it lies there, from leaf `begin` on: of so many rows at least, and of whole leaves.
+
+        For a store that has no such view of its tables, nothing: LookupError.
+        """
+        ...
+
+    async def lying(self, table: str, leaf: str) -> tuple[int, list[Lying]]:
+        """The rows of one leaf in the order of their keys, and the position that they show."""
+        ...
+
+    async def mend(self, rows: Sequence[tuple[str, Key, bytes | None]]) -> None:
+        """Make (table, key) these bytes, or nothing, without an entry of the log: what is written from then on counts.
+
+        For rows that differ from what the log has made of them; all or none, after everything that was applied before.
+        """
         ...
 
     async def close(self) -> None:

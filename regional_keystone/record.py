@@ -184,8 +184,11 @@ def encode(record: Record) -> bytes:
 
 
 def decode(kind: type[R], row: bytes) -> R:
-    """The record that `encode` wrote; fields it does not have take their defaults."""
-    return msgspec.msgpack.decode(row, type=kind)
+    """The record that `encode` wrote; fields it does not have take their defaults. Raises ValueError for rubbish."""
+    try:
+        return msgspec.msgpack.decode(row, type=kind)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def spread(name: str) -> str:

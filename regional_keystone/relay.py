@@ -6,15 +6,16 @@ them: unknown fields and unknown tags are ignored, as on the stream.
 
 import asyncio
 import socket
-from collections.abc import Callable
-from typing import Generic, TypeVar, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar, get_args
 
 import msgspec
 
-from regional_keystone.log import Change
+from regional_keystone.log import Change, Entry
 from regional_keystone.messages import Answer, Echo, Entries, Forward, Own
 from regional_keystone.metrics import Counts
 from regional_keystone.model import RevocationEvent
+from regional_keystone.record import Touch
 
 M = TypeVar("M")
 MAX_FRAME_BYTES = 16 * 1024 * 1024
@@ -63,9 +64,16 @@ class Late(msgspec.Struct, frozen=True, tag="late"):
 
 
 class Counted(msgspec.Struct, frozen=True, tag="counted"):
-    """What the worker has counted since it began."""
+    """What the worker has counted since it began; `issued` are tokens, by key id and hour since 1970 UTC."""
 
     counts: Counts
+    issued: dict[str, dict[int, int]] = {}
+
+
+class Answered(msgspec.Struct, frozen=True, tag="answered"):
+    """Tokens that the worker answered 200, as `middleware_cache.framed` has them."""
+
+    batch: bytes
 
 
 class Handed(msgspec.Struct, frozen=True, tag="handed"):
@@ -73,6 +81,16 @@ class Handed(msgspec.Struct, frozen=True, tag="handed"):
 
     feed: str
     number: int
+    mended: int = 0  # it was begun after the `Mended` of this number
+
+
+class PeerWord(msgspec.Struct, frozen=True, tag="peer"):
+    """What another site's own feed says, up to this number, as far as it is believed."""
+
+    feed: str
+    number: int
+    revocations: tuple[RevocationEvent, ...] = ()
+    condemned: tuple[str, ...] = ()
 
 
 class Mark(msgspec.Struct, frozen=True, tag="mark"):
@@ -81,8 +99,22 @@ class Mark(msgspec.Struct, frozen=True, tag="mark"):
     projected: int
 
 
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """By the store's heartbeat all that the log held at `ticks` ends at `head`."""
+
+    ticks: float
+    head: int
+
+
 class Again(msgspec.Struct, frozen=True, tag="again"):
     """The replica was replaced, or lies too far behind what is remembered: read it anew, then `Begin`."""
+
+
+class Mended(msgspec.Struct, frozen=True, tag="mended"):
+    """Rows of the replica were put right: nothing that read these holds; own entries that still count follow."""
+
+    touched: tuple[tuple[Any, ...], ...]
+    number: int = 0
 
 
 class Serve(msgspec.Struct, frozen=True, tag="serve"):
@@ -108,8 +140,10 @@ class Count(msgspec.Struct, frozen=True, tag="count"):
     """Say what you have counted."""
 
 
-ToLeader = Begin | Stand | Serving | Forward | Commit | Late | Counted
-ToWorker = Entries | Own | Echo | Mark | Handed | Serve | Again | Answer | Done | Failed | Count
+ToLeader = Begin | Stand | Serving | Forward | Commit | Late | Counted | Answered
+ToWorker = (
+    Entries | Own | PeerWord | Echo | Beat | Mark | Handed | Serve | Again | Mended | Answer | Done | Failed | Count
+)
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_LEADER: msgspec.msgpack.Decoder[ToLeader] = msgspec.msgpack.Decoder(ToLeader)
 _TO_WORKER: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -183,3 +217,34 @@ def _known(decoder: msgspec.msgpack.Decoder[M], body: bytes) -> M | None:
         if isinstance(message, dict) and message.get("type") not in _TAGS:
             return None
         raise
+
+
+class Relay(Protocol):
+    """Is told in order, as it happens, what a follower learns, so that others can follow it."""
+
+    def noted(self, entries: Sequence[Entry]) -> None:
+        """Every answer knows these entries now."""
+        ...
+
+    def heard(self, ticks: float, head: int, now: int) -> None:
+        """A controller named the head of its log, and its wall clock."""
+        ...
+
+    def beat(self, ticks: float, head: int) -> None:
+        """The store's heartbeat says that the log ended at `head` at `ticks`."""
+        ...
+
+    def stored(self, projected: int) -> None:
+        """Everything up to here is in the replica."""
+        ...
+
+    def replaced(self) -> None:
+        """A snapshot took the replica's place."""
+        ...
+
+    async def mended(self, touched: Iterable[Touch]) -> None:
+        """Rows of the replica were put right, and this was disturbed by it; what it is may not be believed.
+
+        Raises Unavailable where not all that counts could be told: then it has to be called again.
+        """
+        ...

@@ -12,6 +12,8 @@ from regional_keystone.token import DEFAULT_METHODS
 
 HASH_ROUNDS = {"bcrypt": (4, 31), "bcrypt_sha256": (4, 31), "scrypt": (1, 31), "pbkdf2_sha512": (1, 2**32 - 1)}
 """Algorithms for passwords, and what `password_hash_rounds` can be."""
+PROVIDERS = ("fernet", "jws")
+"""How tokens are made."""
 SCRYPT_MEMORY_BYTES = 512 * 1024 * 1024
 """What one scrypt may use; a hash that asks for more opens for nobody."""
 
@@ -62,9 +64,32 @@ class Listen:
 class Token:
     """[token]: how long tokens live, as upstream's section of this name."""
 
+    provider: str = option("fernet", f"Whether tokens are sealed or signed: {', '.join(PROVIDERS)}. Both are read.")
     expiration: int = option(3600, "Seconds until a token expires.", least=1)
     allow_expired_window: int = option(172800, "Seconds after expiry in which allow_expired still shows it.", least=0)
+    strict_chain: bool = option(
+        False,  # noqa: FBT003
+        "Whether revoking a token that was made from another also voids all of its chain from its second on.",
+    )
     allow_rescope_scoped_token: bool = option(True, "Whether a scoped token may be exchanged for another scope.")  # noqa: FBT003
+    revoked_singly: int = option(
+        10_000, "Own tokens that a user may revoke one by one while that is kept; then all go at once. 0: any.", least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class JwtTokens:
+    """[jwt_tokens]: the keys of provider jws, as upstream's section of this name."""
+
+    jws_private_key_repository: Path | None = option(
+        None, "Directory of the private key, which never leaves it; default: jws-keys/private in state_dir."
+    )
+    jws_public_key_repository: Path | None = option(
+        None, "Directory of everybody's public keys, kept for a Keystone; default: jws-keys/public in state_dir."
+    )
+    trusted_public_key_repository: Path | None = option(
+        None, "Public keys of Keystones outside the federation whose tokens are taken as well, in a migration."
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +142,22 @@ class SecurityCompliance:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """[keys]: the rings that tokens and the secrets of credentials are sealed with."""
+    """[keys]: the rings that tokens, auth receipts and the secrets of credentials are sealed with."""
 
     directory: Path | None = option(None, "Key repository in upstream's layout; default: fernet-keys in state_dir.")
     credential_directory: Path | None = option(None, "The same for credentials; default: credential-keys in state_dir.")
+    receipt_directory: Path | None = option(None, "The same for auth receipts; default: receipt-keys in state_dir.")
+    follow: Path | None = option(None, "Directory that a Keystone turns, whose keys are used as well; for a migration.")
+    follow_seals: bool = option(True, "Whether its primary key seals tokens; else its keys only open them.")  # noqa: FBT003
     rotation_interval: int = option(0, "Seconds between rotations; 0: only when asked.", least=0)
-    acknowledge_deadline_s: float = option(60.0, "A site that holds up a rotation longer is quarantined.", least=0)
-    isolation_s: float = option(259_200.0, "A site cut off longer stops issuing; keys are kept for as long.", least=1)
+    max_active_keys: int = option(0, "Keys that a ring is expected to have at most; 0: as many as it takes.", least=0)
+    acknowledge_deadline_s: float = option(60.0, "A site that holds up a rotation longer is quarantined.", least=4)
+    isolation_s: float = option(
+        259_200.0,
+        "A site cut off longer stops issuing; keys are kept for as long. The controllers' counts, not a site's.",
+        least=1,
+    )
+    two_person: bool = option(False, "Whether `rkctl keys compromised` takes two people.")  # noqa: FBT003
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +166,8 @@ class Freshness:
 
     system: float = option(30.0, "Seconds for system-scoped tokens.", least=0)
     domain: float = option(0.0, "Seconds for domain-scoped tokens.", least=0)
-    project: float = option(0.0, "Seconds for project-scoped and unscoped tokens.", least=0)
+    project: float = option(0.0, "Seconds for project-scoped tokens.", least=0)
+    unscoped: float = option(0.0, "Seconds for tokens without a scope.", least=0)
     skew_s: float = option(2.0, "A site whose clock differs by more says so loudly.", least=0)
 
 
@@ -245,6 +280,14 @@ class ApplicationCredential:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Convergence:
+    """[convergence]: whether replicas in files are what the log made them; see docs/operate.md, A row that drifted."""
+
+    interval_s: float = option(30.0, "Seconds from one reading of all rows to the next; 0: never.", least=0)
+    share: float = option(0.2, "How much of one processor's time reading may take; more rows take longer.", least=0.01)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Fastpath:
     """[fastpath]: remembered verdicts."""
 
@@ -288,6 +331,21 @@ class Memcached:
     timeout_s: float = option(0.05, "Seconds after which an answer is no longer waited for.", least=0.001, most=5)
     ttl_s: float = option(300.0, "Seconds that an entry is kept at most.", least=1)
     secret_file: Path | None = option(None, "Secret of the region, mode 0600; default: cache.secret in state_dir.")
+    tls_ca: Path | None = option(None, "CA of the servers' certificates in PEM; turns on TLS with host check.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class MiddlewareCache:
+    """[middleware_cache]: where services' keystonemiddleware keeps our answers, to delete what no longer holds."""
+
+    servers: tuple[str, ...] = option((), "Their memcached_servers, host:port of each; empty: nothing is deleted.")
+    strategies: tuple[str, ...] = option(
+        ("none",), "Their memcache_security_strategy: none, MAC:FILE, ENCRYPT:FILE; FILE: memcache_secret_key, 0600."
+    )
+    token_cache_time: float = option(300.0, "The longest token_cache_time of any of them, in seconds.", least=1)
+    in_flight_s: float = option(5.0, "Seconds after which is deleted again what was under way.", least=0.1, most=600)
+    entries: int = option(100_000, "Tokens remembered; of more the oldest are forgotten, loudly.", least=1)
+    timeout_s: float = option(1.0, "Seconds after which a server that does not answer is tried again.", least=0.01)
     tls_ca: Path | None = option(None, "CA of the servers' certificates in PEM; turns on TLS with host check.")
 
 

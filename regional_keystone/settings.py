@@ -16,11 +16,13 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from regional_keystone.sections import (
     HASH_ROUNDS,
+    PROVIDERS,
     SCRYPT_MEMORY_BYTES,
     ApplicationCredential,
     Auth,
     Cassandra,
     Catalog,
+    Convergence,
     Cors,
     Credential,
     Default,
@@ -28,11 +30,13 @@ from regional_keystone.sections import (
     Fastpath,
     Freshness,
     Identity,
+    JwtTokens,
     Keys,
     Limits,
     Listen,
     Log,
     Memcached,
+    MiddlewareCache,
     Policy,
     Resource,
     Role,
@@ -55,6 +59,7 @@ __all__ = [
     "Cassandra",
     "Catalog",
     "ConfigurationError",
+    "Convergence",
     "Cors",
     "Credential",
     "Default",
@@ -62,11 +67,13 @@ __all__ = [
     "Fastpath",
     "Freshness",
     "Identity",
+    "JwtTokens",
     "Keys",
     "Limits",
     "Listen",
     "Log",
     "Memcached",
+    "MiddlewareCache",
     "Policy",
     "Resource",
     "Role",
@@ -111,6 +118,7 @@ class Settings:
     site: Site = Site()
     listen: Listen = Listen()
     token: Token = Token()
+    jwt_tokens: JwtTokens = JwtTokens()
     auth: Auth = Auth()
     identity: Identity = Identity()
     security_compliance: SecurityCompliance = SecurityCompliance()
@@ -127,11 +135,20 @@ class Settings:
     trust: Trust = Trust()
     credential: Credential = Credential()
     application_credential: ApplicationCredential = ApplicationCredential()
+    convergence: Convergence = Convergence()
     fastpath: Fastpath = Fastpath()
     log: Log = Log()
     cassandra: Cassandra = Cassandra()
     memcached: Memcached = Memcached()
+    middleware_cache: MiddlewareCache = MiddlewareCache()
     workers: Workers = Workers()
+
+    def check(self) -> None:
+        """Raise ConfigurationError for what no program of this kind can start with."""
+        _check_listen(self.listen)
+        _check_passwords(self)
+        if self.token.provider not in PROVIDERS:
+            raise ConfigurationError(f"token.provider = {self.token.provider}: one of {', '.join(PROVIDERS)}")
 
 
 S = TypeVar("S", bound=Settings)
@@ -149,8 +166,7 @@ def load(kind: type[S], file: Path | None, sets: Iterable[str] = (), environ: Ma
     values |= _from_environment(known, os.environ if environ is None else environ)
     values |= _from_sets(known, sets)
     settings = _build(kind, values)
-    _check_listen(settings.listen)
-    _check_passwords(settings)
+    settings.check()
     return settings
 
 

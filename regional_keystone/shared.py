@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from regional_keystone import __version__, durable, secret_file
-from regional_keystone.errors import StoreRefused
+from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.fastpath import Facts, Knowledge, Memory
 from regional_keystone.ports import Cache, Clock
 from regional_keystone.record import Touch
@@ -31,6 +31,9 @@ from regional_keystone.token import Named, Scope
 FORMAT: Final = 1
 RESULTS: Final = ("hit", "miss", "garbage", "foreign", "old", "ahead", "stale")
 """What a look-up can come to; all but the first are misses."""
+
+REPAIRED: Final = "repaired"
+"""The file in a site's directory that says up to which position facts may have been made of rows that were wrong."""
 
 _SKEW_US = 60_000_000
 _SECRET_BYTES = 32
@@ -135,8 +138,17 @@ class SharedFacts:
     """
 
     def __init__(
-        self, cache: Cache, seal: Seal, memory: Memory, knowledge: Knowledge, *, clock: Clock, ttl_s: float
+        self,
+        cache: Cache,
+        seal: Seal,
+        memory: Memory,
+        knowledge: Knowledge,
+        *,
+        clock: Clock,
+        ttl_s: float,
+        repaired: int = 0,
     ) -> None:
+        """Facts of position `repaired` or before may have been made of wrong rows, and no entry tells which."""
         self.lookups: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self._cache = cache
         self._seal = seal
@@ -144,6 +156,7 @@ class SharedFacts:
         self._knowledge = knowledge
         self._clock = clock
         self._ttl_s = ttl_s
+        self._repaired = repaired
         self._waiting: dict[str, bytes] = {}
         self._writing: asyncio.Task[None] | None = None
 
@@ -199,6 +212,8 @@ class SharedFacts:
         age_us = self._clock.now() - opened.at
         if age_us > self._ttl_s * 1_000_000 or age_us < -_SKEW_US or not self._memory.covers(opened.position):
             return "old", None
+        if opened.position <= self._repaired:
+            return "old", None
         if opened.position > self._knowledge.position:
             return "ahead", None
         return ("hit", facts) if self._memory.holds(facts) else ("stale", None)
@@ -214,6 +229,24 @@ def cache_secret(path: Path) -> bytes:
     if len(secret) < _SECRET_BYTES:
         raise StoreRefused(f"{path}: shorter than {_SECRET_BYTES} bytes; openssl rand -hex {_SECRET_BYTES} > {path}")
     return secret
+
+
+async def note_repair(path: Path, position: int) -> None:
+    """No process that begins from now on believes facts of this position or before. Raises Unavailable."""
+    try:
+        await asyncio.to_thread(durable.write, path, str(position).encode())
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from None
+
+
+def repaired_at(path: Path) -> int:
+    """What was noted last; 0 where nothing was. Of a file that says nothing all facts are to be doubted."""
+    try:
+        return int(path.read_bytes())
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError):
+        return 2**63
 
 
 def _written(facts: Facts) -> bytes:

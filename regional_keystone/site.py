@@ -4,31 +4,58 @@ import asyncio
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
-from regional_keystone import durable, logs, secret_file
-from regional_keystone.backends import only_user, open_replica, open_store, region_cache, system_clock
+from regional_keystone import durable, exposure, logs, operator_socket, secret_file
+from regional_keystone.backends import only_user, open_replica, open_store, region_cache, store_heartbeat, system_clock
+from regional_keystone.convergence import Comparing
 from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
+from regional_keystone.freshness import BEAT_S
+from regional_keystone.issue_counts import Issues, read, totals, written
 from regional_keystone.link import Link, renew
-from regional_keystone.log import LOG
+from regional_keystone.log import LOG, Entry
 from regional_keystone.messages import Request, Response
-from regional_keystone.model import RevocationEvent
-from regional_keystone.own_feed import OwnFeed
+from regional_keystone.operator_listener import listen
+from regional_keystone.own_feed import LateAnswers, OwnFeed
+from regional_keystone.panic import Panic
+from regional_keystone.parts import Door, Replica
+from regional_keystone.peer_feeds import PeerFeeds
 from regional_keystone.ports import Clock, Committer, Writer
+from regional_keystone.purge import Purge
+from regional_keystone.purging import purge
+from regional_keystone.refresh import Refresh
+from regional_keystone.report import common_status, export, export_comparing, left_s
+from regional_keystone.sealing import Noted
 from regional_keystone.settings import Settings
-from regional_keystone.wiring import WAIT_S, Door, Replica, background, common_status, door, export, open_doors, replica
-from regional_keystone.workers import Start, Workers, spawning
+from regional_keystone.shared import REPAIRED, note_repair
+from regional_keystone.signer_chain import Chain
+from regional_keystone.survey import Survey
+from regional_keystone.wiring import (
+    WAIT_S,
+    background,
+    door,
+    keep_s,
+    look_after_keys,
+    open_doors,
+    replica,
+    settle_again,
+)
+from regional_keystone.worker_process import Start, spawning
+from regional_keystone.workers import Workers
 
 log = structlog.get_logger("site")
 
 _JOIN_RETRY_S = 1.0
 _LOOK_S = 0.5
-_FRESH = "fresh"
-_SECOND_US = 1_000_000
+_FRESH, _ISSUED = "fresh", "issued"
+_COUNT_S = 10.0
+_NOTE_S = 10.0
 
 
 class Site:
@@ -41,17 +68,22 @@ class Site:
         self.part: Replica
         self.link: Link
         self.own: OwnFeed
+        self.late: LateAnswers
         self.door: Door
+        self.panic: Panic
         self.workers: Workers | None = None
+        self.peers: PeerFeeds | None = None
+        self.purge: Purge | None = None
+        self.comparing: Comparing | None = None
         self._start = start or spawning(())
-        self._late: asyncio.Queue[list[RevocationEvent]] = asyncio.Queue()
         self._forwarded = {"answered": 0, "unavailable": 0}
 
     async def build(self, stack: AsyncExitStack) -> None:
         """Open what is on disk and put it together."""
-        state, member = self.settings.site.state_dir, self.identity.membership()
+        member = self.identity.membership()
         store = await open_replica(self.settings, self.clock, member.name)
         stack.push_async_callback(store.close)
+        trusted = self.identity.trusted()
         self.part = await replica(
             self.settings,
             self.clock,
@@ -59,14 +91,12 @@ class Site:
             name=member.name,
             cluster=member.cluster,
             box=self.identity.box(),
-            signers=member.signers,
+            signers=trusted.signers,
         )
-        own_name, own_store = await self._open_own(stack, member)
-        self.own = OwnFeed(own_name, store=own_store, follower=self.part.follower, clock=self.clock)
-        self.part.follower.recall(_recalled(state / _FRESH))
-        await self.part.follower.start()
-        await self.own.start()
-        self.part.follower.late = self._late.put_nowait
+        self.part.follower.chain = Chain(trusted, self.part.follower.holders.values(), self.identity.chain_path)
+        await self._begin(stack, member)
+        if self.settings.cassandra.contact_points:
+            await self._hear_peers(member)
         self.link = Link(
             identity=self.identity,
             controllers=self.settings.site.controllers or member.controllers,
@@ -76,6 +106,7 @@ class Site:
             clock=self.clock,
             skew_s=self.settings.freshness.skew_s,
         )
+        self.link.answered = self.late.written
         own = self._lead() if self.settings.workers.processes > 1 else self.own
         self.door = door(
             self.settings,
@@ -83,15 +114,64 @@ class Site:
             committer=own,
             forward=self._forward,
             own=own,
+            own_at=lambda: (self.own.name, self.own.number),
             cache=region_cache(self.settings),
         )
         stack.push_async_callback(self.door.close)
+        self.panic = Panic(follower=self.part.follower, own=own, clock=self.clock, place=member.name)
         export(self.part, self.door)
+        self._open_purge(stack)
+        await self._open_comparing()
+        self._tell()
+
+    async def _begin(self, stack: AsyncExitStack, member: Membership) -> None:
+        """Know what an earlier life of this site knew, and what it revoked."""
+        state, follower = self.settings.site.state_dir, self.part.follower
+        name, store = await self._open_own(stack, member)
+        self.own = OwnFeed(name, store=store, follower=follower, clock=self.clock)
+        follower.recall(_recalled(state / _FRESH))
+        follower.issues.add(_counted(state / _ISSUED))
+        await follower.start()
+        await self.own.start()
+        self.late = LateAnswers(self.own, self.clock)
+        follower.late, follower.apply = self.late.put, self._apply
+
+    def _open_purge(self, stack: AsyncExitStack) -> None:
+        self.purge = purge(self.settings, self.part, self.door)
+        if self.purge is not None:
+            stack.push_async_callback(self.purge.close)
+            if self.workers is not None:
+                self.workers.answered = self.purge.take_framed
+
+    async def _open_comparing(self) -> None:
+        """Compare what lies in an own file; the tables of a data centre are everybody's."""
+        section, part, link = self.settings.convergence, self.part, self.link
+        if not section.interval_s or self.settings.cassandra.contact_points:
+            return
+        survey = Survey(part.store, self.clock, section.share)
+        await survey.start()
+        survey.watch(part.follower)
+        self.comparing = Comparing(
+            survey=survey,
+            store=part.store,
+            refresh=Refresh(part.follower, self.own.after),
+            ask=link.ask,
+            tell=link.tell,
+            clock=self.clock,
+            interval_s=section.interval_s,
+            note_repair=partial(note_repair, self.settings.site.state_dir / REPAIRED),
+        )
+        export_comparing(self.door.metrics.tell, self.comparing)
+
+    def _tell(self) -> None:
+        """Let metrics ask what a site alone knows."""
         tell = self.door.metrics.tell
         tell("own_feed_pending", self.own.pending)
         tell("stream_up", lambda: float(self.link.connected_since is not None))
         tell("stream_connects", lambda: self.link.reconnects)
+        tell("tokens_issued", lambda: totals(self.link.issued()))
         tell("forwarded", lambda: self._forwarded)
+        tell("certificate_left_seconds", lambda: left_s(self.identity.ends_at(), self.clock))
 
     def status(self) -> dict[str, Any]:
         """What /status tells."""
@@ -102,7 +182,11 @@ class Site:
             "state": "connected" if connected else "isolated",
             "stream": {"connected": connected, "since": link.connected_since, "refused": link.refused},
             "own_feed": {"name": self.own.name, "number": self.own.number, "pending": self.own.pending()},
+            "certificates": self.identity.ends_at(),
+            **({} if self.peers is None else {"peer_feeds": self.peers.status()}),
             **({} if self.workers is None else {"workers": self.workers.status()}),
+            **({} if self.purge is None else {"middleware_cache": self.purge.status()}),
+            **({} if self.comparing is None else {"convergence": self.comparing.status()}),
         }
 
     def missing(self) -> str | None:
@@ -130,6 +214,10 @@ class Site:
                 doors.callback(workers.end)
                 group.create_task(workers.run())
                 await workers.ready()
+            path = self.settings.site.state_dir / operator_socket.NAME
+            operators = await listen(self.panic.app(), path)
+            doors.callback(path.unlink, missing_ok=True)
+            doors.push_async_callback(operators.cleanup)
             ready()
             await asyncio.Event().wait()
 
@@ -137,12 +225,25 @@ class Site:
         """What runs for as long as the site does."""
         running: list[Coroutine[Any, Any, None]] = [
             self.part.follower.run(),
+            look_after_keys(self.part),
             self.link.run(),
             renew(self.identity, self.settings.site.controllers or self.identity.membership().controllers, self.clock),
-            self._answer_late(),
+            self.late.run(),
             self._note_freshness(),
+            self._keep_issues(),
+            settle_again(self.part),
         ]
-        return [*running, self._follow_store()] if self.settings.cassandra.contact_points else running
+        if self.purge is not None:
+            running.append(self.purge.run())
+        if self.comparing is not None:
+            running.append(self.comparing.run())
+        return running if self.peers is None else [*running, self._follow_store(), self.peers.run()]
+
+    async def _hear_peers(self, member: Membership) -> None:
+        """Know what other sites say in the store that all share, and go on to."""
+        part, keep = self.part, keep_s(self.settings)
+        self.peers = PeerFeeds(member.name, store=part.store, follower=part.follower, clock=self.clock, keep_s=keep)
+        await self.peers.begin()
 
     async def _open_own(self, stack: AsyncExitStack, member: Membership) -> tuple[str, Writer]:
         """The own feed's name and store: the data centre's, or a file of its own."""
@@ -156,10 +257,15 @@ class Site:
     async def _follow_store(self) -> None:
         """Take in what the data centre's own log shows, whether a controller streams it or none is left to do so."""
         follower, store, readable = self.part.follower, self.part.store, True
+        heartbeat, skew_s = store_heartbeat(store), self.settings.freshness.skew_s
         while True:
             try:
+                stream_is_late = follower.age_s() > 2 * BEAT_S
+                beat = await heartbeat.last() if heartbeat is not None and stream_is_late else None
                 while entries := await store.tail(LOG, follower.position):
                     follower.note(entries)
+                if beat is not None:  # read before the entries, or it would always be ahead of them
+                    follower.beaten(*beat, skew_s)
                 await self.own.settle()
             except Unavailable as error:
                 if readable:
@@ -178,10 +284,12 @@ class Site:
             follower=self.part.follower,
             own=self.own,
             forward=self._forward,
-            late=self._late.put_nowait,
+            late=self.late.put,
             clock=self.clock,
         )
-        self.link.held = self.workers.held
+        self.link.held, self.link.issued = self.workers.held, self.workers.issued
+        if self.peers is not None:
+            self.peers.told, self.workers.peers = self.workers.hear, self.peers.words
         return self.workers
 
     async def _forward(self, request: Request) -> Response:
@@ -198,27 +306,39 @@ class Site:
         return response
 
     async def _note_freshness(self) -> None:
-        """Keep on disk when all was known last, so that a restart while the controller is away does not forget it."""
-        path, noted_at = self.settings.site.state_dir / _FRESH, 0
+        """Keep on disk when all was known last, so that a restart while the controller is away does not forget it.
+
+        And the wall clock, whether or not anything new is known: by it a later life knows that it was set back.
+        """
+        path, noted_at = self.settings.site.state_dir / _FRESH, float("-inf")
         while True:
-            fresh_at = self.part.follower.fresh_at()
-            if fresh_at is not None and fresh_at - noted_at > 10 * _SECOND_US:
+            noted = self.part.follower.noted()
+            if noted is not None and self.clock.ticks() - noted_at > _NOTE_S:
                 try:
-                    await asyncio.to_thread(durable.write, path, str(fresh_at).encode())
-                    noted_at = fresh_at
+                    await asyncio.to_thread(durable.write, path, msgspec.json.encode(noted))
+                    noted_at = self.clock.ticks()
                 except OSError as error:  # a full disk: it is tried again
                     log.error("freshness_not_noted", why=error.strerror)
             await self.clock.sleep(5.0)
 
-    async def _answer_late(self) -> None:
+    async def _keep_issues(self) -> None:
+        """Keep on disk, and tell the controller, how many tokens were issued, whenever that has changed."""
+        path, kept = self.settings.site.state_dir / _ISSUED, b""
         while True:
-            events = await self._late.get()
-            try:
-                await self.own.revoke(events)
-            except Unavailable as error:
-                log.error("late_revocation_not_written", why=str(error))
-                await self.clock.sleep(_JOIN_RETRY_S)
-                self._late.put_nowait(events)
+            await self.clock.sleep(_COUNT_S)
+            data = written(self.link.issued())
+            if data != kept:
+                try:
+                    await asyncio.to_thread(durable.write, path, data)
+                    kept = data
+                except OSError as error:  # a full disk: it is tried again
+                    log.error("issues_not_counted", why=error.strerror)
+                self.part.follower.progress()
+
+    async def _apply(self, batch: Sequence[Entry]) -> None:
+        """Let the replica hold what this site, with all its processes, has answered."""
+        await self.late.written()
+        await self.part.store.apply(batch)
 
 
 async def serve(settings: Settings, ready: Callable[[], None], told: Sequence[str] = ()) -> None:
@@ -230,6 +350,7 @@ async def serve(settings: Settings, ready: Callable[[], None], told: Sequence[st
     clock = system_clock()
     async with AsyncExitStack() as stack:
         stack.enter_context(only_user(settings.site.state_dir))
+        exposure.refuse(settings)
         identity_ = Identity(settings.site.state_dir / "identity")
         if not identity_.joined:
             await _join(settings, identity_, clock)
@@ -281,9 +402,17 @@ def _own_feed(directory: Path, member: Membership) -> tuple[Path, str]:
     return path, f"{member.name}/{path.stem}"
 
 
-def _recalled(path: Path) -> int | None:
-    """When all was known last, by the wall clock; None if that is not known."""
+def _counted(path: Path) -> Issues:
     try:
-        return int(path.read_bytes())
+        return read(path.read_bytes())
+    except OSError:
+        return {}
+
+
+def _recalled(path: Path) -> Noted | None:
+    """What was known last, by the wall clock; None if that is not known."""
+    try:
+        noted = msgspec.json.decode(path.read_bytes(), type=Noted | int)
     except (OSError, ValueError):
         return None
+    return Noted(fresh_at=noted, sure_at=noted) if isinstance(noted, int) else noted  # the former version's

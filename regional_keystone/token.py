@@ -181,7 +181,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     """A caller proven now: token, user, scope and effective roles; only `validate` and `issue` make one.
 
     `user` is as whom the token acts: by a trust with impersonation not the one who holds it. `roles` are the effective
-    roles, `id` and `name`. `allowed`: the only requests that its token is good for; None: any.
+    roles, `id` and `name`. `allowed`: the only requests that its token is good for; None: any. `signers`: ids of
+    the keys that signed its token, and what that was made from; none if it was sealed.
     """
 
     token: Token
@@ -190,6 +191,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
     domain: Named | None = None
     roles: tuple[Named, ...] = ()
     allowed: tuple[Allowed, ...] | None = None
+    signers: tuple[str, ...] = ()
 
     @property
     def user_id(self) -> str:

@@ -3,15 +3,21 @@ The only place but `issue` where a Principal is made, so that a handler cannot m
 """
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable
+from hashlib import sha256
 
+import structlog
+
+from regional_keystone import jws
 from regional_keystone.catalog import Catalog, any_chosen, chosen, visible
 from regional_keystone.delegation import Within, delegated
 from regional_keystone.document import common, listed, named, offered, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
+from regional_keystone.freshness import Limits
 from regional_keystone.issue import SKEW_S
-from regional_keystone.keys import digest, spelling
-from regional_keystone.model import ServiceProvider
+from regional_keystone.model import ServiceProvider, User
 from regional_keystone.overlay import Positioned, Recording
 from regional_keystone.payload import NoKeyFits, NotAToken
 from regional_keystone.policy import Policy
@@ -23,20 +29,22 @@ from regional_keystone.settings import Settings
 from regional_keystone.shared import SharedFacts
 from regional_keystone.token import (
     Delegation,
-    DomainScope,
     Principal,
     ProjectScope,
     Scope,
-    SystemScope,
     Token,
     Unscoped,
     unpack,
 )
 
+log = structlog.get_logger("validate")
+
 _SECOND = 1_000_000
+_SAY_AGAIN_S = 60.0  # of the same signer
 _ATTEMPTS = 3
 _NOBODY = "\x00"  # no user has this id
 _ACTIONS = ("identity:validate_token", "identity:check_token")
+_END = "identity:revoke_token"
 _UNRECOGNIZED = "Could not recognize Fernet token"
 _FAILED = "Failed to validate token"
 
@@ -85,6 +93,10 @@ class Validator:
         self._settings = settings
         self._shared = shared
         self._under_way: dict[object, asyncio.Future[None]] = {}
+        self.limits = Limits(settings.freshness, knowledge.age_s)
+        self.beyond: Counter[str] = Counter()  # tokens beyond what their signer may sign for, by signer
+        self._said: dict[str, float] = {}
+        self.active_until: Callable[[User], int | None] | None = None  # set where who does not log in is shut out
 
     async def proven(self, text: str) -> tuple[Principal, frozenset[Touch]]:
         """The caller whom this token proves, and what that depends on, for a transaction that stands or falls with it.
@@ -106,15 +118,21 @@ class Validator:
         if not text:
             raise NotFound("No token in the request")
         try:
-            name, canonical = digest(text), spelling(text)
+            canonical = jws.spelling(text)
         except NotAToken:
             raise NotFound(_UNRECOGNIZED) from None
+        name = sha256(canonical.encode("ascii")).digest()
         found = self._fastpath.verdict(name, self._clock.now())
         found = found or await self._examined(name, canonical, allow_expired=allow_expired)
         within = found.facts.within
         if within is not None and within.allowed is not None and not knows_rules:
             raise NotFound(_FAILED)
         return found
+
+    def shown(self, text: str, verdict: Verdict) -> None:
+        """The body of this verdict is the answer about `text`, as it was sent: whoever asked may keep it."""
+        if self._fastpath.answered is not None:
+            self._fastpath.answered.note(text, verdict)
 
     async def facts(self, user_id: str, scope: Scope, delegation: Delegation | None = None) -> Facts:
         """Who the user is and has in the scope now, with the parts of the body that say so.
@@ -140,60 +158,108 @@ class Validator:
         return await self._narrowed(await self._listing(), Recording(self._reader), project_id)
 
     async def _examined(self, name: bytes, text: str, *, allow_expired: bool) -> Verdict:
-        token, key = self._opened(text)
+        token, signers = self._opened(text)
         self._check_times(token, allow_expired=allow_expired)
         _check_kind(token)
         try:
             facts = await self.facts(token.user_id, token.scope, token.delegation)
         except Lacking as lacking:
+            self._check_known(token)
             raise NotFound(_told(lacking)) from None
         except Forbidden:
+            self._check_known(token)
             raise NotFound(_FAILED) from None
+        active_until = await self._active_until(token, facts)
         traits = _traits(token, facts)
         self._check_times(token, facts.within, allow_expired=allow_expired)
-        if self._knowledge.index.voided(traits):
-            raise NotFound(_FAILED)
-        max_age_s = self._max_age_s(token.scope)
-        self._check_freshness(max_age_s)
-        verdict = self._verdict(name, key, token, traits, facts, max_age_s)
-        if verdict.principal.allowed is None:  # whoever asks for another has to be asked what it understands
+        if self._knowledge.index.voided(traits) or not all(map(self._knowledge.accepts_key, signers)):
+            raise NotFound(_FAILED)  # asked last: it may have been condemned while the facts were looked up
+        self.limits.check(token.scope)
+        for one in signers:
+            self._check_signer(one, token.scope, facts)
+        verdict = self._verdict(name, signers, token, traits, facts, active_until)
+        # Whoever asks for one with rules has to be asked what it understands; of several keys each is asked every time.
+        if verdict.principal.allowed is None and len(signers) == 1:
             self._fastpath.remember(verdict)
         return verdict
 
-    def _opened(self, text: str) -> tuple[Token, bytes]:
-        """The token, and the key that fitted."""
-        ring = self._knowledge.ring
+    async def _active_until(self, token: Token, facts: Facts) -> int | None:
+        """Until when its user, and by a trust its trustor, count as active; None: for ever. Raises NotFound where not.
+
+        The facts depend on the same records, so what comes of it is forgotten with them.
+        """
+        if self.active_until is None:
+            return None
+        trustor_id = facts.within.trustor_id if facts.within else None
+        who = [await self._reader.get(User, one) for one in {token.user_id, trustor_id} if one is not None]
+        ends = [end for user in who if user is not None and (end := self.active_until(user)) is not None]
+        if any(self._clock.now() >= end for end in ends):
+            self._check_known(token)  # who logs in elsewhere may be active
+            raise NotFound(_FAILED)
+        return min(ends, default=None)
+
+    def _opened(self, text: str) -> tuple[Token, tuple[str, ...]]:
+        """The token, the id of the key that fitted and of those it is made of; both formats are read, always."""
         try:
-            payload, issued_at, number = ring.open(text)
-            return unpack(payload, issued_at, self._settings.auth.methods), ring.numbers[number]
+            token, signers = self._unsigned(text) if jws.is_signed(text) else self._unsealed(text)
         except NoKeyFits as unknown:
+            if self._knowledge.read_keys_again():
+                return self._opened(text)
             if self._knowledge.may_lack_key(unknown.sealed_at):
                 raise Unavailable("The key of this token may not have reached this region yet; try again.") from None
             raise NotFound(_UNRECOGNIZED) from None
         except NotAToken:
             raise NotFound(_UNRECOGNIZED) from None
+        if not all(map(self._knowledge.accepts_key, signers)):  # keys are refused here and by the fast path alone
+            raise NotFound(_UNRECOGNIZED)
+        return token, signers
+
+    def _unsealed(self, text: str) -> tuple[Token, tuple[str, ...]]:
+        ring, methods = self._knowledge.ring, self._settings.auth.methods
+        payload, issued_at, number = ring.open(text)
+        return unpack(payload, issued_at, methods), (ring.key_ids[number],)
+
+    def _unsigned(self, text: str) -> tuple[Token, tuple[str, ...]]:
+        signed = jws.read(text)
+        key = self._knowledge.signers.opener(signed)
+        return signed.token(self._settings.auth.methods), (key, *signed.of)
+
+    def _check_signer(self, key: str, scope: Scope, facts: Facts) -> None:
+        """Refuse, loudly, a token for what its signer may not sign for. Nothing is awaited between this and its use."""
+        signers = self._knowledge.signers
+        owner = signers.owner(key)
+        what = None if owner is None else signers.beyond(owner, scope, facts.domains)
+        if owner is None or what is None:
+            return
+        self.beyond[owner] += 1
+        ticks = self._clock.ticks()
+        if ticks - self._said.get(owner, float("-inf")) >= _SAY_AGAIN_S:
+            self._said[owner] = ticks
+            log.error("token_beyond_its_signer", signer=owner, id=key, what=what, refused=self.beyond[owner])
+        raise NotFound(_UNRECOGNIZED)
 
     def _check_times(self, token: Token, within: Within | None = None, *, allow_expired: bool) -> None:
         now = self._clock.now()
-        window = self._settings.token.allow_expired_window * _SECOND if allow_expired else 0
+        window = self._window_us() if allow_expired else 0
         if now >= token.expires_at + window or now < _not_before(token):
             raise NotFound(_FAILED)
         if within is not None and within.until is not None and now >= within.until:
             raise NotFound(_FAILED)
 
-    def _check_freshness(self, max_age_s: float | None) -> None:
-        if max_age_s is not None and self._knowledge.age_s() > max_age_s:
-            raise Unavailable("This region has not heard from the controller for too long to decide this; try again.")
+    def _window_us(self) -> int:
+        wanted, kept = self._settings.token.allow_expired_window * _SECOND, self._knowledge.allow_expired_us
+        return wanted if kept is None else min(wanted, kept)
 
-    def _max_age_s(self, scope: Scope) -> float | None:
-        freshness = self._settings.freshness
-        match scope:
-            case SystemScope():
-                return freshness.system or None
-            case DomainScope():
-                return freshness.domain or None
-            case ProjectScope() | Unscoped():
-                return freshness.project or None
+    def _check_known(self, token: Token) -> None:
+        """Refuse to say that a token is worth nothing where only what is known here is too old for it.
+
+        Whatever it was made of may be newer than that. What is known to have ended it is asked apart, and holds.
+        """
+        if self._knowledge.index.voided(_traits(token)):
+            return
+        self.limits.check(token.scope)
+        if self._knowledge.may_lack(token.issued_at):
+            raise Unavailable("What this token rests on may not have reached this region yet; try again.")
 
     async def _found(self, user_id: str, scope: Scope, delegation: Delegation | None) -> Facts:
         if delegation is not None:
@@ -279,7 +345,13 @@ class Validator:
         return listing
 
     def _verdict(
-        self, name: bytes, key: bytes, token: Token, traits: Traits, facts: Facts, max_age_s: float | None
+        self,
+        name: bytes,
+        keys: tuple[str, ...],
+        token: Token,
+        traits: Traits,
+        facts: Facts,
+        active_until: int | None,
     ) -> Verdict:
         principal = Principal(
             token=token,
@@ -288,20 +360,21 @@ class Validator:
             domain=facts.domain,
             roles=facts.roles,
             allowed=facts.within.allowed if facts.within else None,
+            signers=keys if self._knowledge.signers.owner(keys[0]) is not None else (),
         )
         parts = own(token)
         return Verdict(
             digest=name,
-            key=key,
+            key=keys[0],
             traits=traits,
             facts=facts,
             principal=principal,
             head=parts.head,
             tail=parts.tail,
             not_before=_not_before(token),
-            max_age_s=max_age_s,
+            max_age_s=self.limits.of(token.scope),
             may=self._may(principal, facts),
-            until=facts.within.until if facts.within else None,
+            until=min((end for end in (facts.within and facts.within.until, active_until) if end), default=None),
         )
 
     def _may(self, principal: Principal, facts: Facts) -> tuple[bool, bool, bool, bool]:
@@ -321,6 +394,15 @@ class Validator:
             self._permits(principal, action, user_id) for action in _ACTIONS for user_id in whose
         )
         return get, get_own, head, head_own
+
+    def may_end(self, caller: Verdict, subject: Verdict) -> bool:
+        """Whether policy lets this caller revoke that token; asked once, as `_may`. False: it has to be asked anew."""
+        facts, principal = caller.facts, caller.principal
+        known = facts.ends.get(principal.token.methods)
+        if known is None:
+            anybodys, own_ = (self._permits(principal, _END, whose) for whose in (_NOBODY, principal.user_id))
+            known = facts.ends[principal.token.methods] = (anybodys, own_)
+        return known[0] or (known[1] and principal.user_id == subject.token.user_id)
 
     def _permits(self, principal: Principal, action: str, user_id: str) -> bool:
         if not self._policy.foresees(action):
@@ -351,8 +433,9 @@ def _not_before(token: Token) -> int:
     return token.issued_at - int(SKEW_S * _SECOND)
 
 
-def _traits(token: Token, facts: Facts) -> Traits:
-    within = facts.within
+def _traits(token: Token, facts: Facts | None = None) -> Traits:
+    """What a revocation may ask for; without `facts` what the token itself says of that."""
+    within = None if facts is None else facts.within
     return Traits(
         issued_at=token.issued_at,
         expires_at=token.expires_at,
@@ -360,10 +443,10 @@ def _traits(token: Token, facts: Facts) -> Traits:
         audit_chain_id=token.chain_id if len(token.audit_ids) > 1 else None,
         lines=token.lines,
         user_id=token.user_id,
-        user_domain_id=facts.home_id,
+        user_domain_id=facts.home_id if facts else None,
         assignment_domain_id=token.domain_id,
         project_id=token.project_id,
-        role_ids=tuple(role.id for role in facts.roles),
+        role_ids=tuple(role.id for role in facts.roles) if facts else (),
         trust_id=token.trust_id,
         trustor_id=within.trustor_id if within else None,
         trustee_id=within.trustee_id if within else None,

@@ -12,7 +12,7 @@ from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
 from ipaddress import ip_address, ip_network
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import msgspec
@@ -27,11 +27,13 @@ from regional_keystone.errors import IdentityError, Invalid, TooLarge, Unavailab
 from regional_keystone.logs import where
 from regional_keystone.messages import Request, Response
 from regional_keystone.ports import Clock
+from regional_keystone.positions import HEADER as POSITION
+from regional_keystone.positions import Shown, shown
 from regional_keystone.settings import Cors
 from regional_keystone.transport import Origin, forwarded, healthy, is_address, is_health, is_host, shared
 
 SERVER: Final = "regional-keystone"
-POSITION: Final = "X-RK-Position"
+FRESHNESS: Final = "X-RK-Freshness"
 _ONCE: Final = frozenset({"x-auth-token", "x-subject-token", "host", "content-encoding", "x-rk-position", "expect"})
 _SMALL_BYTES, _LARGE_BODIES = 16 * 1024, 32  # of so many bodies at a time more than that is held while they come in
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
@@ -98,6 +100,14 @@ class Answers(Protocol):
         ...
 
 
+class Known(NamedTuple):
+    """What a process knew at a moment: the last entry of the log, how old that was, and the ring."""
+
+    position: int
+    age_s: float
+    epoch: int
+
+
 class Fast(Protocol):
     """What may answer a validation at once: `fastpath.FastPath`."""
 
@@ -147,8 +157,10 @@ class Web:
         public_endpoint: str | None = None,
         trusted_proxies: Sequence[str] = (),
         cors: Cors = Cors(),  # noqa: B008  frozen
-        wait: Callable[[int], Awaitable[None]] | None = None,
+        wait: Callable[[Shown, str], Awaitable[None]] | None = None,
+        knows: Callable[[], Known] | None = None,
     ) -> None:
+        """`wait`: until what is known is as new as that, for a client of this address; `knows`: how new it is."""
         self.fastpath = fastpath
         self.clock = clock
         self.metrics = metrics
@@ -156,6 +168,7 @@ class Web:
         self._api = api
         self._endpoint = public_endpoint.rstrip("/") if public_endpoint else ""
         self._wait = wait
+        self._knows = knows
         self._cors = cors
         self._large = asyncio.Semaphore(_LARGE_BODIES)
         networks = [ip_network(proxy) for proxy in trusted_proxies]
@@ -198,20 +211,29 @@ class Web:
     async def _answer(self, request: Request) -> Response:
         if is_health(request.path):
             return healthy(request.method, request.headers.get("accept", ""))
-        await self._caught_up(request.headers.get("x-rk-position"))
+        if (wanted := request.headers.get("x-rk-position")) is not None:
+            await self._caught_up(shown(wanted), request.peer)
+        if "x-rk-freshness" in request.headers and self._knows is not None:
+            return await self._dated(request, self._knows())
         return await self._api.answer(request)
 
-    async def _caught_up(self, wanted: str | None) -> None:
-        if wanted is None:
-            return
-        if not (wanted.isascii() and wanted.isdigit() and len(wanted) <= 18):
-            raise Invalid(f"{POSITION} must be the number of a position.")
+    async def _caught_up(self, wanted: Shown, peer: str) -> None:
         if self._wait is not None:
             try:
                 async with asyncio.timeout(self.limits.wait_s):
-                    await self._wait(int(wanted))
+                    await self._wait(wanted, peer)
             except TimeoutError:
                 raise Unavailable("This site has not reached that position yet; try again.") from None
+
+    async def _dated(self, request: Request, known: Known) -> Response:
+        """The answer, and how new it is at least: as what was known before it was begun."""
+        began = self.clock.ticks()
+        response = await self._api.answer(request)
+        age_s = known.age_s + self.clock.ticks() - began
+        said = "never" if age_s == float("inf") else f"{age_s:.3f}"
+        position = known.position if response.position is None else response.position
+        headers = {**response.headers, FRESHNESS: f"age={said}, epoch={known.epoch}"}
+        return msgspec.structs.replace(response, headers=headers, position=position)
 
     async def _read(self, request: web.BaseRequest, identifier: str, peer: str, base: str) -> Request:
         if request.method == "CONNECT" or request.version < (1, 0):
@@ -284,7 +306,8 @@ class Web:
         headers["Vary"] = "X-Auth-Token"
         headers.update(given)
         if response.position is not None:
-            headers[POSITION] = str(response.position)
+            feed, number = response.own or ("", 0)
+            headers[POSITION] = str(Shown(response.position, number, feed))
         headers["x-openstack-request-id"] = identifier
         headers["Date"] = http_date(self.clock.now() // 1_000_000)
         headers["Server"] = SERVER

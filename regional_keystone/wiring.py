@@ -4,12 +4,13 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 """
 
 import asyncio
+import math
 import ssl
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -37,71 +38,51 @@ from regional_keystone.api import (
 from regional_keystone.api.serve import Api
 from regional_keystone.api.shapes import Lengths, Shape
 from regional_keystone.attempts import Counted, Record, Uncounted, Verifier, changes, facts
-from regional_keystone.backends import cassandra_counters
 from regional_keystone.compliance import joined
 from regional_keystone.digest import digest
-from regional_keystone.errors import Unavailable
+from regional_keystone.errors import StoreRefused
 from regional_keystone.fastpath import Confirmed, FastPath, Memory
 from regional_keystone.follow import Follower
-from regional_keystone.holder import CREDENTIAL, Holder
-from regional_keystone.issue import Issuer
-from regional_keystone.keys import KeyRing
+from regional_keystone.followed import Followed
+from regional_keystone.holder import CREDENTIAL, RECEIPT, Holder, follow, look_after
+from regional_keystone.issue import SKEW_S, Issuer
+from regional_keystone.jws import MOST_LAG_S
+from regional_keystone.key_files import KeyRepositoryError
 from regional_keystone.log import Change, Transaction, put
 from regional_keystone.messages import Request, Response
-from regional_keystone.metrics import Counts, Durations, Metrics, Told
+from regional_keystone.metrics import Counts, Metrics
 from regional_keystone.model import Attempts
 from regional_keystone.overlay import Overlay, Recording, transact
-from regional_keystone.passwords import hashes_waiting, recipe
+from regional_keystone.parts import Door, Replica
+from regional_keystone.passwords import recipe
 from regional_keystone.policy import Policy
 from regional_keystone.ports import Cache, Clock, Committer, Writer
+from regional_keystone.positions import OwnFeed, Waiting
 from regional_keystone.remembered import Remembered
+from regional_keystone.sealing import Lives
+from regional_keystone.sections import Keys
 from regional_keystone.settings import ConfigurationError, Settings
-from regional_keystone.shared import Seal, SharedFacts, cache_secret
+from regional_keystone.shared import REPAIRED, Seal, SharedFacts, cache_secret, repaired_at
+from regional_keystone.signing import Signatory
 from regional_keystone.validate import Validator
-from regional_keystone.web import Fast, Limits, Web, admin_app
-
-if TYPE_CHECKING:
-    from regional_keystone.backends import Counters
+from regional_keystone.web import Fast, Known, Limits, Web, admin_app
 
 log = structlog.get_logger("site")
 
 WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
 CONFIRMED_S = 1.0  # how old what is known may be for the fast path where others append to the log as well
+SETTLE_S = 1.0
 _ROWS = 20_000  # answers of the store that many validations share
-
-
-@dataclass(slots=True)
-class Replica:
-    """Records, keys and revocations as one process knows them, and how fresh."""
-
-    clock: Clock
-    store: Writer
-    overlay: Overlay
-    holder: Holder
-    credentials: Holder
-    follower: Follower
-
-
-@dataclass(slots=True)
-class Door:
-    """What answers clients."""
-
-    api: Api
-    web: Web
-    fastpath: FastPath
-    metrics: Metrics
-    shared: SharedFacts | None = None
-
-    async def close(self) -> None:
-        """Let go of the region's cache."""
-        if self.shared is not None:
-            await self.shared.close()
 
 
 def keep_s(settings: Settings) -> float:
     """How long after its last use a key, and after its making a revocation, can still matter to some token."""
-    token, keys = settings.token, settings.keys
-    return token.expiration + token.allow_expired_window + keys.isolation_s + settings.freshness.skew_s
+    return settings.token.expiration + settings.keys.isolation_s + shown_s(settings)
+
+
+def shown_s(settings: Settings) -> float:
+    """How long after its end a token may be shown somewhere: one from a fast clock, by a slow one."""
+    return settings.token.allow_expired_window + SKEW_S + settings.freshness.skew_s
 
 
 async def replica(
@@ -115,14 +96,23 @@ async def replica(
     signers: Collection[bytes],
     leads: bool = False,
     keeps: bool = True,
+    owner: str | None = None,
 ) -> Replica:
-    """Everything below the decisions, not started yet. `keeps`: whether this process writes the key directory."""
+    """Everything below the decisions, not started yet. `keeps`: whether this process writes the key directories.
+
+    `owner`: whose the signing key of this process is, where that is not `name`.
+    """
     keys, state = settings.keys, settings.site.state_dir
-    holder = Holder(name, cluster, box, signers, keys.directory or state / "fernet-keys", keeps)
+    path = keys.directory or state / "fernet-keys"
+    holder = Holder(name, cluster, box, signers, path, keeps, followed=_followed(keys, path))
     path = keys.credential_directory or state / "credential-keys"
     credential = Holder(name, cluster, box, signers, path, keeps, CREDENTIAL)
-    for one in (holder, credential):
+    path = keys.receipt_directory or state / "receipt-keys"
+    receipt = Holder(name, cluster, box, signers, path, keeps, RECEIPT)
+    for one in (holder, credential, receipt):
+        one.memory = state / f"{one.of}.epoch"
         await asyncio.to_thread(one.load)
+    signatory = await _signatory(settings, clock, owner or name, cluster, keeps=keeps)
     overlay = Overlay(store)
     follower = Follower(
         store=store,
@@ -131,9 +121,41 @@ async def replica(
         clock=clock,
         lifetime_s=keep_s(settings),
         leads=leads,
-        others=(credential,),
+        signatory=signatory,
+        others=(credential, receipt),
+        isolation_s=keys.isolation_s,
     )
-    return Replica(clock, store, overlay, holder, credential, follower)
+    follower.leave.wanted = Lives(settings.token.expiration * 10**6, settings.token.allow_expired_window * 10**6)
+    return Replica(clock, store, overlay, holder, credential, follower, signatory)
+
+
+async def _signatory(settings: Settings, clock: Clock, owner: str, cluster: str, *, keeps: bool) -> Signatory:
+    """Raises StoreRefused for a private key that others can read, and the like."""
+    section, state = settings.jwt_tokens, settings.site.state_dir / "jws-keys"
+    signatory = Signatory(
+        owner,
+        cluster,
+        section.jws_private_key_repository or state / "private",
+        section.jws_public_key_repository or state / "public",
+        keeps=keeps,
+        signs=settings.token.provider == "jws",
+        lag_s=min(math.ceil(settings.freshness.skew_s), MOST_LAG_S),
+        trusted=section.trusted_public_key_repository,
+        clock=clock,
+    )
+    try:
+        await asyncio.to_thread(signatory.load)
+    except KeyRepositoryError as error:
+        raise StoreRefused(str(error)) from None
+    return signatory
+
+
+def _followed(keys: Keys, own: Path) -> Followed | None:
+    if keys.follow is None:
+        return None
+    if keys.follow.resolve() == own.resolve():
+        raise ConfigurationError("[keys] follow must name another directory than the one that is kept here")
+    return Followed(keys.follow, keys.follow_seals)
 
 
 def door(
@@ -143,10 +165,13 @@ def door(
     committer: Committer,
     forward: Callable[[Request], Awaitable[Response]] | None = None,
     own: Committer | None = None,
+    own_at: OwnFeed | None = None,
     current: Callable[[], Awaitable[None]] | None = None,
     cache: Cache | None = None,
 ) -> Door:
     """The Identity API over one replica. With `forward` what changes goes to a controller.
+
+    `own_at`: the name of the feed in `own`, and how far it counts in this process.
 
     With `cache`, facts are shared with the other processes of the region; whoever closes the Door closes it.
     """
@@ -155,11 +180,22 @@ def door(
     for memory in (fastpath, rows.memory):
         part.follower.watchers.append(memory.disturb)
         part.follower.forgetters.append(memory.forget_all)
+        part.follower.doubters.append(memory.doubt)
     shared = _shared(settings, part, fastpath, metrics, cache) if cache else None
     policy = _policy(settings)
     validator = Validator(rows, part.follower, fastpath, policy, clock=part.clock, settings=settings, shared=shared)
     verifier = _verifier(settings, part, _in_own_feed(part, own) if own else _in_log(part, committer))
-    issuer = Issuer(part.overlay, part.follower, clock=part.clock, settings=settings, verifier=verifier)
+    if settings.security_compliance.disable_user_account_days_inactive:
+        validator.active_until = verifier.active_until
+    issuer = Issuer(
+        part.overlay,
+        part.follower,
+        clock=part.clock,
+        settings=settings,
+        verifier=verifier,
+        signatory=part.signatory if settings.token.provider == "jws" else None,
+    )
+    metrics.tell("tokens_beyond_signer", lambda: validator.beyond)
     engine = Api(
         _shapes(settings, part, issuer, validator, verifier),
         reader=part.overlay,
@@ -171,10 +207,11 @@ def door(
         lengths=_lengths(settings),
         forward=forward,
         own=own,
+        own_at=own_at,
         current=current,
     )
     fast = Confirmed(fastpath, part.follower, CONFIRMED_S) if current else fastpath
-    return Door(engine, _web(settings, part, engine, fast, metrics), fastpath, metrics, shared)
+    return Door(engine, _web(settings, part, engine, fast, metrics, own_at), fastpath, metrics, validator, shared)
 
 
 def _shapes(settings: Settings, part: Replica, issuer: Issuer, validator: Validator, verifier: Verifier) -> list[Shape]:
@@ -182,7 +219,14 @@ def _shapes(settings: Settings, part: Replica, issuer: Issuer, validator: Valida
     model, deepest = _limit_model(settings), settings.default.max_project_tree_depth
     return [
         *discovery.SHAPES,
-        *auth.shapes(issuer, validator, keep_s(settings)),
+        *auth.shapes(
+            issuer,
+            validator,
+            keep_s(settings),
+            shown_s(settings),
+            settings.token.revoked_singly,
+            strict_chain=settings.token.strict_chain,
+        ),
         *catalog.SHAPES,
         *endpoint_filter.SHAPES,
         *endpoint_policy.SHAPES,
@@ -190,7 +234,9 @@ def _shapes(settings: Settings, part: Replica, issuer: Issuer, validator: Valida
         *simple_cert.SHAPES,
         *projects.shapes(deepest if model.depth is None else min(deepest, model.depth)),
         *identity.shapes(
-            identity.Terms(settings.security_compliance, recipe(settings.identity), verifier, part.holder.name)
+            identity.Terms(
+                settings.security_compliance, recipe(settings.identity), verifier, part.holder.name, keep_s(settings)
+            )
         ),
         *assignment.SHAPES,
         *credentials.shapes(part.credentials, settings.credential.user_limit),
@@ -240,8 +286,9 @@ def _in_log(part: Replica, committer: Committer) -> Record:
 def _shared(settings: Settings, part: Replica, fastpath: FastPath, metrics: Metrics, cache: Cache) -> SharedFacts:
     section, holder = settings.memcached, part.holder
     secret = cache_secret(section.secret_file or settings.site.state_dir / "cache.secret")
+    repaired = repaired_at(settings.site.state_dir / REPAIRED)
     seal = Seal(secret, region=holder.name, cluster=holder.cluster)
-    shared = SharedFacts(cache, seal, fastpath, part.follower, clock=part.clock, ttl_s=section.ttl_s)
+    shared = SharedFacts(cache, seal, fastpath, part.follower, clock=part.clock, ttl_s=section.ttl_s, repaired=repaired)
     metrics.tell("cache_lookups", lambda: shared.lookups)
     metrics.tell("cache_failures", cache.failures)
     metrics.tell("cache_up", cache.servers)
@@ -275,10 +322,13 @@ def _lengths(settings: Settings) -> Lengths:
     return Lengths(most, {name: min(limit, most) for name, limit in usual.items()})
 
 
-def _web(settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics: Metrics) -> Web:
-    async def wait(position: int) -> None:
-        if not await part.follower.reached(position, WAIT_S):
-            raise Unavailable(f"This region has not received change {position} yet.")
+def _web(
+    settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics: Metrics, own_at: OwnFeed | None
+) -> Web:
+    follower = part.follower
+
+    def knows() -> Known:
+        return Known(follower.position, follower.age_s(), part.holder.seen.epoch)
 
     return Web(
         engine,
@@ -289,7 +339,8 @@ def _web(settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics
         public_endpoint=settings.listen.public_endpoint or None,
         trusted_proxies=settings.listen.trusted_proxies,
         cors=settings.cors,
-        wait=wait,
+        wait=Waiting(part.overlay, follower, part.clock, own_at),
+        knows=knows,
     )
 
 
@@ -329,51 +380,20 @@ async def open_public(stack: AsyncExitStack, settings: Settings, opened: Door, *
     stack.push_async_callback(runner.cleanup)
 
 
-def common_status(part: Replica, opened: Door) -> dict[str, Any]:
-    """The part of /status that sites and controllers share; no secret is in it."""
-    follower, seen = part.follower, part.holder.seen
-    rings = {name: _ring_status(holder.ring) for name, holder in follower.holders.items() if holder.seen.epoch}
-    age_s = follower.age_s()
-    return {
-        "name": part.holder.name,
-        "position": follower.position,
-        "projected": follower.projected,
-        "head": follower.head,
-        "lag_entries": follower.head - follower.position,
-        "age_s": None if age_s == float("inf") else round(age_s, 3),
-        "ring_epoch": seen.epoch,
-        "rings": rings,
-        "requests": opened.metrics.requests_served,
-        "revocations": len(follower.index),
-    }
+async def look_after_keys(part: Replica) -> None:
+    """See to it that the directories of keys hold what is in use, for ever."""
+    follower = part.follower
+    watching = look_after(list(follower.holders.values()), part.clock, follower.progressed)
+    await asyncio.gather(watching, follow(part.holder, part.clock))
 
 
-def _ring_status(ring: KeyRing) -> dict[str, Any]:
-    keys = {str(number): value for number, value in ring.check_values().items()}
-    return {"epoch": ring.epoch, "fingerprint": ring.fingerprint, "primary": ring.primary, "keys": keys}
-
-
-def export(part: Replica, opened: Door) -> None:
-    """Let metrics ask what the replica knows, at each scrape."""
-    follower, tell = part.follower, opened.metrics.tell
-    tell("log_position", lambda: follower.position)
-    tell("log_head", lambda: follower.head)
-    tell("lag_entries", lambda: follower.head - follower.position)
-    tell("age_seconds", follower.age_s)
-    tell("revocations_live", lambda: len(follower.index))
-    tell("ring_epoch", lambda: {name: seen.epoch for name, seen in follower.seen.items()})
-    tell("password_hash_queue", hashes_waiting)
-    counters = cassandra_counters(part.store)
-    if counters is not None:
-        _export_cassandra(tell, counters)
-
-
-def _export_cassandra(tell: Callable[[str, Callable[[], Told]], None], counters: "Counters") -> None:
-    tell("cassandra_requests", lambda: counters.requests)
-    tell("cassandra_errors", lambda: counters.errors)
-    tell("cassandra_breaker_open", lambda: counters.breaker_open)
-    tell("cassandra_breaker_opened", lambda: counters.breaker_opened)
-    tell("cassandra_duration_seconds", lambda: Durations(counters.told(), counters.answers, counters.seconds))
+async def settle_again(part: Replica) -> None:
+    """Try again, for ever, to write what could not be written of signing keys; tell that it is held then."""
+    while True:
+        await part.clock.sleep(SETTLE_S)
+        if part.signatory is not None and part.signatory.owed:
+            await part.signatory.settle()
+            part.follower.progress()
 
 
 @asynccontextmanager

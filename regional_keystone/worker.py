@@ -17,14 +17,21 @@ from regional_keystone import logs
 from regional_keystone.backends import open_replica, region_cache, system_clock
 from regional_keystone.enrol import Identity
 from regional_keystone.errors import TooLarge, Unavailable
-from regional_keystone.follow import Marks
 from regional_keystone.link import FORWARD_S
 from regional_keystone.log import Entry, Position, Transaction
+from regional_keystone.marks import Marks
 from regional_keystone.messages import Answer, Echo, Entries, Forward, Own, Request, Response
+from regional_keystone.middleware_cache import framed
 from regional_keystone.model import RevocationEvent
+from regional_keystone.parts import Door, Replica
+from regional_keystone.peer_feeds import heed
 from regional_keystone.ports import Clock
+from regional_keystone.purging import tell_answers
+from regional_keystone.refresh import Refresh, read_touch
 from regional_keystone.relay import (
     Again,
+    Answered,
+    Beat,
     Begin,
     Channel,
     Commit,
@@ -36,6 +43,8 @@ from regional_keystone.relay import (
     Late,
     Lost,
     Mark,
+    Mended,
+    PeerWord,
     Serve,
     Serving,
     Stand,
@@ -44,14 +53,25 @@ from regional_keystone.relay import (
     at_worker,
     frame,
 )
+from regional_keystone.report import export
 from regional_keystone.settings import Settings
-from regional_keystone.wiring import WAIT_S, Door, Replica, background, door, export, open_public, replica
+from regional_keystone.signer_chain import Chain
+from regional_keystone.wiring import (
+    WAIT_S,
+    background,
+    door,
+    look_after_keys,
+    open_public,
+    replica,
+    settle_again,
+)
 
 log = structlog.get_logger("worker")
 
 _BEAT_S = 1.0
 _ANSWER_S = FORWARD_S + WAIT_S + 2.0
 _STORED_S = 10.0
+_LATE_AT_ONCE = 50  # revocations in a frame: each has come in an entry, which is not larger than 256 KiB
 _LATE = "The first process of this site has not answered in time; the change may or may not have been made."
 
 
@@ -65,9 +85,12 @@ class Worker:
         self.door: Door
         self.may_serve = asyncio.Event()
         self._channel = channel
+        self._refresh: Refresh
         self._own = 0
         self._projected = 0
         self._marks = Marks()
+        self._mends = self._handed = 0  # times that rows were put right, and after which own entries were told again
+        self._handing = Marks()
         self._waiting: dict[str, asyncio.Future[Response | None]] = {}
 
     async def build(self, stack: AsyncExitStack) -> None:
@@ -77,6 +100,7 @@ class Worker:
         member = identity.membership()
         store = await open_replica(self.settings, self.clock, member.name, only_reads=True)
         stack.push_async_callback(store.close)
+        trusted = identity.trusted()
         self.part = await replica(
             self.settings,
             self.clock,
@@ -84,10 +108,13 @@ class Worker:
             name=member.name,
             cluster=member.cluster,
             box=identity.box(),
-            signers=member.signers,
+            signers=trusted.signers,
             keeps=False,
         )
+        self.part.follower.chain = Chain(trusted, self.part.follower.holders.values())
         follower = self.part.follower
+        follower.issued.lived(self.clock.now())
+        self._refresh = Refresh(follower, self._handed_over)
         await follower.start()
         follower.apply, follower.late, follower.progress = self._stored, self._answer_late, self._stand
         self.door = door(
@@ -96,14 +123,17 @@ class Worker:
             committer=self,
             forward=self._forward,
             own=self,
+            own_at=lambda: (follower.own or "", self._own),
             cache=region_cache(self.settings),
         )
         stack.push_async_callback(self.door.close)
         export(self.part, self.door)
+        tell_answers(self.settings, self.door, lambda batch: self._say(Answered(framed(batch))))
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the worker does."""
-        return [self.part.follower.run(), self._listen(), self._beat()]
+        settled = settle_again(self.part)
+        return [self.part.follower.run(), self._listen(), self._beat(), look_after_keys(self.part), settled]
 
     def serves(self) -> None:
         """Tell the leader that the door is open."""
@@ -147,6 +177,9 @@ class Worker:
                 message = await self._channel.receive()
                 if isinstance(message, Again):
                     tasks.create_task(self._start_again())
+                elif isinstance(message, Mended):
+                    self._mends = message.number
+                    tasks.create_task(self._refresh.begin(map(read_touch, message.touched)))
                 else:
                     self._take(message)
 
@@ -158,12 +191,18 @@ class Worker:
                 self._stand()
             case Echo(ticks=ticks, head=head, now=now):
                 follower.heard(ticks, head, now)
+            case Beat(ticks=ticks, head=head):
+                follower.beat(ticks, head)
             case Mark(projected=projected):
                 self._projected = max(self._projected, projected)
                 self._marks.reached(self._projected)
             case Own(entries=entries):
                 self._void(entries)
-            case Handed(feed=feed, number=number):
+            case PeerWord():
+                heed(follower, message)
+            case Handed(feed=feed, number=number, mended=mended):
+                self._handed = max(self._handed, mended)
+                self._handing.reached(self._handed)
                 follower.own, self._own = feed, max(self._own, number)
                 self._stand()
             case Serve():
@@ -204,6 +243,13 @@ class Worker:
                 self._begin()
                 return
 
+    async def _handed_over(self, number: int) -> Sequence[Entry]:
+        """Nothing, once what the own feed holds was told again: until then an index of rows alone lacks it."""
+        del number
+        while self._handed < self._mends:
+            await self._handing.wait(self._mends)
+        return ()
+
     async def _stored(self, batch: Sequence[Entry]) -> None:
         """The leader writes the replica; this waits until it has."""
         number = batch[-1].number
@@ -227,10 +273,11 @@ class Worker:
         self._say(Stand(follower.position, self._own, seen.epoch, seen.fingerprint, rings))
 
     def _count(self) -> None:
-        self._say(Counted(self.door.metrics.counts()))
+        self._say(Counted(self.door.metrics.counts(), self.part.follower.issues.told()))
 
     def _answer_late(self, events: list[RevocationEvent]) -> None:
-        self._say(Late(tuple(events)))
+        for start in range(0, len(events), _LATE_AT_ONCE):
+            self._say(Late(tuple(events[start : start + _LATE_AT_ONCE])))
 
     def _say(self, message: ToLeader) -> None:
         self._channel.send(frame(message))

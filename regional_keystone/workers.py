@@ -7,26 +7,29 @@ Source: docs/adr/0020-workers-follow-a-leader.md
 
 import asyncio
 import socket
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from regional_keystone.bundle import Seen
 from regional_keystone.errors import TooLarge, Unavailable, outlived
 from regional_keystone.follow import BATCH, Follower
+from regional_keystone.issue_counts import Issues, bounded, summed
 from regional_keystone.log import Entry, Position, Transaction
 from regional_keystone.messages import Answer, Echo, Entries, Forward, Own, Request, Response
 from regional_keystone.metrics import Counts, add_counts
 from regional_keystone.model import RevocationEvent
 from regional_keystone.own_feed import OwnFeed, portion
 from regional_keystone.ports import Clock
+from regional_keystone.record import Touch
 from regional_keystone.relay import (
     Again,
+    Answered,
+    Beat,
     Begin,
     Channel,
     Commit,
@@ -37,6 +40,8 @@ from regional_keystone.relay import (
     Handed,
     Late,
     Mark,
+    Mended,
+    PeerWord,
     Serve,
     Serving,
     Stand,
@@ -44,6 +49,7 @@ from regional_keystone.relay import (
     at_leader,
     frame,
 )
+from regional_keystone.worker_process import EXIT_S, Process, Start, attempt, gone
 
 log = structlog.get_logger("workers")
 
@@ -51,37 +57,12 @@ CONFIRM_S = 1.0  # a worker that has not confirmed a revocation by then is ended
 SILENCE_S = 10.0  # one that says nothing for so long is ended
 START_S = 60.0  # so long it may take to its first word
 _DRAIN_S = 9.0  # a worker that was told to end has at least so long for what it has begun
-_EXIT_S = 1.0
 _LEVEL_S = 1.0
 _COUNT_S = 0.5
 _LIVED_S = 30.0
 _PAUSE_S, _MOST_PAUSE_S = 0.1, 10.0
 _TOLD_BYTES = 2 * 1024 * 1024  # of entries in one frame, far below what a frame may have
 _KEPT_BYTES = 8 * 1024 * 1024  # of entries that the replica holds, for a worker that has read it a moment ago
-
-
-class Process(Protocol):
-    """A worker's process."""
-
-    @property
-    def pid(self) -> int:
-        """Its number."""
-        ...
-
-    def terminate(self) -> None:
-        """Ask it to end."""
-        ...
-
-    def kill(self) -> None:
-        """End it."""
-        ...
-
-    async def wait(self) -> int:
-        """Return when it is gone."""
-        ...
-
-
-Start = Callable[[int, socket.socket], Awaitable[Process]]
 
 
 @dataclass(slots=True, eq=False)
@@ -98,7 +79,9 @@ class _Worker:
     serves: bool = False
     behind: bool = False  # was waited for in vain, and is not until it has caught up
     counts: Counts = ()
+    issued: Issues = field(default_factory=dict)
     answers_count: bool = False
+    missed: set[Touch] = field(default_factory=set)  # put right while it was reading: it may have read what lay before
 
 
 @dataclass(slots=True)
@@ -135,6 +118,8 @@ class Workers:
     ) -> None:
         self.have_served = False  # all of them, at one moment
         self.count = count
+        self.answered: Callable[[bytes], None] = _unheard  # what a worker answered 200
+        self.peers: Callable[[], AsyncIterator[PeerWord]] = _no_peers  # what their feeds say and the log does not yet
         self._start = start
         self._follower = follower
         self._own = own
@@ -146,6 +131,7 @@ class Workers:
         self._ending = False
         self._changed = asyncio.Event()
         self._recent = _Recent(follower.position)
+        self._mends = 0
         self._ended: Counts = ()  # what those counted that are gone
         self._apply = follower.apply
         follower.apply = self._apply_in_step
@@ -167,15 +153,15 @@ class Workers:
         """Ask all to finish what they have begun, and to end."""
         self._ending = True
         for worker in self._workers.values():
-            _try(worker.process.terminate)
+            attempt(worker.process.terminate)
 
     async def ended(self) -> None:
         """Return when all are gone; what has not ended in time is killed."""
         self.end()
         if not await self._until(lambda: not self._workers, _DRAIN_S):
             for worker in list(self._workers.values()):
-                _try(worker.process.kill)
-            await self._until(lambda: not self._workers, _EXIT_S)
+                attempt(worker.process.kill)
+            await self._until(lambda: not self._workers, EXIT_S)
 
     def missing(self) -> str | None:
         """Which worker does not serve; None when all do."""
@@ -186,7 +172,7 @@ class Workers:
 
     def held(self) -> tuple[int, dict[str, Seen]]:
         """What every process of this site holds: how far the log is known and durable, and the oldest of each ring."""
-        position, seen = self._follower.projected, self._follower.seen
+        position, seen = self._follower.projected, self._follower.held
         for worker in self._workers.values():
             if worker.counts_here:
                 position = min(position, worker.stand.position)
@@ -219,6 +205,10 @@ class Workers:
         await self._until(lambda: all(one.answers_count or not self._lives(one) for one in asked), _COUNT_S)
         return [self._ended, *(worker.counts for worker in self._workers.values())]
 
+    def issued(self) -> Issues:
+        """How many tokens all processes of this site have issued, by key and hour."""
+        return bounded(summed((self._follower.issues.told(), *(one.issued for one in self._workers.values()))))
+
     async def level(self, position: int) -> None:
         """Wait, not for long, until every worker knows this entry of the log: who asks another one finds it there."""
         if not await self._until(lambda: all(one.stand.position >= position for one in self._followers()), _LEVEL_S):
@@ -237,6 +227,10 @@ class Workers:
         """Nothing ever collides in the own feed."""
         return self._own.alone()
 
+    def hear(self, word: PeerWord) -> None:
+        """Tell every process what another site's feed says."""
+        self._tell(frame(word), [worker for worker in self._workers.values() if worker.begun])
+
     # --- the Relay: what the follower learns
 
     def noted(self, entries: Sequence[Entry]) -> None:
@@ -254,6 +248,10 @@ class Workers:
         framed = frame(Echo(ticks, head, now))
         self._tell(framed, [worker for worker in self._workers.values() if worker.in_step])
 
+    def beat(self, ticks: float, head: int) -> None:
+        """The store's heartbeat says that the log ended at `head` at `ticks`."""
+        self._tell(frame(Beat(ticks, head)), [worker for worker in self._workers.values() if worker.in_step])
+
     def stored(self, projected: int) -> None:
         """Everything up to here is in the replica."""
         self._recent.trim(projected)
@@ -267,13 +265,25 @@ class Workers:
                 worker.in_step = False
                 worker.channel.send(frame(Again()))
 
+    async def mended(self, touched: Iterable[Touch]) -> None:
+        """Rows of the replica were put right. Raises Unavailable; workers go on with the index that they have then."""
+        self._mends, found = self._mends + 1, tuple(touched)
+        workers = list(self._workers.values())
+        for worker in workers:
+            if not worker.in_step:  # it is told when it begins
+                worker.missed.update(found)
+        told = [worker for worker in workers if worker.in_step]
+        self._tell(frame(Mended(found, self._mends)), told)
+        for worker in told:
+            await self._hand_over(worker)
+
     # --- one worker's life
 
     async def _keep(self, number: int) -> None:
         pause_s = _PAUSE_S
         while True:
             began = self._clock.ticks()
-            why = await outlived(self._live(number), OSError, ValueError, EOFError)
+            why = await outlived(self._live(number), OSError, ValueError, EOFError, Unavailable)
             if self._ending:
                 return
             if self._clock.ticks() - began > _LIVED_S:
@@ -294,7 +304,7 @@ class Workers:
         with theirs:
             process = await self._start(number, theirs)
         if self._ending:
-            _try(process.kill)
+            attempt(process.kill)
         channel: Channel[ToLeader] = await Channel.over(ours, at_leader)
         self._starts[number] = self._starts.get(number, 0) + 1
         worker = self._workers[number] = _Worker(number, process, channel, self._clock.ticks() + START_S - SILENCE_S)
@@ -302,9 +312,10 @@ class Workers:
             yield worker
         finally:
             channel.close()
-            await _gone(process)
+            await gone(process)
             del self._workers[number]
             self._ended = add_counts(self._ended, worker.counts)
+            self._follower.issues.add(worker.issued)
             self._follower.progress()  # what all the others hold may be more
             self._stir()
 
@@ -334,9 +345,11 @@ class Workers:
                 tasks.create_task(self._answer_commit(worker, message))
             case Late(events=events):
                 self._late(list(events))
-            case Counted(counts=counts):
-                worker.counts, worker.answers_count = counts, True
+            case Counted(counts=counts, issued=issued):
+                worker.counts, worker.issued, worker.answers_count = counts, issued, True
                 self._stir()
+            case Answered(batch=batch):
+                self.answered(batch)
             case Serving():
                 worker.serves = True
                 log.info("worker_serves", worker=worker.number, pid=worker.process.pid)
@@ -356,17 +369,23 @@ class Workers:
         if age_s != float("inf"):
             worker.channel.send(frame(Echo(self._clock.ticks() - age_s, self._follower.position, 0)))
         worker.channel.send(frame(Mark(self._follower.projected)))
+        if worker.missed:
+            worker.channel.send(frame(Mended(tuple(worker.missed), self._mends)))
+            worker.missed.clear()
         tasks.create_task(self._hand_over(worker))
 
     async def _hand_over(self, worker: _Worker) -> None:
-        """Tell what was revoked here and has not returned in the log yet."""
+        """Tell what was revoked here, or at a site that can be read, and has not come in the log yet."""
+        mends = self._mends
+        async for word in self.peers():
+            worker.channel.send(frame(word))
         number = 0
         while entries := await self._own.after(number):
             for entry in entries:
                 worker.channel.send(frame(Own(self._own.name, (entry,))))
             number = entries[-1].number
         worker.handed = max(number, self._own.number)
-        worker.channel.send(frame(Handed(self._own.name, worker.handed)))
+        worker.channel.send(frame(Handed(self._own.name, worker.handed, mends)))
 
     def _stands(self, worker: _Worker, stand: Stand) -> None:
         held, worker.stand = self.held(), stand
@@ -429,7 +448,7 @@ class Workers:
         late = slow()
         for worker in late:
             log.error("worker_cut_off", worker=worker.number, why="it has not confirmed a revocation in time")
-            _try(worker.process.kill)
+            attempt(worker.process.kill)
             worker.channel.close()
         await self._until(lambda: not any(map(self._lives, late)))
 
@@ -458,33 +477,10 @@ class Workers:
         self._changed = asyncio.Event()
 
 
-def spawning(arguments: Sequence[str]) -> Start:
-    """Start workers as processes of this program with these arguments: settings, as this process was told them."""
-
-    async def start(number: int, end: socket.socket) -> Process:
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "regional_keystone", *arguments, "worker"),
-            *("--number", str(number), "--leader-fd", str(end.fileno())),
-            stdin=asyncio.subprocess.DEVNULL,
-            pass_fds=(end.fileno(),),
-        )
-
-    return start
+async def _no_peers() -> AsyncIterator[PeerWord]:
+    return
+    yield
 
 
-async def _gone(process: Process) -> None:
-    """Give it a moment to end by itself, then no choice."""
-    waiting = asyncio.ensure_future(process.wait())
-    try:
-        await asyncio.wait({waiting}, timeout=_EXIT_S)
-    finally:
-        if not waiting.done():
-            _try(process.kill)
-    await waiting
-
-
-def _try(signal: Callable[[], None]) -> None:
-    try:
-        signal()
-    except ProcessLookupError:  # it has ended
-        return
+def _unheard(batch: bytes) -> None:
+    """What was answered, where nobody asks."""

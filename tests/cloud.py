@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -12,15 +13,20 @@ from aiohttp import web
 from controller.acknowledgements import Acknowledged, Acknowledgements
 from controller.authority import HOLDER, Authority
 from controller.commit import Sequencer
+from controller.compromise import Compromise
+from controller.counterpart import Counterpart
 from controller.replicate import Replicator
 from controller.rotate import Rotator
+from controller.signing_keys import SigningKeys
 from controller.sites import Sites
+from controller.turning import Terms
 from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.convergence import Comparing
 from regional_keystone.digest import digest
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.follow import Follower
-from regional_keystone.holder import CREDENTIAL, Holder
+from regional_keystone.holder import CREDENTIAL, RECEIPT, Holder
 from regional_keystone.link import Link
 from regional_keystone.log import LOG, Put, put
 from regional_keystone.messages import VERSION, Hello, at_site, encode
@@ -28,9 +34,18 @@ from regional_keystone.model import Project, RevocationEvent
 from regional_keystone.overlay import Overlay, transact
 from regional_keystone.own_feed import OwnFeed
 from regional_keystone.record import Record, decode
+from regional_keystone.refresh import Refresh
 from regional_keystone.revocation import Traits
+from regional_keystone.shared import REPAIRED, note_repair
+from regional_keystone.signer_chain import Chain, root
+from regional_keystone.signing import CONTROLLER, Signatory
+from regional_keystone.survey import Survey
 
 KEEP_S = 180_000.0
+SECOND = 1_000_000
+TERMS = Terms(
+    lifetime_us=3600 * SECOND, allow_expired_us=7200 * SECOND, isolation_us=169_138 * SECOND, skew_us=62 * SECOND
+)
 
 
 def free_port() -> int:
@@ -47,6 +62,7 @@ class Node:
         self.clock = SystemClock()
         self.tasks: list[asyncio.Task] = []
         self.stack = AsyncExitStack()
+        self.signs = False
 
     def background(self, *coroutines) -> None:
         self.tasks += [asyncio.create_task(one) for one in coroutines]
@@ -71,10 +87,17 @@ class Node:
         async with self.store.snapshot() as snapshot:
             return await digest(snapshot)
 
-    def follow(self, name, cluster, box, signers, *, leads=False) -> None:
+    def follow(self, name, cluster, box, signers, *, leads=False, owner=None) -> None:
+        keys = self.directory / "jws-keys"
+        self.signatory = Signatory(
+            owner or name, cluster, keys / "private", keys / "public", signs=self.signs, clock=self.clock
+        )
+        self.signatory.load()
         self.holder = Holder(name, cluster, box, signers, self.directory / "keys")
         self.credentials = Holder(name, cluster, box, signers, self.directory / "credential-keys", of=CREDENTIAL)
-        for one in (self.holder, self.credentials):
+        self.receipts = Holder(name, cluster, box, signers, self.directory / "receipt-keys", of=RECEIPT)
+        for one in (self.holder, self.credentials, self.receipts):
+            one.memory = self.directory / f"{one.of}.epoch"
             one.load()
         self.overlay = Overlay(self.store)
         self.follower = Follower(
@@ -84,17 +107,18 @@ class Node:
             clock=self.clock,
             lifetime_s=KEEP_S,
             leads=leads,
-            others=(self.credentials,),
+            signatory=self.signatory,
+            others=(self.credentials, self.receipts),
         )
 
 
 class ControllerNode(Node):
     """With `log` and `authority` of another it is a second controller on the same store."""
 
-    def __init__(self, directory: Path, *, deadline_s: float = 2.0, keep_s: float = KEEP_S, beside=None) -> None:
+    def __init__(self, directory: Path, *, deadline_s: float = 2.0, terms: Terms = TERMS, beside=None) -> None:
         super().__init__(directory)
         self.port = free_port()
-        self.deadline_s, self.keep_s = deadline_s, keep_s
+        self.deadline_s, self.terms = deadline_s, terms
         self.counter, self.poll_s = 0, 0.05
         self.log_path = beside.log_path if beside else directory / "log.db"
         self.authority_dir = beside.authority_dir if beside else directory / "authority"
@@ -110,7 +134,9 @@ class ControllerNode(Node):
         self.authority = Authority.open(self.authority_dir, self.clock.now())
         signers = (self.authority.signer_key,)
         leads = not self.shared
-        self.follow(HOLDER, self.authority.cluster, self.authority.box, signers, leads=leads)
+        owner = f"{CONTROLLER}{self.directory.name}"
+        self.follow(HOLDER, self.authority.cluster, self.authority.box, signers, leads=leads, owner=owner)
+        self.follower.chain = Chain(root(self.authority.cluster, signers[0]), self.follower.holders.values())
         self.sequencer = Sequencer(store=self.store, follower=self.follower, clock=self.clock, wake=self.wake)
         self.acknowledgements = Acknowledgements(store=self.store, clock=self.clock, controller=self.directory.name)
         shared = {"overlay": self.overlay, "sequencer": self.sequencer, "clock": self.clock}
@@ -118,31 +144,52 @@ class ControllerNode(Node):
             cluster=self.authority.cluster,
             store=self.store,
             acknowledgements=self.acknowledgements,
-            keep_s=self.keep_s,
+            keep_s=KEEP_S,
             **shared,
         )
+        self.survey = Survey(self.store, self.clock, 1.0, expects=True)
+        self.survey.watch(self.follower)
+        self.counterpart = Counterpart(survey=self.survey, store=self.store, clock=self.clock, share=1.0)
+        self.replicator.compare, self.replicator.converged = self.counterpart.answer, self.counterpart.heard
         shared["replicator"] = self.replicator
         self.sites = Sites(
             authority=self.authority,
             holders=self.follower.holders,
+            terms=self.terms,
             certificate_s=3600.0,
             invitation_s=60.0,
             advertised=(self.url, *(peer.url for peer in self.peers)),
             **shared,
         )
+        self.sites.chain = self.follower.chain
+        self.compromise = Compromise(
+            sites=self.sites, terms=self.terms, issued_here=self.follower.issues.told, **shared
+        )
+        self.follower.watchers.append(self.compromise.saw)
         self.rotator = Rotator(
             sites=self.sites,
             lock=self.lock,
-            keep_s=self.keep_s,
+            terms=self.terms,
             deadline_s=self.deadline_s,
-            interval_s=0,
             **shared,
         )
+        self.signing_keys = SigningKeys(
+            sites=self.sites,
+            cluster=self.authority.cluster,
+            terms=self.terms,
+            deadline_s=self.deadline_s,
+            **shared,
+        )
+        self.replicator.offered = self.signing_keys.hear
+        self.replicator.heard = lambda _: self.signing_keys.stir()
+        await self.survey.start()
         await self.sequencer.start()
         self.background(self.follower.run(), self.sequencer.run(), self.acknowledgements.run())
+        self.background(self.signing_keys.run(self.signatory))
         if self.shared:
             self.background(self.sequencer.follow(self.poll_s), self._review())
         await self.rotator.setup()
+        self.background(self.compromise.run())
         await self._open_stream()
 
     @property
@@ -216,7 +263,9 @@ class SiteNode(Node):
         member = self.identity.membership()
         self.store = self.wrap(await Sqlite.open(self.directory / "replica.db"))
         self.stack.push_async_callback(self.store.close)
-        self.follow(member.name, member.cluster, self.identity.box(), member.signers)
+        trusted, path = self.identity.trusted(), self.identity.chain_path
+        self.follow(member.name, member.cluster, self.identity.box(), trusted.signers)
+        self.follower.chain = Chain(trusted, self.follower.holders.values(), path)
         own_store = await Sqlite.open(self.directory / "own" / "inc.db")
         self.stack.push_async_callback(own_store.close)
         self.own = OwnFeed(f"{self.name}/inc", store=own_store, follower=self.follower, clock=self.clock)
@@ -232,6 +281,19 @@ class SiteNode(Node):
             store=self.store,
             clock=self.clock,
             skew_s=2.0,
+        )
+        self.survey = Survey(self.store, self.clock, 1.0)
+        await self.survey.start()
+        self.survey.watch(self.follower)
+        self.comparing = Comparing(
+            survey=self.survey,
+            store=self.store,
+            refresh=Refresh(self.follower, self.own.after),
+            ask=self.link.ask,
+            tell=self.link.tell,
+            clock=self.clock,
+            interval_s=30.0,
+            note_repair=partial(note_repair, self.directory / REPAIRED),
         )
         self.background(self.follower.run(), self.link.run(), self._answer_late())
 
@@ -251,9 +313,13 @@ class SiteNode(Node):
 class Cloud:
     """Controller and sites, all started, all holding the ring."""
 
-    def __init__(self, directory: Path, names=("RegionOne", "RegionTwo", "RegionThree"), **settings) -> None:
+    def __init__(
+        self, directory: Path, names=("RegionOne", "RegionTwo", "RegionThree"), *, signs=False, **settings
+    ) -> None:
         self.controller = ControllerNode(directory / "controller", **settings)
         self.sites = {name: SiteNode(name, directory / name) for name in names}
+        for node in (self.controller, *self.sites.values()):
+            node.signs = signs
 
     async def start(self) -> "Cloud":
         await self.controller.start()

@@ -14,11 +14,13 @@ from controller.federation import Home, is_free
 from controller.probe import Client, password
 
 RKCTL = Path(sys.executable).with_name("rkctl")
-PATIENCE_S = 60
+PATIENCE_S = 120
+START_S = 300  # of a federation on a machine that is busy: tests that share it would fail all together
 
 
 def rkctl(*words, cwd=None):
-    return subprocess.run([RKCTL, *words], capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
+    patience_s = START_S if words[0] == "up" else PATIENCE_S
+    return subprocess.run([RKCTL, *words], capture_output=True, text=True, timeout=patience_s, cwd=cwd, check=False)
 
 
 def up(home, *words):
@@ -56,7 +58,7 @@ def free_port():
 
     Anywhere among them, because two suites on one machine that both began at the lowest would take each other's.
     """
-    for start in random.sample(range(17000, 30000, 50), 260):
+    for start in random.SystemRandom().sample(range(17000, 30000, 50), 260):
         if all(is_free(port) for port in range(start, start + 12)):
             return start
     raise AssertionError("no ports")

@@ -52,6 +52,7 @@ class World:
     def __init__(self, directory, clock=None, shared=None):
         self.shared = shared
         password = directory / "password"
+        password.touch(mode=0o600)
         password.write_text(PASSWORD)
         self.settings = replace(
             sections.Settings(),

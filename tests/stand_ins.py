@@ -12,6 +12,7 @@ class ManualClock:
         self._now = now
         self._ticks = ticks
         self._sleepers = []
+        self._slept = 0  # in the order in which they began, those of one moment wake
 
     def now(self):
         return self._now
@@ -21,7 +22,8 @@ class ManualClock:
 
     async def sleep(self, seconds):
         woken = asyncio.get_running_loop().create_future()
-        sleeper = (self._ticks + seconds, len(self._sleepers), woken)
+        self._slept += 1
+        sleeper = (self._ticks + seconds, self._slept, woken)
         self._sleepers.append(sleeper)
         try:
             if seconds > 0:

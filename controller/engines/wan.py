@@ -14,9 +14,9 @@ from itertools import product
 from pathlib import Path
 from typing import Self
 
-from controller import ask
 from controller.engines import wan_router
 from controller.engines.process import EngineError, Keeper, Process, until
+from regional_keystone import operator_socket
 
 HOME = wan_router.HOME
 _ANSWER_S = 5.0
@@ -116,7 +116,7 @@ class Wan:
 
     def _tell(self) -> None:
         told = {"delay_s": self.delay_s, "loss": self.loss, "cut": sorted(self.cuts)}
-        with socket.socket(socket.AF_UNIX) as asked, ask.short(self.folder / "router") as router:
+        with socket.socket(socket.AF_UNIX) as asked, operator_socket.short(self.folder / "router") as router:
             asked.settimeout(_ANSWER_S)
             asked.connect(router)
             asked.sendall(json.dumps(told).encode() + b"\n")

@@ -7,11 +7,13 @@ Source: docs/data-model.md; docs/feeds.md
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from itertools import islice
 from typing import Any, Self
 
 from regional_keystone.adapters.cassandra_driver import Counters, Driver
-from regional_keystone.adapters.cassandra_log import EVERYWHERE, Levels, Log
+from regional_keystone.adapters.cassandra_heartbeat import Heartbeat
+from regional_keystone.adapters.cassandra_log import EVERYWHERE, Levels, Log, following
 from regional_keystone.adapters.cassandra_schema import (
     LOG as LOG_TABLE,
 )
@@ -27,6 +29,7 @@ from regional_keystone.adapters.cassandra_schema import (
     ack_table,
     own_table,
 )
+from regional_keystone.adapters.cassandra_survey import Unsurveyed
 from regional_keystone.adapters.cassandra_tables import Row, Tables, Write, newest, statements
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Entry
@@ -46,10 +49,11 @@ _PAUSE_S = 0.02
 _ASKED, _ASKED_FAR = 64, 4  # reads under way at once while a site waits, here and in other data centres
 
 
-class _Store:
+class _Store(Unsurveyed):
     """What both do: read records and feeds, and show everything as it was at one position."""
 
     def __init__(self, driver: Driver, tables: Tables, log: Log, clock: Clock, scratch: Scratch) -> None:
+        self.heartbeat = Heartbeat(driver, clock)
         self._driver = driver
         self._tables = tables
         self._log = log
@@ -138,15 +142,6 @@ async def _told(tell: Read | None, count: int) -> None:
         await tell(count)
 
 
-def _following(entries: Sequence[Entry], applied: int) -> list[Entry]:
-    """What of these is not applied yet. Raises ValueError at a gap."""
-    later = [entry for entry in entries if entry.number > applied]
-    for number, entry in enumerate(later, applied + 1):
-        if entry.number != number:
-            raise ValueError(f"entry {entry.number} cannot be applied after {number - 1}")
-    return later
-
-
 class Cassandra(_Store):
     """Implements `ports.Writer` for controllers, as many as there are: log and tables in every data centre.
 
@@ -215,7 +210,7 @@ class Cassandra(_Store):
         self._check()
         if entries and entries[0].number != self._applied + 1:
             self._applied = max(self._applied, await self.applied(LOG))
-        later = _following(entries, self._applied)
+        later = following(entries, self._applied)
         if later and self._leave_s and later[-1].number > self._appended:
             later = await self._left(later)
         if later:
@@ -230,7 +225,7 @@ class Cassandra(_Store):
             await self._clock.sleep(pause_s)
             pause_s = min(2 * pause_s, _ASK_S)
             self._applied = max(self._applied, await self.applied(LOG))
-        return _following(entries, self._applied)
+        return following(entries, self._applied)
 
     async def project(self, entries: Iterable[Entry]) -> None:
         """Write what these entries say into the tables: again, late, and in any order, it comes to the same."""
@@ -347,11 +342,13 @@ class Cassandra(_Store):
 class CassandraReplica(_Store):
     """Implements `ports.Writer` for a site: its data centre's tables and log, which controllers write; its own feed.
 
-    Reading needs no other data centre. Writing anything but its own feed is a ValueError, and the database's to refuse.
+    It reads other sites' feeds too, as they have arrived here. Reading needs no other data centre. Writing anything but
+    its own feed is a ValueError, and the database's to refuse.
     """
 
     _site: str
     _own: Log
+    _peer: Callable[[str], Log]
     _verified = 0
 
     @classmethod
@@ -376,6 +373,10 @@ class CassandraReplica(_Store):
         store._site = site
         own = Levels("LOCAL_QUORUM", "LOCAL_QUORUM", "LOCAL_SERIAL")
         store._own = Log(driver, Feeds(own_table(site)), Marks(ack_table(site)), own, clock, size=range_size)
+        marks = Marks(ack_table(site))  # theirs are not ours to read, nor needed: they tell no more than an end
+        # asked often, and mostly for nothing: so no more than one question
+        there = Levels(level, "", level, settle="QUORUM", far=False)
+        store._peer = cache(lambda peer: Log(driver, Feeds(own_table(peer)), marks, there, clock, size=range_size))
         if not await store.applied(LOG):
             await store._verify_all(0)
         return store
@@ -415,7 +416,7 @@ class CassandraReplica(_Store):
         self._check()
         if entries and entries[0].number != self._verified + 1:
             self._verified = await self.applied(LOG)
-        later = _following(entries, self._verified)
+        later = following(entries, self._verified)
         if later:
             await self._await(later)
             await self._own.set_applied(LOG, later[-1].number)
@@ -437,7 +438,10 @@ class CassandraReplica(_Store):
         raise ValueError(f"{self._site} cannot know what sites have said")
 
     def _feeds(self, feed: str) -> Log:
-        return self._log if feed == LOG else self._own
+        if feed == LOG:
+            return self._log
+        site = feed.partition("/")[0]
+        return self._own if site == self._site else self._peer(site)
 
     def _own_only(self, feed: str) -> None:
         if not feed.startswith(f"{self._site}/"):

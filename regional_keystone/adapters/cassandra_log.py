@@ -26,12 +26,16 @@ _EACH = "EACH_QUORUM"
 
 
 class Levels(NamedTuple):
-    """Consistency of each kind of statement; `settle` is for holes that something lies behind, None for never."""
+    """Consistency of each kind of statement; `settle` is for holes that something lies behind, None for never.
+
+    With `far` it is also asked whether something lies behind where nothing follows in the same range.
+    """
 
     read: str
     write: str
     serial: str
     settle: str | None = None
+    far: bool = True
 
 
 EVERYWHERE = Levels("QUORUM", "QUORUM", "SERIAL")
@@ -130,8 +134,9 @@ class Log:
             asked, place = limit - len(found), range_of(last + 1, self._size)
             rows = await self._slice(feed, last, asked, self._levels.read)
             taken = _unbroken(rows, last)
-            if not taken and self._levels.settle and (rows or await self._behind(feed, place, last)):
-                rows = await self._settled(feed, last, asked, self._levels.settle)
+            levels = self._levels
+            if not taken and levels.settle and (rows or (levels.far and await self._behind(feed, place, last))):
+                rows = await self._settled(feed, last, asked, levels.settle)
                 taken = _unbroken(rows, last)
             if not taken:
                 break
@@ -282,6 +287,15 @@ class Log:
             return await self._slice(feed, last, limit, level)
         except Unavailable:  # cut off from the others: then this is where the prefix ends
             return []
+
+
+def following(entries: Sequence[Entry], applied: int) -> list[Entry]:
+    """What of these is not applied yet. Raises ValueError at a gap."""
+    later = [entry for entry in entries if entry.number > applied]
+    for number, entry in enumerate(later, applied + 1):
+        if entry.number != number:
+            raise ValueError(f"entry {entry.number} cannot be applied after {number - 1}")
+    return later
 
 
 async def heads(driver: Driver, site: str) -> dict[str, int]:

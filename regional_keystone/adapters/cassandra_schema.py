@@ -187,6 +187,17 @@ class Marks:
         self.forget = f"DELETE applied FROM {table} USING TIMESTAMP ? WHERE feed = ?"
 
 
+class HeartbeatMark:
+    """What is said about the controllers' heartbeat, a row of marks under a name that no feed has.
+
+    `applied` is where the log ended, `pruned` when that was sure.
+    """
+
+    feed = "heartbeat"
+    write = f"UPDATE {MARKS} USING TIMESTAMP ? SET applied = ?, pruned = ? WHERE feed = ?"
+    read = f"SELECT applied, pruned, WRITETIME(applied) FROM {MARKS} WHERE feed = ?"
+
+
 class Acknowledgements:
     """What is said about what sites have said; they are few and asked for together.
 

@@ -32,10 +32,12 @@ from regional_keystone.adapters.sqlite_schema import (
     unknown_row,
     writer,
 )
+from regional_keystone.adapters.sqlite_survey import Stretch
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.log import LOG, Change, Entry, Position, Put, decode_entry, encode_entry
 from regional_keystone.ports import Snapshot
 from regional_keystone.record import TABLES, Key, Like, R, Table, decode, facts
+from regional_keystone.sums import Covered, Lying
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class Sqlite:
         self.path = path
         self._only_reads = only_reads
         self._statements = {name: Statements(table) for name, table in tables.items()}
+        self._stretches = {name: Stretch(statements) for name, statements in self._statements.items()}
         self._writing = ThreadPoolExecutor(1, f"write-{path.name}")
         self._reading = ThreadPoolExecutor(2, f"read-{path.name}")
         self._writer: sqlite3.Connection | None = None
@@ -173,6 +176,18 @@ class Sqlite:
         finally:
             await asyncio.shield(asyncio.to_thread(staging.end))
 
+    async def survey(self, table: str, begin: str, least_rows: int) -> Covered:
+        """Sums of a table as it lies there, from this leaf on."""
+        return await self._read(self._stretches[table].survey, begin, least_rows)
+
+    async def lying(self, table: str, leaf: str) -> tuple[int, list[Lying]]:
+        """The rows of one leaf as they lie there, at one position."""
+        return await self._read(self._stretches[table].leaf, leaf)
+
+    async def mend(self, rows: Sequence[tuple[str, Key, bytes | None]]) -> None:
+        """Make these rows what they should be, outside the log."""
+        await self._write(self._mend, rows)
+
     async def close(self) -> None:
         """Finish what was begun and let go of files and threads; twice is harmless."""
         self._closed = True
@@ -260,6 +275,11 @@ class Sqlite:
         with self._transaction() as db:
             last = min(upto, _marks(db, LOG)[1]) if feed == LOG else upto
             db.execute("DELETE FROM log WHERE feed = ? AND number <= ?", (feed, last))
+
+    def _mend(self, rows: Sequence[tuple[str, Key, bytes | None]]) -> None:
+        with self._transaction() as db:
+            for name, key, row in rows:
+                self._stretches[name].mend(db, key, row)
 
     def _restore(self, position: int, staging: "_Staging") -> None:
         with self._transaction() as db:

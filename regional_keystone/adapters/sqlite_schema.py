@@ -49,6 +49,10 @@ class Statements:
         self.remove = f"DELETE FROM {self._name} WHERE {_equal(table.key)}"
         self.clear = f"DELETE FROM {self._name}"
         self.finds = {group: f"{first} WHERE {_equal(group)} ORDER BY {key}" for group in (*table.groups, table.key)}
+        self.lying = (
+            f"SELECT {', '.join(map(_quoted, self.columns))}, row FROM {self._name}"
+            f" WHERE {_quoted(table.key[0])} >= ? ORDER BY {key}"
+        )
         self._first, self._key = first, key
 
     @property

@@ -3,7 +3,7 @@
 Source: keystone/api/auth.py, keystone/api/os_revoke.py.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,14 @@ from regional_keystone.fastpath import Verdict
 from regional_keystone.issue import Issuer
 from regional_keystone.log import Change, put
 from regional_keystone.model import Project, RevocationEvent, Trust, User
+from regional_keystone.record import spread
 from regional_keystone.roles import reachable
+from regional_keystone.token import Token
 from regional_keystone.validate import Validator
+from regional_keystone.watermarks import WATERMARK, Singles, furthest
 
-_FORESEEN = frozenset(("identity:validate_token", "identity:check_token"))
+_END = "identity:revoke_token"
+_FORESEEN = frozenset(("identity:validate_token", "identity:check_token", _END))
 _RULES_VERSION = 1.0
 _TRUE = frozenset(("1", "t", "true", "on", "y", "yes"))
 _FALSE = frozenset(("0", "f", "false", "off", "n", "no"))
@@ -35,9 +39,23 @@ _SHOWN_OTHERWISE = {
 }
 
 
-def shapes(issuer: Issuer, validator: Validator, keep_s: float) -> list[Shape]:
-    """The routes below /auth, and those of revocation. `keep_s`: for how long a token made now may matter."""
-    tokens = _Tokens(issuer, validator, keep_s)
+def shapes(
+    issuer: Issuer,
+    validator: Validator,
+    keep_s: float,
+    shown_s: float = 0.0,
+    most_singles: int = 0,
+    *,
+    strict_chain: bool = False,
+) -> list[Shape]:
+    """The routes below /auth, and those of revocation.
+
+    `keep_s`: for how long a token made now may matter. `shown_s`: for how long one matters after its end.
+    `most_singles`: how many of their own tokens users may revoke one by one while that is kept; 0: without end.
+    `strict_chain`: revoking a token that was made from another voids all of its chain from its second on.
+    """
+    singles = Singles(most_singles, keep_s)
+    tokens = _Tokens(issuer, validator, keep_s, shown_s, singles, strict_chain=strict_chain)
     return [
         Route(method="POST", path="/auth/tokens", handle=tokens.issue, weigh=_weigh, open=True),
         Route(method="GET", path="/auth/tokens", handle=tokens.show),
@@ -58,17 +76,29 @@ def shapes(issuer: Issuer, validator: Validator, keep_s: float) -> list[Shape]:
 class _Tokens:
     """/auth/tokens: the handlers that need the services behind them."""
 
-    def __init__(self, issuer: Issuer, validator: Validator, keep_s: float) -> None:
+    def __init__(
+        self,
+        issuer: Issuer,
+        validator: Validator,
+        keep_s: float,
+        shown_s: float,
+        singles: Singles,
+        *,
+        strict_chain: bool,
+    ) -> None:
         self._issuer = issuer
         self._validator = validator
         self._keep_s = keep_s
+        self._shown_s = shown_s
+        self._singles = singles
+        self._strict_chain = strict_chain
 
     async def issue(self, call: Call) -> Result:
         """A token for what the body presents."""
         asked = login(call.body)
         if "token" in asked.methods and "token" in asked.data:
             shown = await self._validator.check(asked.data["token"]["id"])
-            asked = msgspec.structs.replace(asked, principal=shown.principal)
+            asked = msgspec.structs.replace(asked, principal=shown.principal, traits=shown.traits)
         issued = await call.once("token", lambda: self._issuer.issue(asked, self._validator.facts))
         body = issued.bare if call.query("nocatalog") is not None else issued.body
         changes = await _used(call, issued.token.trust_id) if issued.token.trust_id else ()
@@ -78,23 +108,35 @@ class _Tokens:
         """What a token is worth, to those who may know."""
         action = "identity:check_token" if call.request.method == "HEAD" else "identity:validate_token"
         verdict = await self._subject(call, action, allow_expired=_is_on(call.query("allow_expired")))
-        body = verdict.body(catalog=call.query("nocatalog") is None)
-        return Result(body=body, headers={"X-Subject-Token": call.request.headers["x-subject-token"]})
+        body, text = verdict.body(catalog=call.query("nocatalog") is None), call.request.headers["x-subject-token"]
+        if call.request.method == "GET":
+            self._validator.shown(text, verdict)
+        return Result(body=body, headers={"X-Subject-Token": text})
 
     async def revoke(self, call: Call) -> Result:
         """The end of a token, and of all that were made from it unless the query says `cascade=false`."""
-        token = (await self._subject(call, "identity:revoke_token")).token
+        token = (await self._subject(call, _END)).token
+        if await call.once("single", partial(self._is_one_too_many, call, token)):
+            return Result(status=204, changes=(await _watermark(call, token, self._keep_s),))
         void = partial(
             RevocationEvent,
             revoked_at=call.now,
-            keep_until=call.now + int(self._keep_s * 1_000_000),
+            # a token of another place, with other settings, may live longer than those that are made here
+            keep_until=max(_after(call.now, self._keep_s), _after(token.expires_at, self._shown_s)),
         )
         own = void(id=call.fresh("token"), issued_before=max(call.now, token.issued_at), audit_id=token.audit_id)
         if (call.query("cascade") or "").strip().lower() in _FALSE:
             return Result(status=204, changes=(put(own),))
         # Whatever another region still makes from it, before it hears of this, is void as well: hence its expiry.
         made = void(id=call.fresh("made from it"), issued_before=token.expires_at, audit_chain_id=token.line)
-        return Result(status=204, changes=(put(own), put(made)))
+        strict = _later(token, void, call) if self._strict_chain else ()
+        return Result(status=204, changes=(put(own), put(made), *strict))
+
+    async def _is_one_too_many(self, call: Call, token: Token) -> bool:
+        """Whether its holder has revoked so many of their own tokens one by one that all of them go now."""
+        if call.caller.token.user_id != token.user_id or token.issued_at > call.now:
+            return False
+        return self._singles.too_many(token.trust_id or token.user_id, call.now)
 
     async def revoke_all(self, call: Call) -> Result:
         """The end of every token of a user."""
@@ -105,7 +147,7 @@ class _Tokens:
             user_id=user_id,
             issued_before=call.now,
             revoked_at=call.now,
-            keep_until=call.now + int(self._keep_s * 1_000_000),
+            keep_until=_after(call.now, self._keep_s),
         )
         return Result(status=204, changes=(put(event),))
 
@@ -126,15 +168,40 @@ class _Tokens:
             raise NotFound("No token in the request")
         knows = _knows_rules(call.request.headers.get("openstack-identity-access-rules", ""))
         verdict = await self._validator.check(text, allow_expired=allow_expired, knows_rules=knows)
-        if not (action in _FORESEEN and await self._foreseen(call, verdict)):
+        if not (action in _FORESEEN and await self._foreseen(call, action, verdict)):
             about = {"user_id": verdict.token.user_id, "user": {"domain": {"id": verdict.principal.user.domain_id}}}
             call.enforce(action, {"target": {"token": about}})
         return verdict
 
-    async def _foreseen(self, call: Call, subject: Verdict) -> bool:
+    async def _foreseen(self, call: Call, action: str, subject: Verdict) -> bool:
         """Whether policy was asked this for the caller's verdict already, and said yes."""
         caller = await self._validator.check(call.request.headers["x-auth-token"], knows_rules=True)
+        if action == _END:
+            return self._validator.may_end(caller, subject)
         return caller.permits(subject, head=call.request.method == "HEAD")
+
+
+def _later(token: Token, void: Callable[..., RevocationEvent], call: Call) -> tuple[Change, ...]:
+    """What voids all of a token's chain that is not older, the first of it by its own name; nothing for the first."""
+    if token.audit_id == token.chain_id:
+        return ()
+    void = partial(void, issued_before=0, issued_from=token.issued_at)
+    return (
+        put(void(id=call.fresh("its chain"), audit_chain_id=token.chain_id)),
+        put(void(id=call.fresh("the first of it"), audit_id=token.chain_id)),
+    )
+
+
+async def _watermark(call: Call, token: Token, keep_s: float) -> Change:
+    """The end of all that the holder of this token has, or has by the same trust; one row, however often it comes."""
+    user_id = None if token.trust_id else token.user_id
+    name = spread(f"{WATERMARK}{token.trust_id or token.user_id}")
+    old = await call.reader.get(RevocationEvent, name)
+    now, keep_until = call.now, _after(call.now, keep_s)
+    event = RevocationEvent(
+        id=name, issued_before=now, revoked_at=now, keep_until=keep_until, user_id=user_id, trust_id=token.trust_id
+    )
+    return put(furthest(event, old), old)
 
 
 async def _weigh(call: Call) -> str:
@@ -154,6 +221,10 @@ async def _used(call: Call, trust_id: str) -> tuple[Change, ...]:
     if trust.remaining_uses is None:
         return ()
     return (put(msgspec.structs.replace(trust, remaining_uses=trust.remaining_uses - 1), trust),)
+
+
+def _after(instant: int, seconds: float) -> int:
+    return instant + int(seconds * 1_000_000)
 
 
 def _knows_rules(version: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from regional_keystone.errors import Conflict
-from regional_keystone.log import Change, Put, put, remove
+from regional_keystone.log import Change, Put, Remove, put, remove
 from regional_keystone.model import (
     AccessToken,
     ApplicationCredential,
@@ -87,6 +87,12 @@ class _Referring(NamedTuple):
 
 
 @cache
+def _leads_on(table: str) -> bool:
+    """Whether anything follows from a change of a row of it: else what was there is not looked up."""
+    return table in _VOIDS or bool(_references(table))
+
+
+@cache
 def _references(table: str) -> tuple[_Reference, ...]:
     """Every field that may refer to this table; what gives roles first, since that has to go first."""
     order = sorted(TABLES.values(), key=lambda one: (*_FIRST, one.name).index(one.name))
@@ -125,7 +131,7 @@ class _Following:
         table = TABLES[change.table]
         if row not in self._old and known is not None:
             self._old[row] = known
-        elif row not in self._old:
+        elif row not in self._old and (isinstance(change, Remove) or _leads_on(change.table)):
             asked = self._reader.get(table.kind, *change.key), self._deletion(row)
             self._old[row], remains = await asyncio.gather(*asked)
             if remains and isinstance(change, Put):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from regional_keystone import compliance
+from regional_keystone.api.consequences import event
 from regional_keystone.api.expiry import expiring
 from regional_keystone.api.federated import FEDERATED, called, check_named, named_anew, names_of
 from regional_keystone.api.lists import of_domain
@@ -62,12 +63,16 @@ _OWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is asked of passwords, how they are hashed, who checks them, and at which place."""
+    """What is asked of passwords, how they are hashed, who checks them, and at which place.
+
+    `keep_s`: for how long a token made now may matter.
+    """
 
     rules: SecurityCompliance = SecurityCompliance()  # noqa: RUF009  frozen
     how: How = DEFAULT_ROUNDS
     verifier: Verifier = Uncounted(DEFAULT_ROUNDS)  # noqa: RUF009  it has no state
     place: str = ""
+    keep_s: float = 0.0
 
 
 async def _prepare_user(terms: Terms, call: Call, old: User | None, sent: Attributes) -> Attributes:
@@ -140,7 +145,14 @@ def _enables(terms: Terms, call: Call, old: User | None, sent: Attributes) -> bo
 
 
 async def _on_user(terms: Terms, call: Call, old: User | None, new: User | None) -> Iterable[Change]:
-    return (*await _unlock(terms, call, old, new), *await named_anew(call, new))
+    return (*await _unlock(terms, call, old, new), *_shut_out(terms, call, old, new), *await named_anew(call, new))
+
+
+def _shut_out(terms: Terms, call: Call, old: User | None, new: User | None) -> Iterable[Change]:
+    """Who counts as active again, by an administrator's word, logs in anew: older tokens stay as void as they were."""
+    if old is None or new is None or not terms.verifier.is_inactive(old, call.now):
+        return ()
+    return (put(event({"user_id": old.id}, call.now, terms.keep_s)),)
 
 
 async def _unlock(terms: Terms, call: Call, old: User | None, new: User | None) -> Iterable[Change]:

@@ -86,7 +86,8 @@ class Router:
 class Api:
     """The Identity API behind any transport: every request gets an answer.
 
-    `forward`: a site's way to a controller; `own`: the feed into which a site may take some changes itself.
+    `forward`: a site's way to a controller; `own`: the feed into which a site may take some changes itself; `own_at`:
+    its name, and how far it counts here.
     `keep_s`: for how long a token made now may matter, so for how long its revocation must be kept.
     `current`: returns when all that the log held at the call is known here; where others append to it as well.
     """
@@ -102,6 +103,7 @@ class Api:
         clock: Clock,
         forward: Forward | None = None,
         own: Committer | None = None,
+        own_at: Callable[[], tuple[str, int]] | None = None,
         current: Callable[[], Awaitable[None]] | None = None,
         keep_s: float,
         lengths: Lengths = Lengths(),  # noqa: B008  frozen
@@ -114,6 +116,7 @@ class Api:
         self._policy = policy
         self._clock = clock
         self._forward = forward
+        self._own_at = own_at
         self._current = current
         self._keep_s = keep_s
         self._lengths = lengths
@@ -190,7 +193,10 @@ class Api:
             return following, response
 
         response, position = await transact(self._reader, self._committers[changes], request.id, decide)
-        return response if position is None else msgspec.structs.replace(response, position=position)
+        if position is None:
+            return response
+        at = self._own_at() if self._own_at is not None and changes == "own" else None
+        return msgspec.structs.replace(response, position=position, own=at)
 
     async def _know(self) -> Unavailable | None:
         """Wait for what another controller has answered, which counts here; the reason if that cannot be known now.

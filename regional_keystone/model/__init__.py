@@ -31,7 +31,21 @@ from regional_keystone.model.federation import (
 )
 from regional_keystone.model.identity import Attempts, DomainOption, Group, Membership, Project, User
 from regional_keystone.model.limits import Limit, RegisteredLimit
-from regional_keystone.model.regional import Deletion, Outcome, RevocationEvent, Ring, Site, Taken
+from regional_keystone.model.regional import (
+    Condemned,
+    Deletion,
+    KeyTimes,
+    MaySign,
+    Outcome,
+    Proposal,
+    RevocationEvent,
+    Ring,
+    SignerChain,
+    Signing,
+    SigningKey,
+    Site,
+    Taken,
+)
 from regional_keystone.model.words import Label, Short, Text, Url
 
 __all__ = [
@@ -40,6 +54,7 @@ __all__ = [
     "ApplicationCredential",
     "Attempts",
     "AttributeMapping",
+    "Condemned",
     "Consumer",
     "Credential",
     "Deletion",
@@ -52,8 +67,10 @@ __all__ = [
     "Group",
     "IdentityProvider",
     "Implication",
+    "KeyTimes",
     "Label",
     "Limit",
+    "MaySign",
     "Membership",
     "Outcome",
     "PolicyAssociation",
@@ -61,6 +78,7 @@ __all__ = [
     "Project",
     "ProjectEndpoint",
     "ProjectEndpointGroup",
+    "Proposal",
     "Region",
     "RegisteredLimit",
     "RevocationEvent",
@@ -69,6 +87,9 @@ __all__ = [
     "Service",
     "ServiceProvider",
     "Short",
+    "SignerChain",
+    "Signing",
+    "SigningKey",
     "Site",
     "Taken",
     "Text",

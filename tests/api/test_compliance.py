@@ -16,6 +16,7 @@ from tests.api.conftest import Client
 
 PASSWORD, OTHER = "first-password-1", "second-password-2"
 DAY = 86_400
+ADMIN = {"project": {"name": "admin", "domain": {"id": "default"}}}
 WRONG = "The request you have made requires authentication."
 EXPIRED = "The password is expired and needs to be changed for user: {}."
 USED = (
@@ -76,9 +77,13 @@ class Place:
 async def made(tmp_path):
     async with AsyncExitStack() as stack:
 
-        async def make(**rules):
+        async def make(lifetime_s=3600, **rules):
             world = replay.World(tmp_path)
-            world.settings = replace(world.settings, security_compliance=SecurityCompliance(**rules))
+            world.settings = replace(
+                world.settings,
+                security_compliance=SecurityCompliance(**rules),
+                token=replace(world.settings.token, expiration=lifetime_s),
+            )
             await world.start(stack)
             scope = {"project": {"name": "admin", "domain": {"id": "default"}}}
             return Place(world, await Client(world).login("admin", replay.PASSWORD, scope))
@@ -426,6 +431,54 @@ async def test_an_administrator_sees_who_is_inactive_and_enables_them(made):
     assert await place.statuses(PASSWORD) == [401]
     assert (await place.reset(enabled=True))["enabled"]
     assert await place.statuses(PASSWORD) == [201]
+
+
+async def test_tokens_of_who_is_inactive_are_void_from_that_moment_on_and_stay_so(made):
+    place = await made(disable_user_account_days_inactive=2, lifetime_s=9 * DAY)
+    place.later(DAY - place.clock.now() / 1e6 % DAY + 1)  # a day has just begun
+    place.admin = await Client(place.world).login("admin", replay.PASSWORD, ADMIN)
+    exempt = await place.user(name="exempt", options={"ignore_user_inactivity": True})
+    kept = (await place.login(id=exempt["id"])).headers["X-Subject-Token"]
+    await place.user()
+    token = (await place.login()).headers["X-Subject-Token"]
+    for leap in (0, 2 * DAY - 2 * 3):
+        place.later(leap)
+        admin = place.admin = await Client(place.world).login("admin", replay.PASSWORD, ADMIN)
+        for one in (token, token, kept, kept):  # remembered from the second on
+            assert (await admin("GET", "/auth/tokens", headers={"X-Subject-Token": one})).status == 200
+    place.later(2 * 3)
+
+    async def worth(one):
+        return (await admin("GET", "/auth/tokens", headers={"X-Subject-Token": one})).status
+
+    assert [await worth(one) for one in (token, kept)] == [404, 200]
+    assert (await Client(place.world, token)("GET", "/auth/projects")).status == 401
+    assert (await place.reset(enabled=True))["enabled"]
+    assert [await worth(one) for one in (token, kept)] == [404, 200]
+    place.later(1)
+    again = (await place.login()).headers["X-Subject-Token"]
+    assert await worth(again) == 200
+
+
+async def test_a_trust_of_who_is_inactive_holds_no_longer(made):
+    place = await made(disable_user_account_days_inactive=2, lifetime_s=9 * DAY)
+    project = await place.admin.make("project", name="theirs", domain_id="default")
+    role = (await place.admin("GET", "/roles?name=member")).body["roles"][0]["id"]
+    await place.user()
+    assert (await place.admin("PUT", f"/projects/{project['id']}/users/{place.id}/roles/{role}")).status == 204
+    friend = await place.admin.make("user", name="friend", password=PASSWORD)
+    trustor = await Client(place.world).login("somebody", PASSWORD, {"project": {"id": project["id"]}})
+    wish = {"trustor_user_id": place.id, "trustee_user_id": friend["id"], "project_id": project["id"]}
+    sent = {"trust": wish | {"roles": [{"id": role}], "impersonation": False}}
+    trust = (await trustor("POST", "/OS-TRUST/trusts", sent)).body["trust"]
+    place.later(DAY)  # the trustor is not seen any more
+    scope = {"OS-TRUST:trust": {"id": trust["id"]}}
+    acting = await Client(place.world).login("friend", PASSWORD, scope)
+    admin = await Client(place.world).login("admin", replay.PASSWORD, ADMIN)
+    headers = {"X-Subject-Token": acting.token}
+    assert [(await admin("GET", "/auth/tokens", headers=headers)).status for _ in range(2)] == [200, 200]
+    place.later(DAY)
+    assert (await admin("GET", "/auth/tokens", headers=headers)).status == 404
 
 
 async def test_activity_is_written_once_a_day_and_exempts_are_let_in(made):

@@ -62,6 +62,13 @@ def _traits(event):
     return {n: getattr(event, n) for n in event.__struct_fields__ if n not in times and getattr(event, n) is not None}
 
 
+async def test_nothing_is_looked_up_for_a_row_that_nothing_follows_from(world):
+    recording = Recording(world.overlay)
+    made = put(RevocationEvent(id="e", issued_before=NOW, revoked_at=NOW, keep_until=NOW, audit_id="a"))
+    assert await follow(recording, [made], NOW, KEEP_S) == (made,)
+    assert recording.reads == frozenset()
+
+
 async def test_a_user_takes_its_memberships_and_grants_along(store):
     await store(D, P, U, G, R, M, grant("user", "u"), grant("group", "g"))
     rows, events = await store.followed(remove(U))

@@ -1,6 +1,8 @@
 """The pages are true as far as a machine can tell: derived ones are fresh, links and references lead somewhere."""
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -17,6 +19,7 @@ FRESH = {**PAGES, **DERIVED}
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+MERGE = re.compile(rb"^(?:[<>|]{7} |={7}$)", re.MULTILINE)
 NAMED = re.compile(r'(docs/[\w./-]*\.(?:md|py))(?:, "([^"]+)")?')
 
 
@@ -114,6 +117,21 @@ def test_every_dependency_has_its_reason():
     wanted = {re.split(r"[\[<>=!~; ]", one)[0] for group in groups for one in group} - {project["name"]}
     page = (ROOT / "docs" / "dependencies.md").read_text()
     assert set(re.findall(r"^- \*\*([\w.-]+)\*\*", page, re.MULTILINE)) == wanted
+
+
+def test_no_file_has_marks_of_a_merge():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout
+    files = [
+        ROOT / os.fsdecode(name) for name in listed.split(b"\0") if name
+    ] or WRITTEN + SOURCE  # of an archive, these
+    marked = [str(file) for file in files if file.is_file() and MERGE.search(file.read_bytes())]
+    assert marked == []
+
+
+def test_marks_of_a_merge_would_be_found():
+    assert all(MERGE.search(b"x\n" + sign * 7 + b" HEAD\ny\n") for sign in (b"<", b">", b"|"))
+    assert MERGE.search(b"x\n" + b"=" * 7 + b"\ny\n")
+    assert not MERGE.search(b"Title\n" + b"=" * 8 + b"\n")
 
 
 def test_a_wrong_reference_would_be_found(tmp_path):

@@ -24,6 +24,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.processes import free_port as row_of_ports
+
 CONNECTIONS = 32
 ROUNDS = 3
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -107,15 +109,17 @@ class Federation:
     site: str
     caller: str
     subjects: tuple[str, ...]
+    controller: str = ""
+    state: Path = Path()
 
 
-def federation(stack: ExitStack) -> Federation:
+def federation(stack: ExitStack, tokens: int = TOKENS) -> Federation:
     """One controller and one site in a directory of their own; ended with the stack."""
     state = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "state"
     rkctl = str(Path(sys.executable).with_name("rkctl"))
-    up = [rkctl, "up", "--detach", "--state", str(state), "--port", str(free_port()), "--sites", "RegionOne"]
+    up = [rkctl, "up", "--detach", "--state", str(state), "--port", str(row_of_ports()), "--sites", "RegionOne"]
     stack.callback(subprocess.run, [rkctl, "down", "--state", str(state)], capture_output=True, check=False)
-    subprocess.run(up, capture_output=True, check=True, timeout=90)
+    subprocess.run(up, capture_output=True, check=True, timeout=300)
     told = subprocess.run([rkctl, "status", "--state", str(state), "--json"], capture_output=True, check=True)
     status = json.loads(told.stdout)
     words = dict(re.findall(r"export (OS_\w+)='?([^'\n]*)'?", (state / "openrc").read_text()))
@@ -124,7 +128,7 @@ def federation(stack: ExitStack) -> Federation:
     scope = {"project": {"name": words["OS_PROJECT_NAME"], "domain": {"id": "default"}}}
     first = issued(controller, {"methods": ["password"], "password": {"user": user}}, scope)
     again = {"methods": ["token"], "token": {"id": first}}
-    return Federation(site, first, tuple(issued(controller, again, scope) for _ in range(TOKENS)))
+    return Federation(site, first, tuple(issued(controller, again, scope) for _ in range(tokens)), controller, state)
 
 
 def issued(url: str, identity: dict[str, object], scope: dict[str, object]) -> str:

@@ -16,11 +16,11 @@ from tests.differential.tables import routes
 from tests.differential.workers import both
 
 PAGE = Path(__file__).parents[2] / "docs" / "divergences.md"
-SAMPLE = 300
+SAMPLE = 150
 
 
 @pytest.mark.compat
-@pytest.mark.xdist_group("stock")
+@pytest.mark.takes(100)
 def test_a_sample_of_cells_is_equal():
     with both() as (theirs, ours):
         report = play(theirs.url, ours.url, select(sample=SAMPLE), tell=lambda line: None)

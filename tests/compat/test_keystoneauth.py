@@ -7,7 +7,7 @@ from keystoneauth1.session import Session
 
 from tests.security.regions import Regions
 
-pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.together("stock")]
 PLACES = {"controller": "Global", "site": "RegionOne"}
 
 

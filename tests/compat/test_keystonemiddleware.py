@@ -15,7 +15,7 @@ from tests.security.regions import Regions
 pytestmark = [
     pytest.mark.compat,
     pytest.mark.federation,
-    pytest.mark.xdist_group("clients"),
+    pytest.mark.together("stock"),
 ]
 SITE = "RegionOne"
 HOUR_US = 3600 * 1_000_000

@@ -10,7 +10,7 @@ from controller.probe import Client, password
 from tests.compat.openstack_commands import AS_USER, ENDED, FILES, LEFT_OUT, SHARED, STORIES, Fails, Without
 from tests.compat.shell import shell
 
-pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.together("stock")]
 PLACES = {"controller": 0, "site": 1}
 
 

@@ -16,7 +16,7 @@ from openstack.identity.v3._proxy import Proxy
 pytestmark = [
     pytest.mark.compat,
     pytest.mark.federation,
-    pytest.mark.xdist_group("clients"),
+    pytest.mark.together("stock"),
     pytest.mark.filterwarnings("ignore::openstack.warnings._RemovedInSDKWarning"),
 ]
 PLACES = {"controller": 0, "site": 1}

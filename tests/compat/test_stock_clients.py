@@ -9,7 +9,7 @@ from keystoneauth1.identity import v3
 
 from tests.compat.shell import shell
 
-pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("clients")]
+pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.together("stock")]
 LONGEST_S = 60
 ONE, TWO = "RegionOne", "RegionTwo"
 # kind, name, options at its making, options that tell which one it is, change, what is shown then

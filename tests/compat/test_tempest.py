@@ -4,7 +4,7 @@ import pytest
 
 from tests.compat import tempest
 
-pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.xdist_group("stock")]
+pytestmark = [pytest.mark.compat, pytest.mark.federation, pytest.mark.takes(100), pytest.mark.together("stock")]
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["controller", "site"])

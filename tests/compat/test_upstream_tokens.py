@@ -2,7 +2,6 @@
 
 import base64
 import datetime as dt
-import itertools
 import json
 import pathlib
 import secrets
@@ -14,46 +13,22 @@ from regional_keystone.key_directory import write_directory
 from regional_keystone.keys import KeyRing
 from regional_keystone.token import (
     DEFAULT_METHODS,
-    DomainScope,
-    ProjectScope,
     SystemScope,
     Token,
-    Unscoped,
-    new_audit_id,
     pack,
 )
+from tests.kinds import all_tokens
 
 pytestmark = pytest.mark.compat
 HERE = pathlib.Path(__file__).parent
 UUID, OTHER = "0a1b2c3d4e5f60718293a4b5c6d7e8f9", "7f" * 16
 EXPIRES_AT, ISSUED_AT = 1893553445_000000, 1893549845_000000
 RENAMED = {"application_credential_id": "app_cred_id"}
-FEDERATED = {"identity_provider_id": "corporate", "protocol_id": "saml2", "group_ids": (OTHER, "engineers")}
-SCOPES = [Unscoped(), ProjectScope(UUID), ProjectScope("default")]
-KINDS = [
-    ({}, [*SCOPES, DomainScope(OTHER), DomainScope("default"), SystemScope()]),
-    (FEDERATED, [*SCOPES, DomainScope(OTHER), DomainScope("default")]),
-    ({"trust_id": OTHER}, SCOPES),
-    ({"access_token_id": OTHER}, SCOPES),
-    ({"application_credential_id": OTHER}, SCOPES),
-    ({"thumbprint": "Zm9vLWJhcg"}, [*SCOPES, DomainScope("default")]),
-]
 METHODS = [(), ("password",), ("token", "password"), tuple(reversed(DEFAULT_METHODS))]
 
 
-def all_tokens():
-    for fields, scopes in KINDS:
-        for scope, methods, user_id, audits in itertools.product(scopes, METHODS, (UUID, "6f" * 32, "admin"), (1, 2)):
-            audit_ids = tuple(new_audit_id(bytes([number] * 16)) for number in range(250, 250 + audits))
-            yield Token(
-                user_id=user_id,
-                methods=methods,
-                scope=scope,
-                expires_at=EXPIRES_AT,
-                issued_at=ISSUED_AT,
-                audit_ids=audit_ids,
-                **fields,
-            )
+def every():
+    return all_tokens(METHODS, ISSUED_AT, EXPIRES_AT)
 
 
 def fresh_key():
@@ -89,7 +64,7 @@ def read_by_keystone(python, directory, tokens):
 def test_keystone_reads_every_token_of_ours_as_it_was_meant(upstream_python, tmp_path):
     ring = KeyRing({0: fresh_key(), 1: fresh_key()})
     write_directory(tmp_path / "keys", ring)
-    tokens = list(all_tokens())
+    tokens = list(every())
     answers = read_by_keystone(
         upstream_python, tmp_path / "keys", [ring.seal(pack(token), ISSUED_AT) for token in tokens]
     )
@@ -101,7 +76,7 @@ def test_keystone_reads_every_token_of_ours_as_it_was_meant(upstream_python, tmp
 
 def test_keystone_refuses_tokens_of_a_retired_key_and_reads_those_of_one_ahead(upstream_python, tmp_path):
     ring = KeyRing({0: fresh_key(), 1: fresh_key(), 2: fresh_key()})
-    payload = pack(next(all_tokens()))
+    payload = pack(next(every()))
     old, ahead = KeyRing({0: fresh_key(), 1: ring.numbers[1]}), ring.rotated(fresh_key())
     write_directory(tmp_path / "keys", ring)
     write_directory(tmp_path / "keys", ring.without([1]))

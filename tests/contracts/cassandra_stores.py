@@ -15,7 +15,7 @@ from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.record import TABLES
 from regional_keystone.settings import Cassandra as Section
 
-SITE = "RegionOne"
+SITE, PEER = "RegionOne", "RegionTwo"
 ENOUGH = 5  # examples of a property: each empties tables on three nodes
 
 
@@ -137,11 +137,11 @@ class Keyspace:
             await store.close()
 
     @asynccontextmanager
-    async def replica(self, data_centre="dc2", level="LOCAL_QUORUM", wrap=lambda driver: driver, **more):
+    async def replica(self, data_centre="dc2", level="LOCAL_QUORUM", wrap=lambda driver: driver, site=SITE, **more):
         """The store of a site in this data centre."""
         driver = Noting(await Driver.open(self.section(data_centre)), self.changed)
         store = await CassandraReplica.open(
-            wrap(driver), site=SITE, level=level, clock=SystemClock(), scratch=scratch, **more
+            wrap(driver), site=site, level=level, clock=SystemClock(), scratch=scratch, **more
         )
         try:
             yield store
@@ -155,7 +155,8 @@ class Keyspace:
         await driver.agreed()
         await driver.close()
         driver = await Driver.open(self.section())
-        for definition in (*schema.definitions(TABLES).values(), *schema.site_definitions(SITE).values()):
+        own = (definition for site in (SITE, PEER) for definition in schema.site_definitions(site).values())
+        for definition in (*schema.definitions(TABLES).values(), *own):
             await driver.define(definition)
         await driver.agreed(120)
         await driver.close()

@@ -28,7 +28,7 @@ from regional_keystone.overlay import Overlay, transact
 from regional_keystone.record import encode, facts
 from regional_keystone.sections import Site
 from regional_keystone.settings import Settings
-from tests.cloud import project
+from tests.cloud import eventually, project
 from tests.contracts.cassandra_stores import SITE, CassandraStores
 from tests.contracts.test_store import all_rows, check_equal, stream
 from tests.histories import HISTORIES, entries_of, states
@@ -709,6 +709,29 @@ async def test_a_site_asks_its_own_data_centre_alone(stores, keyspace, level):
                 entries(2),
             )
             assert levels.asked_elsewhere() == set()
+
+
+async def test_sites_read_the_controllers_heartbeat_whosever_clock_was_ahead(stores, keyspace):
+    async with (
+        stores.fresh() as store,
+        keyspace.store("dc2", clock=Ahead()) as ahead,
+        keyspace.replica() as replica,
+    ):
+        assert await replica.heartbeat.last() is None
+
+        async def shows(at, head):
+            await eventually(lambda: _is(replica.heartbeat.last(), (at, head)))
+            await eventually(lambda: _is(store.heartbeat.last(), (at, head)))
+
+        await ahead.heartbeat.beat(9, 5)
+        await shows(9, 5)
+        await store.heartbeat.beat(7, 4)
+        await shows(7, 4)
+        assert await store.head(LOG) == await store.applied(LOG) == 0
+
+
+async def _is(asked, wanted):
+    return await asked == wanted
 
 
 async def test_a_site_writes_its_own_feed_only(stores, keyspace):

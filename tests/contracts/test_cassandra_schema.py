@@ -10,17 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from controller.take_over import TakeOver
+from regional_keystone import believed
 from regional_keystone.adapters import cassandra_schema as schema
 from regional_keystone.adapters.cassandra_tables import Write, statements
 from regional_keystone.api.consequences import event
 from regional_keystone.api.federated import _rows as rows_of
 from regional_keystone.api.outcomes import outcome
-from regional_keystone.follow import LATE
-from regional_keystone.log import put
+from regional_keystone.issued import LATE
+from regional_keystone.log import Entry, put
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Project, RevocationEvent, User
-from regional_keystone.record import TABLES, Id, Record, Table, decode, facts, spread, table
+from regional_keystone.record import TABLES, Id, Record, Table, facts, spread, table
 
 ROWS = 10_000
 
@@ -139,21 +139,16 @@ def test_a_removal_lies_below_a_row_of_the_same_position_and_above_all_before():
     assert Write(form, ("a", "a"), 7, b"x").values[1] == 0
 
 
-class Empty:
-    """A reader of a store with nothing in it."""
-
-    async def get(self, *_):
-        return None
-
-
 async def revoked_by_sites(*, late):
     """As a controller takes them over from the own feeds of two sites."""
-    taking = TakeOver(overlay=None, sequencer=None, clock=None, keep_s=60.0)
     name = spread(f"{LATE}e") if late else "e"
     asked = put(RevocationEvent(id=name, issued_before=1, revoked_at=1, keep_until=2, audit_id="a"))
     places = itertools.product(("RegionOne/0f3a", "RegionTwo/77c1"), range(ROWS // 2))
-    changes = [await taking._revocation(Empty(), feed, number, 0, asked, now=1) for feed, number in places]
-    return [decode(RevocationEvent, one.row) for one in changes]
+    said = [
+        believed.said(feed, Entry(number, f"t/{number}", 1, (asked,)), 1, 60_000_000, Counter())
+        for feed, number in places
+    ]
+    return [event for one in said for event in one.revocations]
 
 
 async def revoked_directly():

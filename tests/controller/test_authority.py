@@ -1,12 +1,16 @@
-"""The federation's own authority: made once, whole or not at all, and certifying keys only."""
+"""The federation's own authority: made once or handed over, whole or not at all, and certifying keys only."""
+
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from controller.authority import Authority
-from regional_keystone.errors import Invalid, StoreRefused
+from controller.authority import CREDENTIALS, PARTS, Authority
+from regional_keystone.errors import Conflict, Invalid, StoreRefused
 
 NOW = 1_772_000_000_000_000
 PEM = serialization.Encoding.PEM
@@ -81,3 +85,64 @@ def test_what_is_no_request_for_a_key_of_ours_is_refused(authority):
     for csr in ("", "nonsense", other, forged, "é"):
         with pytest.raises(Invalid):
             authority.certify(csr, "RegionOne", "a" * 32, NOW, 60.0)
+
+
+@pytest.fixture
+def credentials(authority, tmp_path, monkeypatch):
+    """As systemd hands over the files of an authority, to nobody else and for reading only."""
+    directory = tmp_path / "credentials"
+    shutil.copytree(authority.directory, directory)
+    directory.chmod(0o500)
+    monkeypatch.setenv(CREDENTIALS, str(directory))
+    yield directory
+    directory.chmod(0o700)
+
+
+def test_an_authority_among_the_credentials_counts_and_none_is_made(authority, credentials, tmp_path):
+    there = Authority.open(tmp_path / "another", NOW)
+    assert (there.cluster, there.fingerprint, there.signer_key) == (
+        authority.cluster,
+        authority.fingerprint,
+        authority.signer_key,
+    )
+    assert not (tmp_path / "another").exists()
+
+
+def test_no_new_key_is_kept_among_the_credentials_and_it_is_said_what_to_do(authority, credentials):
+    there, files = Authority.open(authority.directory, NOW), {*credentials.iterdir()}
+    with pytest.raises(Conflict, match=r"credentials .*authority_dir and without LoadCredential="):
+        there.new_signer()
+    assert {*credentials.iterdir()} == files
+    with pytest.raises(Conflict, match=r"add LoadCredential=signer-[0-9a-f]{16}\.key:FILE"):
+        there.signer_of(b"k" * 32)
+    later = authority.new_signer()
+    credentials.chmod(0o700)
+    shutil.copy2(next(authority.directory.glob("signer-*.key")), credentials)
+    assert there.signer_of(later).public_key().public_bytes_raw() == later
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "cluster"])
+def test_a_part_of_an_authority_among_the_credentials_is_refused(authority, credentials, name):
+    credentials.chmod(0o700)
+    (credentials / name).unlink()
+    with pytest.raises(StoreRefused, match=f"{re.escape(name)} is missing; add LoadCredential="):
+        Authority.open(authority.directory, NOW)
+    assert not (credentials / name).exists()
+
+
+def test_credentials_that_everybody_reaches_are_refused(authority, credentials):
+    credentials.chmod(0o705)
+    with pytest.raises(StoreRefused, match="others can reach"):
+        Authority.open(authority.directory, NOW)
+
+
+def test_credentials_of_something_else_change_nothing(authority, tmp_path, monkeypatch):
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/cluster").write_text("a word")
+    monkeypatch.setenv(CREDENTIALS, str(tmp_path / "else"))
+    assert Authority.open(authority.directory, NOW).directory == authority.directory
+
+
+def test_the_unit_names_every_part():
+    unit = Path(__file__).parents[2] / "configs/systemd/regional-keystone-controller.service"
+    assert re.findall(r"(?m)^#LoadCredential=([^:]+):/\S+/(\S+)$", unit.read_text()) == [(one, one) for one in PARTS]

@@ -1,66 +1,16 @@
 """One federation with both kinds of site: one reads its data centre in Cassandra, one has a file of its own."""
 
-import asyncio
-from contextlib import AsyncExitStack, asynccontextmanager
-
-from controller import wiring
-from controller.settings import Settings as ControllerSettings
-from regional_keystone import backends, settings
 from regional_keystone.adapters.cassandra import CassandraReplica
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.digest import digest
-from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.log import put
 from regional_keystone.model import Region
 from regional_keystone.overlay import transact
 from regional_keystone.revocation import Traits
-from regional_keystone.site import Site
-from tests.cloud import event, eventually, free_port
+from tests.cloud import event, eventually
+from tests.controllers import config_in, operated, site_of
 
 OF_CASSANDRA, OF_A_FILE = "RegionOne", "RegionTwo"  # the first has tables of its own in the tests' keyspace
-
-
-@asynccontextmanager
-async def tasks(coroutines):
-    running = [asyncio.create_task(one) for one in coroutines]
-    try:
-        yield
-        assert not [task for task in running if task.done()]
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-
-
-@asynccontextmanager
-async def controller_of(folder, cassandra):
-    file = folder / "controller.conf"
-    file.write_text(f"[site]\nstate_dir = {folder / 'controller'}\n[stream]\nport = {free_port()}\n{cassandra}")
-    found = settings.load(ControllerSettings, file, environ={})
-    found.site.state_dir.mkdir(mode=0o700)
-    async with AsyncExitStack() as stack:
-        controller = wiring.Controller(found, backends.system_clock())
-        await controller.build(stack)
-        await controller.sequencer.start()
-        async with tasks([controller.part.follower.run(), controller.sequencer.run()]):
-            await controller.first()
-            await wiring.open_stream(stack, controller)
-            yield controller
-
-
-@asynccontextmanager
-async def site_of(folder, controller, name, cassandra=""):
-    file = folder / f"{name}.conf"
-    file.write_text(f"[site]\nstate_dir = {folder / name}\n{cassandra}")
-    found = settings.load(settings.Settings, file, environ={})
-    found.site.state_dir.mkdir(mode=0o700)
-    identity = Identity(found.site.state_dir / "identity")
-    await identity.join(JoinToken.read(await controller.sites.invite(name)))
-    async with AsyncExitStack() as stack:
-        site = Site(found, backends.system_clock(), identity)
-        await site.build(stack)
-        async with tasks(site.tasks()):
-            yield site
 
 
 def refuses(site, audit_id):
@@ -74,7 +24,7 @@ async def rows(part):
 
 async def test_both_hold_the_same_and_revoke_for_each_other(tmp_path, section_text):
     async with (
-        controller_of(tmp_path, section_text) as controller,
+        operated(config_in(tmp_path, section_text)) as controller,
         site_of(tmp_path, controller, OF_CASSANDRA, section_text) as first,
         site_of(tmp_path, controller, OF_A_FILE) as second,
     ):

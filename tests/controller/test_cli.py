@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from controller import __main__ as cli
-from controller import commands_admin
+from controller import commands_keys, commands_region, commands_signing
+from controller.commands_compromised import NOT_EVERYWHERE, _show_cost, issued
 from controller.federation import FederationError, Home, Member, _facts, settled
 from regional_keystone import __version__, durable, policy, policy_file
 
@@ -29,6 +31,8 @@ GROUPS = {
     "engines": cli.engines,
     "store": cli.store,
     "db": cli.db,
+    "signing": cli.signing,
+    "authority": cli.authority,
 }
 COMMANDS = sorted(
     f"{group} {name}".strip()
@@ -63,10 +67,14 @@ def test_help_reads_the_command_line_only():
 
 def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
+    told += ", region quarantine, region drain, region rejoin, keys compromised, keys confirm"
     told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
     told += ", db sync, db version, db status, db check, db site, db roles, db forget"
     told += ", policy check, policy sample, trusts flush, user show"
+    told += ", keys setup, keys distribute, keys export, keys import, fernet_setup, fernet_rotate, receipt_setup, receipt_rotate"
+    told += ", credential_setup, credential_rotate, credential_migrate"
     told += ", credential status, credential setup, credential rotate, credential migrate"
+    told += ", signing status, signing rotate, signing allow, authority status, authority rotate"
     assert {*told.split(", ")} == set(COMMANDS)
 
 
@@ -93,13 +101,16 @@ def test_what_is_told_as_json_is_json(tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
-    for module in (cli, commands_admin):
+    for module in (cli, commands_keys, commands_region):
         monkeypatch.setattr(module, "ask_controller", lambda *_: {})
+    (tmp_path / "password").touch(mode=0o600)
     (tmp_path / "password").write_text("x")
     assert told("version") == {"version": __version__}
     assert told("down", "--state", str(tmp_path)) == {"state": str(tmp_path), "ended": False}
     assert told("bootstrap", "--password-file", str(tmp_path / "password"), "--username", "ann") == {"username": "ann"}
     assert told("region", "remove", "Oslo", "--yes") == {"removed": "Oslo"}
+    assert told("region", "quarantine", "Oslo", "--why", "x") == told("region", "drain", "Oslo", "--why", "x") == {}
+    assert told("region", "rejoin", "Oslo") == {}
     found = told("config", "check", "--site", "--set", "token.expiration=60", "--set", "policy.file=a/b")
     assert (found["token"]["expiration"], found["policy"]["file"], found["DEFAULT"]["debug"]) == (60, "a/b", False)
     rules = {rule["name"]: rule for rule in told("policy", "sample")}
@@ -107,8 +118,24 @@ def test_what_is_told_as_json_is_json(tmp_path, monkeypatch):
     assert rules["identity:get_role"]["operations"] == [{"methods": "GET,HEAD", "path": "/v3/roles/{role_id}"}]
 
 
+def test_people_are_told_what_stolen_keys_cost_by_site_and_hour(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    cost = {
+        "keys": [{"id": "a" * 16, "ring": "token", "state": "primary", "condemned": False}],
+        "tokens": [{"key": "a" * 16, "site": "Oslo", "tokens": 3}, {"key": "b" * 16, "site": "Oslo", "tokens": 2}],
+        "tokens_live": 5,
+        "issued_by_hour": {"Oslo": {"a" * 16: {"24": 3, "25": 1}, "b" * 16: {"24": 2}}, "Rome": {}},
+        "sites": [],
+        "what_happens": [],
+    }
+    assert issued(cost) == [("Oslo", 5, "02 Jan 01:00: 1, 02 Jan 00:00: 5")]
+    _show_cost(cost, quiet=False)
+    assert "02 Jan 01:00: 1, 02 Jan 00:00: 5" in capsys.readouterr().err
+
+
 def test_exit_codes_are_documented():
-    for code in range(6):
+    assert NOT_EVERYWHERE == max(int(code) for code in re.findall(r"(?:: |, )(\d+) ", cli.EXIT_CODES))
+    for code in range(NOT_EVERYWHERE + 1):
         assert f" {code} " in cli.EXIT_CODES.replace(":", " ")
         assert f" {code} " in rkctl("--help").stdout.replace(":", " ").replace("\n", " ")
 
@@ -127,7 +154,7 @@ def test_exit_codes_are_documented():
         (("user", "show", "ann", "--state", "nowhere"), 1, "is it running?"),
         (("serve", "--config", "none.conf"), 2, "none.conf: No such file"),
         (("config", "check", "none.conf"), 2, "none.conf: No such file"),
-        (("bootstrap", "--password-file", "none"), 1, "none: No such file"),
+        (("bootstrap", "--password-file", "none"), 3, "none: No such file"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_cure(tmp_path, monkeypatch, words, code, says):
@@ -296,3 +323,44 @@ def test_a_reserved_name_is_refused_with_those_that_are(tmp_path):
 def test_the_status_says_why_a_region_is_refused():
     page = {"position": 5, "state": "isolated", "stream": {"connected": False, "refused": "this site was removed"}}
     assert _facts(Member("A", 1, 2), page, 7)["detail"] == "this site was removed"
+
+
+def test_a_ring_that_there_is_not_is_refused_with_those_that_there_are(monkeypatch):
+    monkeypatch.setattr(commands_keys, "ask_controller", lambda *_: pytest.fail("it was asked"))
+    for command in ("status", "distribute"):
+        done = CliRunner().invoke(cli.app, ["keys", command, "--ring", "tokens"])
+        assert done.exit_code == 2
+        assert all(name in done.stderr for name in commands_keys.RINGS)
+
+
+def test_without_a_signing_key_it_is_told_what_makes_one(monkeypatch):
+    monkeypatch.setattr(commands_signing, "ask_controller", lambda *_: [])
+    assert "`[token] provider = jws`" in CliRunner().invoke(cli.app, ["signing", "status"]).stdout
+    assert CliRunner().invoke(cli.app, ["signing", "status", "--json"]).stdout == "[]\n"
+
+
+def test_a_site_that_was_set_aside_shows_so_with_the_reason_unless_it_is_cut_off():
+    site, page = Member("A", 1, 2), {"position": 7, "state": "connected", "stream": {"connected": True}}
+    drained = {"state": "active", "drained": True, "why": "its disk is changed"}
+    facts = _facts(site, page, 7, drained)
+    assert (facts["state"], facts["set_aside"]) == ("drained", "drained: its disk is changed")
+    facts = _facts(site, page, 7, {**drained, "state": "quarantined", "why": ""})
+    assert (facts["state"], facts["set_aside"]) == ("quarantined, drained", "quarantined, drained: no reason was given")
+    facts = _facts(site, {**page, "stream": {"connected": False}}, 7, {"state": "quarantined", "why": "late"})
+    assert (facts["state"], facts["set_aside"]) == ("isolated", "quarantined: late")
+    facts = _facts(site, page, 7, {"state": "active", "drained": False, "why": ""})
+    assert facts["state"] == "connected"
+    assert "set_aside" not in facts
+
+
+def test_rows_that_drifted_are_told_of_and_nothing_where_none_did():
+    last = {"table": "users", "key": "u1", "how": "changed", "at": 1, "mended": True}
+    found = {"changed": 1, "lost": 0, "added": 2}
+    page = {"position": 7, "convergence": {"found": found, "last": [last], "unmended": 1}}
+    assert _facts(Member("A", 1, 2), page, 7)["drift"] == (
+        "3 rows drifted and were put right, users u1 the last; 1 rows differ at the controller"
+    )
+    doubted = {"position": 7, "convergence": {"rows": 3, "doubted": ["users/abc"]}}
+    assert _facts(Member("A", 1, 2), doubted, 7)["drift"] == "rows changed here without an entry: users/abc"
+    equal = {"found": dict.fromkeys(found, 0), "last": [], "unmended": 0}
+    assert "drift" not in _facts(Member("A", 1, 2), {"position": 7, "convergence": equal}, 7)

@@ -228,7 +228,7 @@ async def test_who_writes_faster_than_the_tables_waits_for_them(one, monkeypatch
 
 async def test_of_many_who_come_at_once_no_more_are_taken_on_than_there_is_room_for(one, monkeypatch):
     monkeypatch.setattr(commit, "BACKLOG_BYTES", 100_000)
-    monkeypatch.setattr(commit, "DEADLINE_S", 0.5)
+    monkeypatch.setattr(commit, "DEADLINE_S", 2.0)  # in which whoever has room is done, on a busy machine as well
     one.store.idle = True
     asked = (one.sequencer.commit(transaction(f"p{number}", description="x" * 1000)) for number in range(300))
     found = await asyncio.gather(*asked, return_exceptions=True)
@@ -252,8 +252,9 @@ async def test_who_waits_for_the_tables_goes_on_when_a_snapshot_takes_their_plac
 
     await one.store.restore(6, rows())
     await one.follower.start()
+    await asyncio.wait_for(waiting, 10)
+    assert await one.follower.settled(one.sequencer.head, 10)
     assert one.follower.waiting_bytes == 0
-    await asyncio.wait_for(waiting, 2)
 
 
 async def test_what_cannot_be_written_is_refused_without_harm_to_others(one):

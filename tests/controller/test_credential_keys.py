@@ -10,13 +10,14 @@ import pytest
 from cryptography.fernet import Fernet, MultiFernet
 
 from controller import credential_keys
-from controller.admin import Admin, serve_admin
+from controller.admin import Admin
 from controller.credential_keys import CredentialKeys
 from regional_keystone.blobs import Unreadable, key_hash, open_blob, primary_hash, seal_blob
 from regional_keystone.errors import Conflict, Unavailable
 from regional_keystone.key_directory import read_directory
 from regional_keystone.keys import KeyRing
 from regional_keystone.model import Credential, DomainOption, Ring
+from regional_keystone.operator_listener import listen
 from tests import replay
 from tests.api.conftest import Client
 from tests.cloud import ControllerNode, SiteNode, eventually, running, wired
@@ -125,7 +126,7 @@ async def test_no_turn_before_every_site_holds_the_ring(cloud, monkeypatch):
     async with wired(cloud, "RegionTwo") as wire:
         wire.hold("up")
         await cloud.keys.rotate()  # it had acknowledged the one before
-        with pytest.raises(Conflict, match="Not every site holds the present ring: RegionTwo"):
+        with pytest.raises(Conflict, match=r"present ring: RegionTwo; .*`rkctl region quarantine`"):
             await cloud.keys.rotate()
         assert (await cloud.keys.standing()).waits_for == ("RegionTwo",)
         await cloud.controller.sites.set_state("RegionTwo", "quarantined", "a test")
@@ -296,23 +297,27 @@ async def test_without_keys_nothing_is_stored_and_nothing_else_suffers(tmp_path)
         about = {"credential": {"type": "totp", "user_id": "u", "blob": SECRET}}
         made = (await admin("POST", "/credentials", about)).body["credential"]
         holder = world.controller.part.credentials
-        ring, holder._ring = holder._ring, None  # as a site whose ring has not arrived
+        ring, holder._in_use = holder.ring, None  # as a site whose ring has not arrived
         answer = await admin("GET", f"/credentials/{made['id']}")
         assert (answer.status, answer.headers["Retry-After"]) == (503, "2")
         assert SECRET not in answer.message
         assert (await admin("GET", "/users")).status == 200
         with pytest.raises(Unavailable):
             await holder.holding(2)
-        holder._ring = ring
+        holder._in_use = ring
         assert (await admin("GET", f"/credentials/{made['id']}")).body["credential"] == made
 
 
 async def test_the_operators_socket(tmp_path):
     async with replay.world(tmp_path) as world:
         controller = world.controller
-        names = ("sites", "rotator", "credential_keys", "trusts", "sequencer", "status", "bootstrap")
-        admin = Admin(overlay=world.overlay, **{name: getattr(controller, name) for name in names})
-        runner = await serve_admin(admin, tmp_path / "s")
+        names = ("sites", "regions", "trusts", "sequencer", "status", "bootstrap")
+        admin = Admin(
+            overlay=world.overlay,
+            keys=controller.keys_admin(),
+            **{name: getattr(controller, name) for name in names},
+        )
+        runner = await listen(admin.app(), tmp_path / "s")
         connector = aiohttp.UnixConnector(str(tmp_path / "s"))
         async with aiohttp.ClientSession("http://localhost", connector=connector) as session:
             before = await (await session.get("/credential/status")).json()
@@ -322,3 +327,26 @@ async def test_the_operators_socket(tmp_path):
             assert (turned["epoch"], turned["primary"], len(turned["keys"])) == (2, 2, 3)
             assert (await (await session.post("/credential/migrate")).json())["migrated"] == 0
         await runner.cleanup()
+
+
+async def test_a_condemned_key_opens_what_it_sealed_until_that_is_sealed_again_and_then_goes(cloud):
+    controller = cloud.controller
+    before = controller.credentials.ring
+    stolen = [before.key_ids[number] for number in (0, 1)]
+    await controller.write(credential(0, before))
+    await controller.compromise.condemn(dict.fromkeys(stolen, "credential"), "uid 0", "")
+    await controller.compromise.turn_away({"credential"})
+    await everywhere(cloud)
+    now = controller.credentials.ring
+    assert now.ids.isdisjoint(stolen[:1])
+    assert {now.key_ids[now.primary], now.key_ids[0]}.isdisjoint(stolen)
+    for node in (controller, *cloud.sites.values()):
+        assert await readable(node) == expected(0)
+    with pytest.raises(Conflict, match="migrate"):
+        await cloud.keys.rotate()
+    assert await cloud.keys.migrate() == 1
+    await cloud.keys.rotate()
+    await everywhere(cloud)
+    assert controller.credentials.ring.ids.isdisjoint(stolen)
+    for node in (controller, *cloud.sites.values()):
+        assert await readable(node) == expected(0)

@@ -10,9 +10,10 @@ from regional_keystone import backends
 from regional_keystone.errors import StoreRefused
 from tests.cloud import eventually
 from tests.clusters import section_of, session
+from tests.controller.conftest import KEYSPACE
 
-KEYSPACE = "role_tests"
 SITE, OTHER = "RegionOne", "region-two"
+FEED, MARKS = backends.cassandra_schema().site_tables(OTHER)
 LITERALS = {"text": "'x'", "bigint": "1", "int": "1", "boolean": "true", "blob": "0x00"}
 SHARED = backends.cassandra_schema().tables
 TABLES = {
@@ -65,20 +66,19 @@ REFUSED = "(has no|do(es)? not have|not have sufficient|Only superusers|not auth
 
 
 @pytest.fixture(scope="module")
-def cluster(cassandra_cluster, tmp_path_factory):
+def cluster(synced_cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("roles")
 
     async def make():
-        section = section_of(cassandra_cluster, folder, keyspace=KEYSPACE)
-        async with db.database(section, backends.system_clock(), lambda _: None, make=True) as opened:
-            await opened.sync()
+        section = section_of(synced_cluster, folder, keyspace=KEYSPACE)
+        async with db.database(section, backends.system_clock(), lambda _: None) as opened:
             await opened.add_controller(PASSWORDS["controller"])
             await opened.add_migration(PASSWORDS["migration"])
             await opened.add_site(SITE, PASSWORDS["site"])
             await opened.add_site(OTHER, "other-secret")
 
     asyncio.run(make())
-    return cassandra_cluster
+    return synced_cluster
 
 
 @pytest.fixture
@@ -105,10 +105,21 @@ async def test_a_site_reads_what_is_shared(as_role, name):
         await driver.run(f'SELECT * FROM "{name}" LIMIT 1')
 
 
-@pytest.mark.parametrize("name", sorted(TABLES.keys() - SHARED.keys()))
-async def test_a_site_does_not_even_read_anothers_feed(as_role, name):
+async def test_a_site_reads_anothers_feed_and_not_its_marks(as_role):
     async with as_role("site") as driver:
-        await refused(driver, f'SELECT * FROM "{name}"')
+        await driver.run(f'SELECT * FROM "{FEED}" LIMIT 1')
+        await refused(driver, f'SELECT * FROM "{MARKS}"')
+
+
+async def test_a_sync_lets_sites_read_the_feeds_that_an_older_version_made(cluster, tmp_path):
+    login = (db_roles.MIGRATION, PASSWORDS["migration"])
+    section = section_of(cluster, tmp_path, login=login, keyspace=KEYSPACE)
+    async with db.database(section, backends.system_clock(), lambda _: None) as opened:
+        await opened.driver.define(f'REVOKE SELECT ON "{KEYSPACE}"."{FEED}" FROM "{db_roles.SITES}"')
+        listed = f'LIST SELECT PERMISSION ON "{KEYSPACE}"."{FEED}" OF "{db_roles.SITES}" NORECURSIVE'
+        assert not await opened.driver.run(listed)
+        await opened.sync()
+        assert await opened.driver.run(listed)
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -4,31 +4,10 @@ import asyncio
 import json
 import subprocess
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from controller import wiring
-from controller.settings import Settings
-from regional_keystone import backends, settings
-from tests.cloud import free_port
-
-
-@asynccontextmanager
-async def operated(config):
-    """A controller with this file, as far as operators and sites reach it."""
-    async with AsyncExitStack() as stack:
-        found = settings.load(Settings, config, environ={})
-        found.site.state_dir.mkdir(mode=0o700)
-        controller = wiring.Controller(found, backends.system_clock())
-        await controller.build(stack)
-        await controller.sequencer.start()
-        running = [controller.part.follower.run(), controller.sequencer.run()]
-        for task in map(asyncio.ensure_future, running):
-            stack.callback(task.cancel)
-        await controller.first()
-        await wiring.open_stream(stack, controller)
-        yield
+from tests.controllers import config_in, operated
 
 
 async def region_add(*words):
@@ -38,12 +17,6 @@ async def region_add(*words):
 async def region(*words):
     program = [sys.executable, "-m", "controller", "region", *map(str, words)]
     return await asyncio.to_thread(subprocess.run, program, capture_output=True, text=True, timeout=60, check=False)
-
-
-def config_in(folder, more=""):
-    config = folder / "controller.conf"
-    config.write_text(f"[site]\nstate_dir = {folder / 'state'}\n[stream]\nport = {free_port()}\n{more}")
-    return config
 
 
 async def test_a_token_and_nothing_else(tmp_path):
@@ -68,4 +41,5 @@ async def test_on_cassandra_the_next_command_is_told_beside_the_token(tmp_path, 
     assert (told["name"], told["cassandra"]) == ("Bergen", True)
     assert "rkctl db site Bergen " in as_json.stderr
     assert (removed.returncode, "turn the keys twice" in removed.stdout) == (0, True)
+    assert "if it was stolen, condemn its keys: `rkctl keys compromised --site Oslo`" in removed.stdout
     assert f"rkctl db site Oslo --remove --config {config}" in removed.stderr

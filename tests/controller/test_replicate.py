@@ -1,23 +1,35 @@
 """The stream at the controller: who is let in, what is believed, what is taken over."""
 
 import asyncio
+import ssl
+import warnings
+from collections import Counter
 from contextlib import suppress
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 import pytest
+import structlog
 
 from controller.acknowledgements import Acknowledged
 from controller.authority import Authority
-from controller.replicate import FORWARDS
+from controller.replicate import FORWARDS, MAX_MESSAGE_BYTES
+from controller.seldom import MOST, WINDOW_S, Seldom
+from controller.take_over import MOST_ENTRIES, MOST_FEEDS
 from regional_keystone.enrol import Identity
-from regional_keystone.log import Entry, Put, put
+from regional_keystone.log import Entry, Put, Remove, put
 from regional_keystone.messages import (
     Acknowledge,
     Answer,
+    Compare,
+    Compared,
+    Convergence,
+    Drifted,
     Echo,
     Entries,
     Forward,
+    Offer,
     Own,
     Probe,
     Refused,
@@ -29,8 +41,12 @@ from regional_keystone.messages import (
     encode,
 )
 from regional_keystone.model import RevocationEvent, Taken
+from regional_keystone.own_feed import MOST_CHANGES
 from regional_keystone.record import spread
 from tests.cloud import Cloud, event, eventually, hear, no_tls, project, say, stream
+from tests.stand_ins import ManualClock
+
+SAID = ("impossible_acknowledgement", "own_feed_taken", "signing_key_refused", "stream_refused")
 
 
 @pytest.fixture
@@ -116,6 +132,23 @@ async def test_a_certificate_of_another_authority_does_not_get_past_tls(controll
     with pytest.raises((aiohttp.ClientError, OSError)):
         async with stream(site, controller, tls=csr_identity.tls()):
             pass
+
+
+@pytest.mark.parametrize(("version", "comes"), [(ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True)])
+async def test_nobody_who_asks_gets_an_older_tls(controller, site, version, comes):
+    """INV-27: the floor does not fall because the other side wishes it."""
+    context = site.identity.tls()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    url = urlsplit(controller.url)
+    if comes:
+        _, writer = await asyncio.open_connection(url.hostname, url.port, ssl=context)
+        writer.close()
+    else:
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            await asyncio.open_connection(url.hostname, url.port, ssl=context)
 
 
 async def test_an_expired_certificate_does_not_get_past_tls(controller, site):
@@ -268,9 +301,18 @@ async def test_an_echo_names_the_head_after_the_probe(controller, site):
 async def test_only_what_is_possible_is_believed(controller, site):
     async with stream(site, controller) as (_, socket):
         for position in (-1, controller.sequencer.head + 1, 2**62):
-            await say(socket, Acknowledge(position, {"token": (9, "x")}))
-        await say(socket, Acknowledge(1, {"token": (1, "x")}))
-        await eventually(lambda: controller.acknowledged("RegionOne").rings == {"token": (1, "x")})
+            await say(socket, Acknowledge(position, {"token": (9, "0")}))
+        bad = {
+            "token": (1, "0" * 33),
+            "credential": (-1, ""),
+            "receipt": (2**63, "0"),
+            "signing": (1, "x"),
+            "m": (1, ""),
+        }
+        await say(socket, Acknowledge(1, bad | {"signers": (1, "0" * 32)}))
+        await eventually(lambda: controller.acknowledged("RegionOne").rings == {"signers": (1, "0" * 32)})
+        await say(socket, Acknowledge(1, {"token": (1, "0")}))
+        await eventually(lambda: controller.acknowledged("RegionOne").rings == {"token": (1, "0")})
         assert controller.acknowledged("RegionOne").position == 1
         assert (await controller.rotator.plan()).waits_for == ("RegionOne",), "the fingerprint is not that of the ring"
 
@@ -438,16 +480,66 @@ async def test_an_answer_to_a_revocation_reaches_as_far_as_tokens_are_believed_a
     assert now + 59 * 10**6 < dates[1] <= controller.clock.now() + 60 * 10**6
 
 
-@pytest.mark.parametrize("bad", ["row", "size"])
+@pytest.mark.parametrize("bad", ["row", "size", "changes", "changes of several", "entries"])
 async def test_what_cannot_be_taken_over_is_refused_and_the_controller_goes_on(controller, site, bad):
     changes = {
         "row": (Put("revocations", ("x",), b"\xc1", {}),),
-        "size": tuple(put(event(f"{n}", 1, user_id="x" * 200)) for n in range(6000)),
+        "size": tuple(put(event(f"{n}", 1, user_id="x" * 200)) for n in range(2000)),
+        "changes": tuple(Remove("x", (), {}) for _ in range(MOST_CHANGES + 1)),
+        "changes of several": tuple(Remove("x", (), {}) for _ in range(MOST_CHANGES // 2 + 1)),
+        "entries": (),
     }[bad]
+    count = {"changes of several": 2, "entries": MOST_ENTRIES + 1}.get(bad, 1)
+    entries = tuple(own(number + 1, *changes) for number in range(count))
     async with stream(site, controller) as (_, socket):
-        await say(socket, Own("RegionOne/inc", (own(1, *changes),)))
+        await say(socket, Own("RegionOne/inc", entries))
         assert "taken over" in (await hear(socket, Refused)).reason
+    assert await taken(controller) == 0
     assert await controller.write(project("p"))
+
+
+async def test_incarnations_of_a_feed_are_forgotten_when_there_are_too_many(controller, site):
+    """A stolen site may begin another with every message; of one that goes on none is forgotten."""
+    taking = controller.replicator._taking
+    for number in range(MOST_FEEDS + 3):
+        await taking.take("RegionOne", f"RegionOne/inc{number:02}", [own(1)])
+        await taking.take("RegionOne", f"RegionOne/inc{number:02}", [own(1), own(2)])
+    await taking.take("RegionTwo", "RegionTwo/inc", [own(1)])
+    ends = {taken.feed: taken.number async for taken in controller.overlay.scan(Taken)}
+    assert len(ends) == MOST_FEEDS + 1
+    assert ends["RegionTwo/inc"] == 1
+    assert ends[f"RegionOne/inc{MOST_FEEDS + 2:02}"] == 2
+
+
+async def test_what_a_site_sends_without_end_fills_no_log(controller, site):
+    with structlog.testing.capture_logs() as logged:
+        async with stream(site, controller) as (_, socket):
+            for number in range(3 * MOST):
+                await say(socket, Acknowledge(10**6))
+                await say(socket, Offer(b"", b""))
+                await say(socket, Own("RegionOne/inc", (own(number + 1),)))
+            await eventually(lambda: _is(taken(controller), 3 * MOST))
+        for _ in range(3 * MOST):
+            with suppress(aiohttp.ClientError, TypeError, ValueError):
+                async with stream(site, controller, cluster="another") as (_, socket):
+                    await hear(socket, Refused)
+    counts = Counter(one["event"] for one in logged if one["event"] in SAID)
+    assert counts == dict.fromkeys(SAID, MOST)
+
+
+async def test_what_was_left_out_of_the_log_is_counted_in_it_and_hides_nobody_else(controller):
+    clock, lines = ManualClock(), []
+    say_of = Seldom(clock)
+    for _ in range(MOST + 5):
+        say_of(lambda event, **about: lines.append((event, about)), "refused", "RegionOne", why="x")
+    say_of(lambda event, **about: lines.append((event, about)), "refused", "RegionTwo", why="y")
+    assert lines == [("refused", {"why": "x"})] * MOST + [("refused", {"why": "y"})]
+    await clock.advance(WINDOW_S)
+    say_of(lambda event, **about: lines.append((event, about)), "refused", "RegionOne", why="z")
+    assert lines[-1] == ("refused", {"why": "z", "left_out": 5})
+    for number in range(5000):
+        say_of(lambda event, **about: None, "refused", f"somebody {number}")
+    assert len(say_of._windows) < 2000
 
 
 # ------------------------------------------------------------------------------------------------------ forwards
@@ -484,5 +576,58 @@ async def test_forwards_that_are_under_way_are_bounded_and_end_with_the_stream(c
     await eventually(lambda: not under_way)
 
 
+async def test_forwards_that_are_under_way_are_bounded_in_bytes_as_well(controller, site):
+    controller.replicator.answer = forever
+    large = b"x" * (MAX_MESSAGE_BYTES // 2)
+    async with stream(site, controller) as (_, socket):
+        for number in range(4):
+            await say(socket, Forward(Request(id=f"r{number}", method="POST", path="/", body=large)))
+        answers = [await hear(socket, Answer) for _ in range(2)]
+        assert [(answer.id, answer.response.status) for answer in answers] == [("r2", 503), ("r3", 503)]
+        (session,) = controller.replicator.sessions.values()
+        assert session.forward_bytes == 2 * len(large)
+    await eventually(lambda: not session.forward_bytes)
+
+
+async def forever(request):
+    await asyncio.sleep(60)
+
+
 async def _is(found, wanted):
     return await found == wanted
+
+
+# ------------------------------------------------------------------------------------------- comparing of rows
+
+
+async def test_of_many_questions_at_once_one_is_answered(controller, site):
+    """A site of ours asks one after the other; what a hostile one asks meanwhile costs nothing."""
+    await controller.survey.read_all()
+    answered = []
+    answer, gate = controller.replicator.compare, asyncio.Event()
+
+    async def slow(question):
+        answered.append(question.id)
+        await gate.wait()
+        return await answer(question)
+
+    controller.replicator.compare = slow
+    async with stream(site, controller) as (_, socket):
+        for number in range(50):
+            await say(socket, Compare(number, ((),)))
+        await eventually(lambda: answered)
+        gate.set()
+        told = await hear(socket, Compared)
+        assert told.id == 0
+        assert {one.name for one in told.sums[0]} >= {"sites", "rings"}
+        assert len(answered) < 50
+
+
+async def test_what_a_site_tells_of_drift_is_cut_to_what_can_be_shown(controller, site):
+    flood = tuple(Drifted("users", "x" * 10_000, "changed", number, mended=True) for number in range(100))
+    async with stream(site, controller) as (_, socket):
+        await say(socket, Convergence(1, 100, 0, flood))
+        await eventually(lambda: controller.counterpart.status_of("RegionOne"))
+    shown = controller.counterpart.status_of("RegionOne")["last"]
+    assert len(shown) == 20
+    assert {len(one["key"]) for one in shown} == {200}

@@ -172,3 +172,18 @@ def test_every_option_is_read_by_something():
     assert [
         f"{section}.{name}" for section, name in settings.options(ControllerSettings) if not is_read(section, name)
     ] == []
+
+
+@pytest.mark.parametrize(
+    ("most", "interval", "least"),
+    [(3, 86_400, 8), (7, 86_400, 8), (2, 0, 3), (4, 432_000, None), (8, 86_400, None), (0, 1, None)],
+)
+def test_fewer_keys_than_tokens_need_are_refused_with_the_sum(tmp_path, most, interval, least):
+    sets = (f"keys.max_active_keys={most}", f"keys.rotation_interval={interval}")
+    if least is None:
+        assert load(ControllerSettings, None, sets).keys.max_active_keys == most
+        return
+    with pytest.raises(settings.ConfigurationError, match=f"set {least} or more") as refusal:
+        load(ControllerSettings, None, sets)
+    if interval:
+        assert f"ceil((3600 + 172800 + 259200) / {interval}) + 2 = {least}" in str(refusal.value)

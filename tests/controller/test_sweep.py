@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from controller import ask
+from controller import ask, sweep
 from controller.probe import Client, password
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import LOG, put
@@ -116,6 +116,7 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(world, monkeypatch
         return await commit(transaction)
 
     monkeypatch.setattr(sequencer, "commit", away)
+    monkeypatch.setattr(sweep, "EVERY_S", 0.2)  # how often it looks again, which it does twice here
     async with sweeping(world):
         await eventually(lambda: len(failed) == 2, 20)
         await eventually(lambda: not world.controller.sweeper.pending, 20)
@@ -123,7 +124,6 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(world, monkeypatch
 
 
 @pytest.mark.federation
-@pytest.mark.xdist_group("federation")
 def test_after_a_crash_it_is_ended_and_its_tokens_are_void_at_once(tmp_path):
     with ended(tmp_path / "federation") as home:
         done = up(home, "--sites", "RegionOne", "--port", str(free_port()), "--set", "identity.password_hash_rounds=4")

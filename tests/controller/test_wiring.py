@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from regional_keystone.errors import TooLarge
 from regional_keystone.log import put
 from regional_keystone.messages import Acknowledge
 from regional_keystone.model import Ring, Site
@@ -42,3 +43,22 @@ async def test_the_status_knows_sites_as_they_change_and_takes_back_who_has_caug
         controller._heard("RegionTwo")
         await asyncio.sleep(0.05)
     await eventually(lambda: state(controller, "RegionTwo") == "active", 1.0)
+
+
+async def test_a_failure_to_seal_bundles_again_does_not_end_the_controller(controller, monkeypatch):
+    tried = asyncio.Event()
+
+    async def too_large():
+        tried.set()
+        raise TooLarge("The record is too large.")
+
+    monkeypatch.setattr(controller.sites, "refresh", too_large)
+    refreshing = asyncio.create_task(controller._refresh_bundles())
+    await tried.wait()
+    done, _ = await asyncio.wait({refreshing}, timeout=0.1)
+    assert not done
+    refreshing.cancel()
+
+
+async def test_signing_keys_are_used_by_the_clock_of_the_process(controller):
+    assert controller.part.signatory.clock is controller.part.clock

@@ -1,17 +1,21 @@
 """Every file of configs/ is one that the program it is for reads."""
 
 import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from controller.settings import Settings as ControllerSettings
 from regional_keystone import settings
+from regional_keystone.metrics import Metrics
 from tests.processes import rkctl
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 SITES = {"one-machine/site", "one-region/site", "three-regions/site", "memcached-tls", "region"}
 CONTROLLERS = {"one-machine/controller", "three-regions/controller", "zookeeper-tls", "controller"}
 OTHERS = {"keystone_authtoken"}
@@ -35,6 +39,17 @@ def path(name):
 def test_every_file_is_loaded_below():
     there = {str(file.relative_to(CONFIGS).with_suffix("")) for file in CONFIGS.rglob("*.conf")}
     assert there == SITES | CONTROLLERS | OTHERS
+
+
+def test_alerts_ask_for_metrics_that_there_are():
+    declared = {line.partition("{")[0] for line in Metrics().declared}
+    rules = [
+        rule for group in yaml.safe_load((CONFIGS / "alerts.yml").read_text())["groups"] for rule in group["rules"]
+    ]
+    asked = [name for rule in rules for name in re.findall(r"regional_keystone_\w+", rule["expr"])]
+    assert len(asked) >= len(rules) > 0
+    assert set(asked) <= declared
+    assert [rule["alert"] for rule in rules if not rule["alert"].startswith("RegionalKeystone")] == []
 
 
 @pytest.mark.parametrize("name", LOADED)

@@ -73,7 +73,9 @@ def test_a_unit_says_what_the_program_does(file):
     assert told["RestartPreventExitStatus"] == f"{MISCONFIGURED} {REFUSED}"
     assert int(told["TimeoutStopSec"]) > Limits().drain_s
     assert int(told["LimitNOFILE"]) > 2 * Limits().connections
-    assert told["StateDirectoryMode"] == "0700"
+    assert (told["StateDirectoryMode"], told["UMask"], told["LimitCORE"]) == ("0700", "0077", "0")
+    assert (told["NoNewPrivileges"], told["ProtectSystem"], told["CapabilityBoundingSet"]) == ("yes", "strict", "")
+    assert "SystemCallFilter" in told
 
 
 @pytest.mark.parametrize("abstract", [False, True], ids=["path", "abstract"])

@@ -9,11 +9,14 @@ Fixtures (one cluster, ensemble and set of servers a session; what a test stoppe
 - `memcached`: three `controller.engines.memcached.Memcached`; `memcached_tls`: one that speaks TLS only.
 - `haproxy`: starts a `controller.engines.haproxy.HAProxy` with a configuration.
 - `wan`: the wide area network between them (`controller.engines.wan.Wan`): delay, loss and cuts; as root only.
+- `engine_federation` (tests/conftest.py): controllers and sites on engines of their own.
 - `engine_keeper`: for engines of a test's own; `engine_programs`: where the programs are.
 
 A test that uses one of them, that has an engine's name among its parameters, or that is marked
-`@pytest.mark.engines("cassandra", ...)` belongs to the group "engines", which one worker runs, and first. Those that
-share a federation of a session stay together as well, all others by file.
+`@pytest.mark.engines("cassandra", ...)` needs engines. What needs the cluster or its network is one group, what needs
+the federation on engines another; those that share a federation of a session stay together as well, and what is marked
+`together`; all others by file. One worker runs a group; those with engines come first, then the longest. A test that is
+marked `long` has a shorter sibling, and runs with `--long` alone.
 """
 
 import os
@@ -37,12 +40,20 @@ NEEDS = {
     "memcached_tls": ("memcached",),
     "haproxy": ("haproxy",),
     "wan": ("wan",),
+    "engine_federation": ("cassandra", "zookeeper", "memcached", "haproxy"),
 }
-GROUP = "engines"
-LONG = "tempest_python"  # a test with this fixture takes as long as a hundred others
-SHARED = {"regions": "security"}  # fixture of a session -> the group of all that use it
+GROUPS = {
+    "engine_federation": "engine-federation",
+    "regions": "security",
+}  # fixture of a session -> the group of all that use it
+CLUSTERED, CLUSTER = {"cassandra", "wan"}, "cluster"
+TAKES = {
+    "federation": 6,
+    "regions": 3,
+}  # mark or fixture -> how many others a test takes as long as, if it says nothing
 NOT_HERE = "engine not here: "
 _STARTED = pytest.StashKey[list]()
+_NEEDS = pytest.StashKey[set]()
 
 
 def needs(item):
@@ -53,6 +64,14 @@ def needs(item):
     return found | {engine for mark in item.iter_markers("engines") for engine in mark.args}
 
 
+def takes(item):
+    """How many ordinary tests this one takes as long as, roughly."""
+    if told := item.get_closest_marker("takes"):
+        return told.args[0]
+    names = {mark.name for mark in item.iter_markers()}.union(getattr(item, "fixturenames", ()))
+    return max((number for name, number in TAKES.items() if name in names), default=1)
+
+
 def missing():
     """What this machine lacks, by engine; packages that may be installed are not missing."""
     lacks = {} if install.may_install() else install.missing()
@@ -61,28 +80,43 @@ def missing():
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "takes(number): takes as long as so many others, so that it begins early")
+    config.addinivalue_line("markers", "together(group): shares something that is made once with others of this group")
+    config.addinivalue_line("markers", "long: has a shorter sibling in the suite; `make long` runs it")
     config.addinivalue_line("markers", "engines(*names): needs these engines, in a way that no fixture shows")
     config.stash[_STARTED] = []
 
 
-def _company(item):
-    shared = [SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED]
-    return shared[0] if shared else item.nodeid.split("::")[0].removesuffix(".py")
+def _company(item, wanted):
+    shared = [GROUPS[name] for name in getattr(item, "fixturenames", ()) if name in GROUPS]
+    if shared or wanted & CLUSTERED:
+        return shared[0] if shared else CLUSTER
+    told = item.get_closest_marker("together")
+    return told.args[0] if told else item.nodeid.split("::")[0].removesuffix(".py")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also what is marked `long`, as `make long` does")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        left = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left)
     lacks, wanted = missing(), {item: needs(item) for item in items}
-    groups = {}
+    groups, sizes = {}, Counter()
     for item in items:
-        groups[item] = GROUP if wanted[item] else _company(item)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
+        item.stash[_NEEDS] = wanted[item]
+        groups[item] = group = _company(item, wanted[item])
+        sizes[group] += takes(item)
+        item.add_marker(pytest.mark.xdist_group(group))
         if absent := sorted(wanted[item] & lacks.keys()):
             item.add_marker(pytest.mark.skip(reason=NOT_HERE + ", ".join(absent)))
-    sizes = Counter(groups.values())
-    sizes.update(groups[item] for item in items if LONG in getattr(item, "fixturenames", ()) for _ in range(100))
-    # the longest first, else the last worker is waited for; one worker has enough to do with the engines
-    items.sort(key=lambda item: (groups[item] != GROUP, -sizes[groups[item]], groups[item]))
+    first = {groups[item] for item in items if wanted[item]}
+    # the longest first, else the last worker is waited for
+    items.sort(key=lambda item: (groups[item] not in first, -sizes[groups[item]], groups[item]))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -110,18 +144,38 @@ def not_tested(untested, lacks):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item):
-    """What the test did to an engine is undone once its fixtures are."""
+def pytest_runtest_teardown(item, nextitem):
+    """What the test did to an engine is undone once its fixtures are; engines end with the last test of their group.
+
+    Idle ones cost: a Cassandra node a tenth of a core.
+    """
     try:
         return (yield)
     finally:
-        group = item.get_closest_marker("xdist_group")
-        for one in list(item.config.stash[_STARTED]) if group and group.args == (GROUP,) else ():
-            try:
-                one.heal()
-            except EngineError:
-                item.config.stash[_STARTED].remove(one)  # the next tests fail by themselves, and at once
-                raise
+        if item.stash.get(_NEEDS, ()):
+            if nextitem is not None and _group(item) != _group(nextitem):
+                _end_engines(item)
+            _heal(item)
+
+
+def _heal(item):
+    for one in list(item.config.stash[_STARTED]):
+        try:
+            one.heal()
+        except EngineError:
+            item.config.stash[_STARTED].remove(one)  # the next tests fail by themselves, and at once
+            raise
+
+
+def _group(item):
+    return item.get_closest_marker("xdist_group").args[0]
+
+
+def _end_engines(item):
+    """As at the end of the session; who needs them again starts them again."""
+    for name in ("_engine_federation", "engine_keeper"):
+        for fixture in item.session._fixturemanager._arg2fixturedefs.get(name, ()):
+            fixture.finish(item._request)
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
     @property
     def position(self) -> int:
-        return int(self.headers.get("x-rk-position", 0))
+        return int(self.headers.get("x-rk-position", "0").partition("+")[0])
 
     @property
     def said(self) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from controller.engines import wan
 from controller.engines.zookeeper import mode
 from controller.federation import HOST, Home
 from tests.faults.caller import Place
+from tests.faults.clocks.sitecustomize import OFFSET_NS
 from tests.faults.packets import Door, End, can_cut, mend
 from tests.faults.relay import Relay
 from tests.processes import RKCTL, free_port, processes, rkctl
@@ -25,6 +26,7 @@ _SETTINGS = (
 )
 _ENSEMBLE = (2181, 2888, 3888)
 _START_S = 600.0
+CLOCKS = Path(__file__).parent / "clocks"
 
 
 @dataclass(slots=True)
@@ -65,7 +67,10 @@ class Cluster:
         state = ["--state", str(self.home.directory)]
         if not (self.home.directory / "ports.json").exists():
             state += ["--port", str(free_port())]
-        done = _rkctl("up", "--detach", *state, *sets, *words)
+        self._clocks.mkdir(parents=True, exist_ok=True)
+        path = os.pathsep.join(filter(None, (str(CLOCKS), os.environ.get("PYTHONPATH"))))
+        environment = {**os.environ, "PYTHONPATH": path, "FAULTS_CLOCKS": str(self._clocks)}
+        done = _rkctl("up", "--detach", *state, *sets, *words, env=environment)
         if done.returncode:
             raise RuntimeError(f"rkctl up: {done.stdout[-500:]} {done.stderr[-2000:]}")
 
@@ -145,6 +150,15 @@ class Cluster:
             mend()
             ask.control(self.home.control, command="rejoin")
 
+    def set_clock(self, name: str, ahead_s: float) -> None:
+        """The wall clock of a controller or site, ahead of the machine's by so much; its monotonic clock goes on."""
+        with contextlib.suppress(FileNotFoundError), (self._clocks / name).open("r+b") as file:
+            file.write(OFFSET_NS.pack(int(ahead_s * 1e9)))
+
+    @property
+    def _clocks(self) -> Path:
+        return self.home.directory.with_name(f"{self.home.directory.name}-clocks")
+
     @staticmethod
     def topology_number(name: str) -> int:
         """The place of an engine, from 1."""
@@ -184,7 +198,7 @@ class Cluster:
         return target
 
 
-def _rkctl(*words: str):
+def _rkctl(*words: str, env: Mapping[str, str]):
     import subprocess
 
-    return subprocess.run([RKCTL, *words], capture_output=True, text=True, timeout=_START_S, check=False)
+    return subprocess.run([RKCTL, *words], capture_output=True, text=True, timeout=_START_S, check=False, env=env)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 OK, REFUSED, UNKNOWN = "ok", "refused", "unknown"
+CLOCK = "clock set"
 
 
 class Did(msgspec.Struct, tag="did", kw_only=True, omit_defaults=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.faults.history import OK, UNKNOWN, Audit, Calm, Did, Event, Fault, Logged, Saw, Setup, latest
+from tests.faults.history import CLOCK, OK, UNKNOWN, Audit, Calm, Did, Event, Fault, Logged, Saw, Setup, latest
 
 WRITES = ("create", "change", "delete", "link", "unlink", "password")
 RECOVERY_S = 5.0
@@ -128,6 +128,11 @@ class Known:
             if one.began < ended and began < (one.ended or _LONG) + RECOVERY_S
             for name in one.places
         }
+
+    def set_clock(self, one: Did) -> bool:
+        """Whether the clock of the place that did this was not the machine's."""
+        jumps = [fault for fault in self.faults if fault.what == CLOCK and one.place in fault.places]
+        return any(fault.began < one.ended and one.began < (fault.ended or _LONG) for fault in jumps)
 
     def node_of(self, place: str) -> str | None:
         """The Cassandra node of a place's region."""

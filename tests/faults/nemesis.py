@@ -4,7 +4,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import msgspec
@@ -12,8 +12,8 @@ import msgspec
 from controller import ask
 from tests.faults import packets
 from tests.faults.cluster import CQL, Cluster, Topology
-from tests.faults.history import Fault, History
-from tests.faults.poison import spoil
+from tests.faults.history import CLOCK, Fault, History
+from tests.faults.poison import flush, spoil
 
 _MEMCACHED = 11211
 _ATTEMPTS = 3
@@ -54,6 +54,8 @@ class Nemesis:
             self._signal(name, "CONT")
         for name in (*topology.memcached, *topology.proxies):
             self._signal(name, "CONT")
+        for name in (*topology.controllers, *topology.sites):
+            self._cluster.set_clock(name, 0.0)
         for _ in range(_ATTEMPTS):
             why = self._revive()
             if not why:
@@ -260,6 +262,18 @@ class Nemesis:
         leader = [name for name in step.targets if self._cluster.leads(name)]
         self.kill(step._replace(targets=tuple(leader or step.targets[:1])))
 
+    # clocks ----------------------------------------------------------------------------------------------------------
+
+    def jump(self, step: Step) -> None:
+        """Somebody sets a machine's wall clock ahead, and back again; in between, it is set often."""
+        with self._broken(CLOCK, step.targets):
+            for _ in range(3):
+                for name in step.targets:
+                    self._cluster.set_clock(name, self._chance.uniform(2.0, 60.0))
+                self._wait(step.seconds / 3)
+            for name in step.targets:
+                self._cluster.set_clock(name, 0.0)
+
     # caches and locks ------------------------------------------------------------------------------------------------
 
     def spoil(self, step: Step) -> None:
@@ -271,6 +285,15 @@ class Nemesis:
                         spoil(self._cluster.listens(name, _MEMCACHED).address, _MEMCACHED, self._chance)
                     except OSError:
                         continue
+                self._wait(1.0)
+
+    def flush(self, step: Step) -> None:
+        """Everything in a region's memcached is gone, again and again."""
+        with self._broken("cache flushed", step.targets):
+            for _ in range(max(1, int(step.seconds))):
+                for name in step.targets:
+                    with suppress(OSError):
+                        flush(self._cluster.listens(name, _MEMCACHED).address, _MEMCACHED)
                 self._wait(1.0)
 
 
@@ -346,6 +369,7 @@ KINDS = {
     "freeze-all": Kind(Nemesis.freeze, _all, 1.0, 8.0),
     "kill-frozen": Kind(Nemesis.kill_frozen, _some, 1.0, 3.0),
     "restart-alone": Kind(Nemesis.restart_alone, _site, 3.0, 8.0),
+    "clock-of-site": Kind(Nemesis.jump, _site, 3.0, 12.0),
     "cut": Kind(Nemesis.cut, _all, 1.0, 12.0, RELAY),
     "cut-long": Kind(Nemesis.cut, _all, 14.0, 20.0, RELAY),
     "silence": Kind(Nemesis.silence, _directions, 2.0, 12.0, RELAY),
@@ -359,6 +383,7 @@ KINDS = {
     "freeze-cache": Kind(Nemesis.freeze, _cache, 2.0, 10.0, ENGINES),
     "kill-cache": Kind(Nemesis.kill, _cache, 0.0, 6.0, ENGINES),
     "spoil-cache": Kind(Nemesis.spoil, _cache, 3.0, 8.0, ENGINES),
+    "flush-cache": Kind(Nemesis.flush, _cache, 1.0, 5.0, ENGINES),
     "kill-zookeeper": Kind(Nemesis.kill, _servers(1), 0.0, 6.0, ENGINES),
     "kill-zookeeper-leader": Kind(Nemesis.kill_leader, _servers(3), 0.0, 6.0, ENGINES),
     "freeze-zookeeper-quorum": Kind(Nemesis.freeze, _servers(2), 3.0, 15.0, ENGINES),

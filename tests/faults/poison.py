@@ -19,6 +19,13 @@ def spoil(address: str, port: int, chance: random.Random, most: int = 200) -> in
     return len(entries)
 
 
+def flush(address: str, port: int) -> None:
+    """Empty it."""
+    with socket.create_connection((address, port), 2.0) as connection:
+        connection.sendall(b"flush_all\r\n")
+        _until(connection, b"\r\n")
+
+
 def _evil(chance: random.Random, value: bytes, other: bytes) -> bytes:
     place = chance.randrange(len(value)) if value else 0
     kinds = (

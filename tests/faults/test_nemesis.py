@@ -12,7 +12,8 @@ from itertools import islice
 import pytest
 
 from tests.faults import packets
-from tests.faults.cluster import Topology
+from tests.faults.clocks.sitecustomize import OFFSET_NS
+from tests.faults.cluster import CLOCKS, Topology
 from tests.faults.nemesis import KINDS, schedule
 from tests.faults.poison import spoil
 from tests.faults.relay import Relay
@@ -157,3 +158,22 @@ def test_another_program_spoils_what_is_in_memcached(memcached):
         assert spoil(server.address, server.port, random.Random(1)) >= 20
         line.sendall(b"get k3\r\n")
         assert not line.recv(200_000).startswith(b"VALUE k3 0 5\r\nright")
+
+
+def test_a_process_whose_clock_is_set_goes_on_by_its_monotonic_clock(tmp_path):
+    program = "import time; print(time.time_ns() // 10**9, int(time.clock_gettime(time.CLOCK_BOOTTIME)), flush=True)"
+    words = [sys.executable, "-P", "-c", f"while True: input(); {program}", "--config", "RegionOne.conf"]
+    environment = {**os.environ, "PYTHONPATH": str(CLOCKS), "FAULTS_CLOCKS": str(tmp_path)}
+    with subprocess.Popen(words, env=environment, stdin=-1, stdout=-1, text=True, bufsize=1) as process:
+        seen = []
+        for ahead_s in (0, 1000, -1000):
+            (tmp_path / "RegionOne").touch()
+            with (tmp_path / "RegionOne").open("r+b") as file:
+                file.write(OFFSET_NS.pack(ahead_s * 10**9))
+            process.stdin.write("\n")
+            seen.append([*map(int, process.stdout.readline().split()), ahead_s])
+        process.kill()
+    wall, ticks, _ = seen[0]
+    for now, monotonic, ahead_s in seen:
+        assert abs(now - wall - ahead_s) < 60
+        assert 0 <= monotonic - ticks < 60

@@ -29,6 +29,7 @@ def broken(cluster, directory, seconds, only=(), longest_s=30.0):
     return run.history.events
 
 
+@pytest.mark.takes(100)
 def test_an_embedded_federation_keeps_its_promises_whatever_dies_freezes_or_is_cut_off(tmp_path):
     cluster = Cluster(tmp_path / "federation")
     try:
@@ -39,18 +40,13 @@ def test_an_embedded_federation_keeps_its_promises_whatever_dies_freezes_or_is_c
     was_tried(events, 1000)
 
 
-@pytest.mark.engines("cassandra", "zookeeper", "memcached", "haproxy")
-def test_a_federation_on_engines_keeps_its_promises_whatever_dies_freezes_or_is_cut_off(tmp_path):
-    cluster = Cluster(tmp_path / "federation", engines=True)
-    kinds = [*SOON_OVER, *(CUTS if cluster.can_cut else [])]
-    try:
-        cluster.start()
-        events = broken(cluster, tmp_path, 35, kinds, longest_s=3.0)
-    finally:
-        cluster.stop()
+def test_a_federation_on_engines_keeps_its_promises_whatever_dies_freezes_or_is_cut_off(engine_federation, tmp_path):
+    kinds = [*SOON_OVER, *(CUTS if engine_federation.can_cut else [])]
+    events = broken(engine_federation, tmp_path, 35, kinds, longest_s=3.0)
     was_tried(events, 300)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "moment"),
     [(signal.SIGTERM, "history.jsonl"), (signal.SIGINT, "federation/control.sock")],

@@ -134,7 +134,8 @@ def _must_be_void(known: Known, people: People, token: Token, void: Did, one: Di
     login = token.login
     knows = 0 < void.position <= known.floor_of(one) or known.calm_between(void.ended, one.began)
     if login.ended < void.began:
-        return knows
+        # dated ahead of the change by a clock that was set: it falls with the answer of the place that issued it
+        return knows and not (known.set_clock(login) and one.began < void.ended + PROPAGATION_S)
     # issued where the change was not known yet: it falls when that place hears of it
     if not known.calm_between(max(void.ended, login.ended), one.began) or login.began < void.ended:
         return False

@@ -7,6 +7,7 @@ from controller.settings import Settings as ControllerSettings
 from docs.generate import PAGES
 from helm.generate import SCHEMAS
 from regional_keystone import settings
+from tests.golden import bundles
 from tests.security import rows
 
 _PREFACE = """# Settings
@@ -35,6 +36,7 @@ DERIVED: dict[str, Callable[[], str]] = {
     "configs/haproxy.cfg": haproxy_config.sample,
     "docs/settings.md": _page,
     "docs/security.md": rows.page,
+    "tests/golden/bundles.json": bundles.vectors,
     **PAGES,
     **SCHEMAS,
 }

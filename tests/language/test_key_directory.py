@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regional_keystone.key_directory import LEDGER, KeyRepositoryError, read_directory, write_directory
+from regional_keystone.key_directory import LEDGER, read_directory, write_directory
+from regional_keystone.key_files import KeyRepositoryError
 from regional_keystone.keys import KeyRing
 from regional_keystone.payload import NotAToken
 

@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from regional_keystone.log import (
     remove,
     written,
 )
+from regional_keystone.messages import at_controller, at_site
 from regional_keystone.model import Endpoint, Grant, Project, Region
 from regional_keystone.overlay import Recording
 from regional_keystone.record import decode, facts
@@ -173,3 +175,21 @@ def test_a_newer_versions_entry_may_say_more():
     assert decode_entry(data) == Entry(7, "t", 5, (Put("regions", ("r",), b"\x80", {"id": "r"}),))
     with pytest.raises(msgspec.DecodeError):
         decode_entry(b"rubbish")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [2000 * b"\x91" + b"\xc0", b"\x81\x80\x01", b"\xc7\x0c\xff" + 12 * b"\xff"],
+    ids=["lists in lists", "a map for a key", "no such moment"],
+)
+def test_what_is_no_entry_is_a_value_error_whatever_it_is(inside):
+    data = b"\x94\x01\xa1a\x00\x91\x95\xa3put\xabrevocations\x91\xa1x\xc4\x01x\x81\xa1a" + inside
+    for rubbish in (data, None):
+        with pytest.raises(ValueError, match=r"."):
+            decode_entry(rubbish)
+
+
+@pytest.mark.parametrize("read", [at_controller, at_site, partial(decode, Region)])
+def test_what_is_too_deep_is_a_value_error_wherever_it_is_read(read):
+    with pytest.raises(ValueError, match="depth"):
+        read(b"\x81\xa1x" + 2000 * b"\x91" + b"\xc0")

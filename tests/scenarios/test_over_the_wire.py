@@ -28,7 +28,7 @@ from regional_keystone.keys import KeyRing
 from regional_keystone.token import Unscoped, new_audit_id, pack, unpack
 from tests.processes import admin_token, ended, free_port, rkctl, status, until, up
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("federation")]
+pytestmark = pytest.mark.federation
 
 NOBODY = "0" * 32
 FOREIGN = KeyRing({0: base64.urlsafe_b64encode(b"a" * 32), 1: base64.urlsafe_b64encode(b"b" * 32)})

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from regional_keystone.record import spread
@@ -43,6 +44,22 @@ async def test_one_made_at_a_site_holds_there_at_once_and_everywhere_soon(cloud)
         assert site.void(audit_id=f"a{number}")
         await eventually(lambda name=f"a{number}": all(node.void(audit_id=name) for node in everybody(cloud)))
     assert len(await cloud.controller.revocations()) == 10
+
+
+async def test_one_that_reaches_forward_does_so_everywhere_and_only_along_a_chain(cloud):
+    site, since = cloud.sites["RegionOne"], now_of(cloud) // SECOND * SECOND
+    token = {"audit_id": "a", "audit_chain_id": "c", "user_id": "u"}
+    until = {"issued_before": 0, "issued_from": since}
+    await site.own.revoke([msgspec.structs.replace(event("chain", since, audit_chain_id="c"), **until)])
+    assert site.void(**token, issued_at=since)
+    await eventually(lambda: all(node.void(**token, issued_at=since) for node in everybody(cloud)))
+    assert not any(node.void(**token, issued_at=since - 1) for node in everybody(cloud))
+    await site.own.revoke([msgspec.structs.replace(event("all", since, user_id="u"), **until)])  # no site may say this
+    await eventually(lambda: site.own.pending() == 0)
+    await cloud.level()
+    others = [node for node in everybody(cloud) if node is not site]
+    assert not any(node.void(user_id="u", issued_at=since) for node in others)
+    assert [one.issued_from for one in await cloud.controller.revocations()] == [since, None]
 
 
 async def test_the_same_one_made_at_two_sites_holds_and_harms_nothing(cloud):

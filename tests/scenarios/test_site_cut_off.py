@@ -68,6 +68,30 @@ async def test_a_revocation_made_alone_outlives_any_restart_and_is_in_the_log_on
     assert [one.audit_id for one in await controller.revocations()] == ["known", "alone"]
 
 
+async def test_what_a_cut_off_site_revoked_is_refused_there_at_once_and_everywhere_soon_after_the_heal(cloud):
+    """A second is promised; the bound leaves room for whoever else uses this machine."""
+    controller, site = cloud.controller, cloud.sites["RegionTwo"]
+    took = []
+    async with wired(cloud, "RegionTwo") as wire:
+        for number in range(4):
+            name = f"a{number}"
+            wire.cut()
+            await eventually(lambda: site.link.connected_since is None)
+            await site.revoke(name)
+            assert site.void(audit_id=name)
+            others = (controller, cloud.sites["RegionOne"])
+            await asyncio.sleep(0.5 * number)
+            assert not any(one.void(audit_id=name) for one in others)
+            wire.mend()
+            began = asyncio.get_running_loop().time()
+            await eventually(lambda name=name, others=others: all(one.void(audit_id=name) for one in others))
+            took.append(asyncio.get_running_loop().time() - began)
+        await eventually(lambda: site.own.pending() == 0)
+    print("refused everywhere after the heal:", ", ".join(f"{one * 1000:.0f} ms" for one in took))
+    assert max(took) < 4
+    assert [one.audit_id for one in await controller.revocations()] == ["a0", "a1", "a2", "a3"]
+
+
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("delay", [0.0, 0.004, 0.015, 0.05])
 async def test_a_revocation_is_taken_over_once_wherever_the_stream_breaks(cloud, direction, delay):

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from controller import ask
@@ -21,8 +23,9 @@ from controller.federation import CONTROLLER, is_free
 from controller.probe import password
 from tests.processes import ended, free_port, ports, processes, rkctl, status, until, up
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("federation")]
+pytestmark = pytest.mark.federation
 COUNT = 3
+SYSTEM_S = 2.0  # for system tokens
 
 
 class Connection(http.client.HTTPConnection):
@@ -45,9 +48,9 @@ class Connection(http.client.HTTPConnection):
         content = answer.read()
         return answer.status, answer.headers, json.loads(content) if content else None
 
-    def login(self, secret, project="admin"):
+    def login(self, secret, project="admin", scope=None):
         auth = password("admin", secret, "default")
-        auth["scope"] = {"project": {"name": project, "domain": {"id": "default"}}}
+        auth["scope"] = scope or {"project": {"name": project, "domain": {"id": "default"}}}
         status_, headers, body = self.ask("POST", "/v3/auth/tokens", body={"auth": auth})
         assert status_ == 201, body
         return headers["X-Subject-Token"]
@@ -130,6 +133,8 @@ class Cell:
 def cell(directory):
     with ended(directory) as home:
         words = ("--set", f"workers.processes={COUNT}", "--set", "identity.password_hash_rounds=4")
+        words = (*words, "--set", f"freshness.system={SYSTEM_S}")
+        words = (*words, "--set", "convergence.interval_s=1")
         done = up(home, "--sites", "RegionOne", "--port", str(free_port()), *words)
         assert done.returncode == 0, done.stderr
         made = Cell(home)
@@ -241,6 +246,30 @@ def test_metrics_are_those_of_all(three):
         assert validations() == before + 7 * COUNT
 
 
+def test_a_row_that_a_hand_has_changed_is_put_right_and_no_process_goes_on_with_it(three):
+    """INV-24: found, named and mended within the interval, whatever a process has read of it meanwhile."""
+    replica = three.home.directory / "RegionOne" / "replica.db"
+
+    def found():
+        return three.status()["convergence"]["found"]["changed"]
+
+    with three.each() as connections:
+        token = connections[0].login(three.secret)
+        for turn in range(1, 4):
+            before = found()
+            with contextlib.closing(sqlite3.connect(replica, timeout=10)) as db, db:
+                ((name, row),) = db.execute("SELECT id, row FROM projects WHERE name = 'admin'").fetchall()
+                wrong = msgspec.msgpack.encode(msgspec.msgpack.decode(row) | {"enabled": False})
+                db.execute("UPDATE projects SET row = ? WHERE id = ?", (wrong, name))
+            for one in connections:  # a process that looks now may see what lies there
+                assert one.validate(token, token) in {200, 401, 404}
+            until(lambda before=before: found() > before, "the row to be found")
+            assert [one.validate(token, token) for one in connections] == [200] * COUNT, turn
+            assert all(one.login(three.secret) for one in connections)
+        last = three.status()["convergence"]["last"][-1]
+        assert (last["table"], last["key"], last["how"], last["mended"]) == ("projects", name, "changed", True)
+
+
 def test_without_the_controller_all_go_on_and_revoke(three):
     with three.each() as connections:
         tokens = [one.login(three.secret) for one in connections]
@@ -302,6 +331,36 @@ def test_a_worker_killed_under_load_costs_only_its_own_connections(three):
     assert "worker_ended" in three.home.log("RegionOne").read_text()
 
 
+def test_a_suspended_site_knows_on_waking_that_it_is_old_before_it_answers(three):
+    """The first answer of each process: also from memory, and though a request waited while it slept."""
+    controller = ask.control(three.home.control, command="report")[CONTROLLER]
+    with three.each() as connections:
+        system = [one.login(three.secret, scope={"system": {"all": True}}) for one in connections]
+        plain = connections[0].login(three.secret)
+        for one in connections:
+            assert {one.validate(token, token) for token in (*system, plain) * 2} == {200}
+        pids = three.pids
+        os.kill(controller, signal.SIGSTOP)  # nobody tells them how late it is
+        try:
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(SYSTEM_S + 1)
+            for one, token in zip(connections, system, strict=True):
+                one.request("GET", "/v3/auth/tokens", headers={"X-Auth-Token": token, "X-Subject-Token": token})
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+            answers = [one.getresponse() for one in connections]
+            said = [
+                (one.status, one.headers["Retry-After"], json.loads(one.read())["error"]["title"]) for one in answers
+            ]
+            assert said == [(503, "1", "Service Unavailable")] * COUNT
+            assert [one.validate(plain, plain) for one in connections] == [200] * COUNT
+        finally:
+            os.kill(controller, signal.SIGCONT)
+        for one, token in zip(connections, system, strict=True):
+            until(lambda one=one, token=token: one.validate(token, token) == 200, "news")
+
+
 def test_a_frozen_worker_delays_a_revocation_and_does_not_survive_it(three):
     with three.each() as connections:
         caller, token = connections[0].login(three.secret), connections[1].login(three.secret)
@@ -335,7 +394,7 @@ def test_a_worker_that_is_told_to_end_finishes_what_it_has_begun(three):
         until(lambda: three.all_serve() and connection.pid not in three.workers, "another worker")
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.long), True])
 def test_nothing_outlives_a_leader_that_is_killed(three, stopped):
     pids = three.pids
     if stopped:
@@ -348,6 +407,7 @@ def test_nothing_outlives_a_leader_that_is_killed(three, stopped):
     until(three.all_serve, "the revived site")
 
 
+@pytest.mark.long
 def test_a_worker_that_cannot_begin_is_tried_again_ever_more_slowly_and_said_loudly(three):
     file = three.home.state("RegionOne") / "identity" / "membership"
     content = file.read_bytes()
@@ -376,14 +436,16 @@ def test_a_worker_is_no_command_for_people():
     assert "worker" not in shown.stdout.partition("Commands")[2]
 
 
+@pytest.mark.long
 def test_down_leaves_nothing_and_a_port_that_another_shares_is_refused(alone):
     """SO_REUSEPORT would let two sites answer at one port."""
     before = ports(alone.home)
-    files = {path.name for path in alone.home.state("RegionOne").rglob("*")}
+    state = alone.home.state("RegionOne")
+    assert {path.name for path in state.rglob("*.sock")} == {"operator.sock"}, "workers have no address"
     assert rkctl("down", "--state", str(alone.home.directory)).returncode == 0
     assert processes(alone.home) == {}
     assert all(is_free(port) for port in before)
-    assert not {name for name in files if name.endswith(".sock")}  # nor was there any
+    assert not list(state.rglob("*.sock"))
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

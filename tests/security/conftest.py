@@ -4,13 +4,18 @@ import pytest
 
 from tests.security.regions import started
 
-MODES = {"remembering": (), "not remembering": ("fastpath.entries=0",)}
+NOT_REMEMBERING = "not remembering"
+MODES = {"remembering": (), NOT_REMEMBERING: ("fastpath.entries=0",)}
+LACKING = frozenset({"test_revocation", "test_lifetime"})  # these ask in both modes even in short
 
 
+@pytest.hookimpl(tryfirst=True)  # before those that are long are left out
 def pytest_collection_modifyitems(items):
     for item in items:
         if "regions" in item.fixturenames:
             item.add_marker(pytest.mark.federation)
+        if f"[{NOT_REMEMBERING}" in item.name and item.path.stem not in LACKING:
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session", params=MODES)

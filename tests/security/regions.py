@@ -57,7 +57,7 @@ class Regions:
         headers.setdefault(POSITION.replace("-", "_"), str(self.position))
         with Client(self.members[at], self.admin if token is None else token) as client:
             answer = client.ask(method, path, body, **headers)
-        self.position = max(self.position, int(answer.headers.get(POSITION.lower(), 0)))
+        self.position = max(self.position, int(answer.headers.get(POSITION.lower(), "0").partition("+")[0]))
         return answer
 
     def expect(self, status, method, path, body=None, /, **options):

@@ -9,6 +9,9 @@ HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "security.md"
 BEGIN, END = "<!-- rows: written by make golden from tests/security -->\n", "<!-- end of rows -->\n"
 
+PLACES = "<!-- places: written by make golden from tests/security/canaries.py -->\n"
+PLACES_END = "<!-- end of places -->\n"
+
 
 class Row(NamedTuple):
     """One attack: its number, what is tried, what Keystone 30.0.0 does, what is done here."""
@@ -39,13 +42,25 @@ def rows():
                 if noted.number in found:
                     raise ValueError(f"{name}: {noted.number} has a test already")
                 found[noted.number] = (noted, f"{path.stem.removeprefix('test_')}: `{name.removeprefix('test_')}`")
-    return [found[number] for number in sorted(found)]
+    return [found[number] for number in sorted(found, key=lambda one: int(one.partition("-")[2]))]
 
 
 def page():
-    """docs/security.md with the table of the rows, which hold as long as the suite is green."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    """docs/security.md with the table of the rows, which hold as long as the suite is green, and of what lies where."""
+    from tests.security.canaries import ALLOWED
+
     lines = ["| Row | What is tried | Keystone 30.0.0 | Here | Test in `tests/security` |", "|---|---|---|---|---|"]
     lines += [f"| {one.number} | {one.what} | {one.upstream} | {one.here} | {test} |" for one, test in rows()]
-    return before + BEGIN + "\n" + "\n".join(lines) + "\n\n" + END + after
+    text = _between(PAGE.read_text(), BEGIN, END, lines)
+    lines = ["| Files | What may lie in them | Why |", "|---|---|---|"]
+    places = {}
+    for one in ALLOWED:
+        places.setdefault((one.kind, one.why), []).append(f"`{one.where}`")
+    lines += [f"| {' '.join(where)} | {kind} | {why} |" for (kind, why), where in places.items()]
+    return _between(text, PLACES, PLACES_END, lines)
+
+
+def _between(text, begin, end, lines):
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return before + begin + "\n" + "\n".join(lines) + "\n\n" + end + after

@@ -14,7 +14,7 @@ from tests.security.inside import PASSWORD, at_a_place, rows
 from tests.security.regions import NAMES, started
 from tests.security.rows import HOLDS, UNKNOWN, row
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("security-guessing")]
+pytestmark = [pytest.mark.federation, pytest.mark.together("security-guessing")]
 LIMIT, DAY = 5, 86_400
 FIRST, NEXT = PASSWORD, "second-password-2"
 STRICT = (

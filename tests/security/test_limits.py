@@ -25,7 +25,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 def alone(test):
     """Run these in one process, apart from those that use the federation of all rows."""
-    return pytest.mark.federation(pytest.mark.xdist_group("security-limits")(test))
+    return pytest.mark.federation(pytest.mark.together("security-limits")(test))
 
 
 @pytest.fixture(scope="module", params=MODES)

@@ -9,7 +9,7 @@ from tests.security.inside import PASSWORD, at_a_place
 from tests.security.regions import NAMES, started
 from tests.security.rows import UNKNOWN, row
 
-pytestmark = [pytest.mark.federation, pytest.mark.xdist_group("security-guessing")]
+pytestmark = [pytest.mark.federation, pytest.mark.together("security-guessing")]
 DAY = 86_400
 FIRST, NEXT = PASSWORD, "second-password-2"
 RULES = (

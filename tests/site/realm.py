@@ -33,6 +33,7 @@ from regional_keystone.record import decode
 from regional_keystone.revocation import RevocationIndex
 from regional_keystone.settings import Freshness, Settings, Token
 from regional_keystone.settings import Identity as IdentitySettings
+from regional_keystone.signing import Signers
 from regional_keystone.token import ProjectScope
 from regional_keystone.validate import Validator
 from tests.stand_ins import ManualClock
@@ -55,24 +56,48 @@ class Known:
 
     def __init__(self) -> None:
         self.ring = KeyRing({0: KEYS[0], 1: KEYS[1]}, 1)
+        self.signers = Signers()
         self.index = RevocationIndex()
         self.position = 0
         self.age = 0.0
         self.lacks_key = False
+        self.lacks = False
         self.ahead = 0.0
+        self.refused = None
+        self.lifetime_us = 0
+        self.allow_expired_us = None
         self.issued = []
+        self.sealed = []
 
     def age_s(self) -> float:
         return self.age
 
+    def read_keys_again(self) -> bool:
+        return False
+
+    def accepts_key(self, key_id: str) -> bool:
+        return key_id in self.ring.ids or key_id in self.signers.ids
+
+    def may_lack(self, made_at: int) -> bool:
+        return self.lacks
+
     def may_lack_key(self, sealed_at: int) -> bool:
         return self.lacks_key
+
+    def why_not_seal(self) -> str | None:
+        return self.refused
 
     def ahead_s(self) -> float:
         return self.ahead
 
+    def sealing_number(self) -> int:
+        return self.ring.primary
+
     def note_issue(self, user_id: str, at: int) -> None:
         self.issued.append((user_id, at))
+
+    def note_sealed(self, key_id: str, at: int) -> None:
+        self.sealed.append(key_id)
 
 
 class Realm:
@@ -134,8 +159,9 @@ class Realm:
     async def alone(self):
         yield
 
-    def api(self) -> Api:
-        shapes = [*auth.shapes(self.issuer, self.validator, KEEP_S)]
+    def api(self, keep_s: float = KEEP_S, shown_s: float = 0.0) -> Api:
+        strict = self.settings.token.strict_chain
+        shapes = [*auth.shapes(self.issuer, self.validator, keep_s, shown_s, strict_chain=strict)]
         for module in (catalog, projects, identity, assignment):
             shapes += module.SHAPES
         return Api(
@@ -145,7 +171,7 @@ class Realm:
             prove=self.validator.proven,
             policy=self.policy,
             clock=self.clock,
-            keep_s=KEEP_S,
+            keep_s=keep_s,
         )
 
     async def furnish(self) -> None:
@@ -170,7 +196,13 @@ class Realm:
 
     async def rescope(self, text, scope=None):
         verdict = await self.validator.check(text)
-        login = Login(methods=("token",), data={"token": {"id": text}}, scope=scope, principal=verdict.principal)
+        login = Login(
+            methods=("token",),
+            data={"token": {"id": text}},
+            scope=scope,
+            principal=verdict.principal,
+            traits=verdict.traits,
+        )
         return await self.issuer.issue(login, self.validator.facts)
 
 

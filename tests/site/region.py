@@ -50,7 +50,7 @@ class Counting:
 class Process:
     """One process: it knows what it was told of the log, which is everything unless it `lags`."""
 
-    def __init__(self, place, cache=None, *, seal=None, remembered=1000, settings=SETTINGS, ttl_s=300.0):
+    def __init__(self, place, cache=None, *, seal=None, remembered=1000, settings=SETTINGS, ttl_s=300.0, repaired=0):
         self.known = Known()
         self.known.ring = place.known.ring
         self.store = Counting(place.store)
@@ -62,7 +62,8 @@ class Process:
         self.shared = None
         if cache is not None:
             seal = seal or Seal(SECRET, region="RegionOne", cluster="cluster")
-            self.shared = SharedFacts(cache, seal, self.fastpath, self.known, clock=place.clock, ttl_s=ttl_s)
+            how = {"clock": place.clock, "ttl_s": ttl_s, "repaired": repaired}
+            self.shared = SharedFacts(cache, seal, self.fastpath, self.known, **how)
         self.validator = Validator(
             self.rows,
             self.known,

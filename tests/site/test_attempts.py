@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 import pytest
 
-from controller.take_over import SKEW_US
 from regional_keystone import attempts, compliance, wiring, worker
 from regional_keystone.attempts import Counted, Pending, cleared
+from regional_keystone.believed import SKEW_US
 from regional_keystone.errors import Unavailable, Unknown
 from regional_keystone.log import Entry, Transaction, put, remove
 from regional_keystone.messages import Request

@@ -174,8 +174,9 @@ async def test_a_certificate_that_is_of_no_use_does_not_replace_one_that_is(cont
     other = Identity(tmp_path / "other")
     await other.join(JoinToken.read(await controller.sites.invite("RegionTwo")))
     stranger = (other.directory / "tls.crt").read_text()
-    welcome = controller.sites._welcome
-    controller.sites._welcome = lambda *arguments: msgspec.structs.replace(welcome(*arguments), certificate=stranger)
+    renewals = controller.sites._renewals
+    welcome = renewals._welcome
+    renewals._welcome = lambda *arguments: msgspec.structs.replace(welcome(*arguments), certificate=stranger)
     with pytest.raises(Unavailable, match="another key"):
         await identity.renew(token.controllers)
     assert identity.certificate() == before

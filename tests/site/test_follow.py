@@ -1,19 +1,27 @@
 """Entries in order to index, ring and replica; how fresh they are; what is answered late."""
 
 import asyncio
+from collections import Counter
 
+import msgspec
 import pytest
 import structlog
 
 from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.believed import said
 from regional_keystone.errors import Unavailable
-from regional_keystone.follow import LATE, Follower, Marks
+from regional_keystone.follow import APART_S, Follower
 from regional_keystone.holder import Holder
+from regional_keystone.issued import LATE, UNNOTED_US, Issued
 from regional_keystone.log import Entry, put, remove
+from regional_keystone.marks import Marks
 from regional_keystone.model import Project
 from regional_keystone.overlay import Overlay
 from regional_keystone.record import spread
+from regional_keystone.refresh import Refresh
 from regional_keystone.revocation import Traits
+from regional_keystone.sealing import Noted
+from regional_keystone.watermarks import WATERMARK
 from tests.cloud import event, eventually, project
 from tests.site.test_holder import BOX, FIRST, SECOND, SIGNER, record
 from tests.stand_ins import ManualClock
@@ -177,15 +185,29 @@ async def test_until_the_ring_of_the_log_is_installed_a_key_may_be_lacking(part,
     assert not part.follower.may_lack_key(0)
 
 
+async def test_while_keys_of_the_directory_are_lost_no_token_is_refused_for_its_key(part):
+    part.clock._now = record(FIRST).turned_at
+    part.follower.heard(part.clock.ticks(), 0)
+    assert await part.holder.install(record(FIRST), part.clock.now())
+    assert not part.follower.may_lack_key(0)
+    for name in ("1", "2", "3"):
+        (part.holder.directory / name).write_bytes(b"")
+    part.holder.load()  # as at the start
+    assert part.follower.may_lack_key(0)
+    assert await part.holder.install(record(FIRST), part.clock.now())
+    assert not part.follower.may_lack_key(0)
+
+
 async def test_what_was_sealed_after_all_that_is_known_may_be_sealed_by_an_unknown_key(part):
     assert part.follower.may_lack_key(0)  # nothing was ever heard
     part.follower.heard(part.clock.ticks(), 0)
     known_at = part.clock.now()
-    await part.clock.advance(4)
+    await part.clock.advance(APART_S - 1)
     assert not part.follower.may_lack_key(part.clock.now())
-    await part.clock.advance(4)
+    await part.clock.advance(2)
     assert part.follower.may_lack_key(part.clock.now())
-    assert not part.follower.may_lack_key(known_at)
+    assert part.follower.may_lack_key(known_at - SECOND_US)  # in whole seconds, by another's clock
+    assert not part.follower.may_lack_key(known_at - 5 * SECOND_US)
 
 
 async def test_of_many_turns_only_the_last_one_is_installed(part):
@@ -238,7 +260,20 @@ async def test_what_the_log_removes_after_its_time_leaves_the_index(part):
     part.follower.note([entry(1, put(old))])
     assert len(part.follower.index) == 1
     part.follower.note([entry(2, remove(old))])
-    assert len(part.follower.index) == 0
+    await eventually(lambda: not len(part.follower.index))
+
+
+async def test_what_the_log_removes_leaves_the_index_that_was_built_anew_as_well(part):
+    old = event("e", SECOND_US, audit_id="gone")
+    part.follower.note([entry(1, put(old))])
+    await Refresh(part.follower, nothing).begin({("revocations", "e")})
+    assert len(part.follower.index) == 1
+    part.follower.note([entry(2, remove(old))])
+    await eventually(lambda: not len(part.follower.index))
+
+
+async def nothing(number):
+    return ()
 
 
 # ------------------------------------------------------------------------------------------------------------- age
@@ -279,7 +314,7 @@ async def test_a_wall_clock_that_jumps_changes_no_age(part):
 async def test_echoes_that_cannot_be_met_yet_are_bounded(part):
     for number in range(5000):
         part.follower.heard(part.clock.ticks(), number + 1)
-    assert len(part.follower._echoes) <= 1024
+    assert len(part.follower._age._echoes._waiting) <= 1024
     part.follower.note(projects(*range(1, 4001)))
     assert part.follower.age_s() < 1, "the first of them are met"
 
@@ -354,11 +389,70 @@ async def test_what_needs_no_answer_gets_none(part, answers, at, name, traits):
     assert answers == []
 
 
-async def test_who_was_issued_for_is_remembered_for_a_lifetime_at_most(part, monkeypatch):
-    monkeypatch.setattr("regional_keystone.follow._ISSUED_LIMIT", 10)
-    part.follower._issued_limit = 10
+async def test_a_snapshot_that_breaks_off_and_comes_again_is_answered_once_and_so_is_the_next(part, answers):
+    brought = event(spread("e"), 5 * SECOND_US, user_id="u")
+    later = msgspec.structs.replace(brought, id=spread("f"))
+    part.follower.note_issue("u", 10 * SECOND_US)
+    await part.follower.brought(brought)
+    part.follower.note_issue("u", 20 * SECOND_US)  # who logs in now knows the new password
+    await part.follower.brought(brought)
+    part.follower.note([entry(1, put(brought))])
+    assert [one.issued_before for one in answers] == [10 * SECOND_US]
+    await part.follower.brought(later)
+    assert [one.issued_before for one in answers] == [10 * SECOND_US, 20 * SECOND_US]
+    part.follower.issued.applied()
+    part.follower.note([entry(2, put(brought))])
+    assert len(answers) == 3, "nothing is remembered for ever"
+
+
+async def test_a_watermark_that_a_snapshot_moves_on_is_answered_and_one_that_stays_is_not(part, answers):
+    first = event(spread(f"RegionTwo/inc/{WATERMARK}u/None"), 5 * SECOND_US, user_id="u")
+    part.follower.note([entry(1, put(first))])
+    assert await part.follower.settled(1, 5.0)
+    part.follower.note_issue("u", 20 * SECOND_US)
+    await part.follower.brought(first)
+    assert answers == []
+    await part.follower.brought(msgspec.structs.replace(first, issued_before=10 * SECOND_US))
+    assert [one.issued_before for one in answers] == [20 * SECOND_US]
+
+
+async def test_answers_to_watermarks_are_one_row_of_each_user_that_every_reader_knows_by_the_same_id(part, answers):
+    for number in range(1, 4):
+        part.follower.note_issue("u", (10 * number + 5) * SECOND_US)
+        moved = event(spread(f"RegionTwo/inc/{WATERMARK}u/None"), 10 * number * SECOND_US, user_id="u")
+        part.follower.note([entry(number, put(moved))])
+    assert [one.issued_before for one in answers] == [15 * SECOND_US, 25 * SECOND_US, 35 * SECOND_US]
+    found = {
+        row.id
+        for number, one in enumerate(answers, 1)
+        for row in said("RegionOne/inc", Entry(number, "t", 0, (put(one),)), 10**9, 10**9, Counter()).revocations
+    }
+    assert found == {spread(f"{LATE}RegionOne/inc/{WATERMARK}u/None")}
+
+
+async def test_who_was_issued_for_is_remembered_for_a_lifetime_at_most(part):
+    part.follower.issued = Issued(10)
     for number in range(1000):
         part.follower.note_issue(f"u{number}", part.clock.now())
         await part.clock.advance(300)
-    assert len(part.follower._issued) <= 40
-    assert "u999" in part.follower._issued
+    assert len(part.follower.issued) <= 40
+    assert part.follower.issued.until("u999")
+
+
+async def test_whom_an_earlier_life_issued_for_is_not_known_so_it_may_have_been_anybody(part, answers):
+    died_at = part.clock.now()
+    part.follower.recall(Noted(fresh_at=died_at - 60 * SECOND_US, noted_at=died_at))
+    part.follower.note([revoked(1, died_at - 30 * SECOND_US, user_id="u")])
+    (answer,) = answers
+    assert answer.issued_before == died_at, "no later than this life began"
+    assert part.follower.index.voided(traits_of("u", died_at)), "it counts before it is durable"
+    await part.clock.advance(3600)
+    part.follower.recall(Noted(fresh_at=died_at, noted_at=died_at))
+    part.follower.note([revoked(2, died_at - 30 * SECOND_US, "f", user_id="v")])
+    assert answers[1].issued_before == died_at + UNNOTED_US, "as long as it may have lived unnoted"
+    part.follower.note([revoked(3, died_at + UNNOTED_US, "g", user_id="w")])
+    assert len(answers) == 2
+
+
+def traits_of(user_id, issued_at):
+    return Traits(issued_at=issued_at, expires_at=issued_at + SECOND_US, audit_id="a", user_id=user_id)

@@ -13,7 +13,7 @@ import pytest
 from regional_keystone.errors import Forbidden, IdentityError, Invalid, Unauthenticated, Unavailable
 from regional_keystone.issue import Login
 from regional_keystone.log import put, remove
-from regional_keystone.model import Project, User
+from regional_keystone.model import Project, RevocationEvent, User
 from regional_keystone.passwords import MAX_PASSWORD_BYTES, _Pool, hash_password, verify_password
 from regional_keystone.token import DomainScope, Named, Principal, Token, Unscoped, new_audit_id, unpack
 from tests.site.realm import ON_P, PASSWORD, SCOPE_P, SETTINGS, SYSTEM, P, Realm, U, grant, realm
@@ -64,6 +64,75 @@ async def test_the_default_project_is_the_scope_only_if_it_can_be(place):
     assert (await place.login("unscoped")).token.scope == Unscoped()
     place.change(remove(grant(U, P, "member")))
     assert (await place.login()).token.scope == Unscoped()
+
+
+class Meanwhile:
+    """A verifier, a reader or a source of facts before one of whose answers something else happens."""
+
+    def __init__(self, inner, what, place=0):
+        self._inner, self._happens, self._left = inner, what, place
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+    async def _what(self):
+        self._left -= 1
+        if self._left == -1:
+            await self._happens()
+
+    async def verify(self, *arguments):
+        fits = await self._inner.verify(*arguments)
+        await self._what()
+        return fits
+
+    async def facts(self, *arguments):
+        found = await self._inner.facts(*arguments)
+        await self._what()
+        return found
+
+    async def get(self, kind, *key):
+        found = await self._inner.get(kind, *key)
+        if kind is Project:
+            await self._what()
+        return found
+
+
+async def changed(place, at):
+    """The user gets another password, by a clock of another place; the old tokens are void."""
+    user = await place.overlay.get(User, U)
+    record = msgspec.structs.replace(user, password_hash=await hash_password("another", 4))
+    void = RevocationEvent(id=str(at), issued_before=at, revoked_at=at, keep_until=at + 10**12, user_id=U)
+    place.change(put(record, user), put(void))
+
+
+@pytest.mark.parametrize("behind_s", [0, 5, 3600])
+@pytest.mark.parametrize(("when", "nth"), [("_verifier", 0), ("_reader", 0), ("_reader", 1)])
+async def test_a_password_that_is_changed_while_it_is_looked_at_opens_nothing(place, when, nth, behind_s):
+    at, inner = place.clock.now() - behind_s * 10**6, getattr(place.issuer, when)
+    before = await place.login()
+    setattr(place.issuer, when, Meanwhile(inner, lambda: changed(place, at), nth))
+    with pytest.raises(Unauthenticated):
+        await place.login()
+    setattr(place.issuer, when, inner)
+    assert place.known.issued == [(U, before.token.issued_at)]
+    assert await place.login(password="another"), "within the second of the change"
+
+
+@pytest.mark.parametrize("of", ["audit_id", "user_id"])
+async def test_of_a_token_that_is_revoked_meanwhile_no_other_is_made(place, of):
+    text = (await place.login()).text
+    principal = (await place.validator.check(text)).principal
+
+    async def revoke():
+        place.revoke(**{of: principal.user_id if of == "user_id" else principal.token.audit_id})
+
+    validator, place.validator = place.validator, Meanwhile(place.validator, revoke)
+    with pytest.raises(Unauthenticated):
+        await place.rescope(text, SCOPE_P)
+    place.validator = validator
+    assert len(place.known.issued) == 1
+    place.revoke(user_id="somebody else")
+    assert await place.login()
 
 
 @pytest.mark.parametrize("scope", ["everything", "", "project", {}, {"project": {"id": P}, "system": {}}])
@@ -161,12 +230,21 @@ async def test_two_methods_must_agree_on_the_user(place):
         )
 
 
-async def test_a_site_cut_off_for_too_long_issues_nothing(tmp_path):
-    settings = dataclasses.replace(SETTINGS, keys=dataclasses.replace(SETTINGS.keys, isolation_s=60.0))
-    async with realm(tmp_path, settings=settings) as place:
-        place.known.age = 61
-        with pytest.raises(Unavailable):
-            await place.login()
+async def test_who_may_not_seal_says_why_and_when_to_come_again_and_goes_on_validating(place):
+    issued = await place.login()
+    place.known.refused = "This region has been cut off for too long to issue tokens."
+    with pytest.raises(Unavailable, match="cut off for too long") as refusal:
+        await place.login()
+    assert refusal.value.retry_after_s == 30
+    assert (await place.validator.check(issued.text)).token == issued.token
+
+
+@pytest.mark.parametrize(("said_s", "lives_s"), [(0, 3600), (7200, 3600), (600, 600)])
+async def test_no_token_lives_longer_than_its_key_is_kept_for(place, said_s, lives_s):
+    """Whatever this site is set to: the ring says for how long tokens were promised to be readable."""
+    place.known.lifetime_us = said_s * 1_000_000
+    token = (await place.login()).token
+    assert token.expires_at - token.issued_at == lives_s * 1_000_000
 
 
 async def test_a_site_whose_clock_is_too_fast_issues_nothing(place):

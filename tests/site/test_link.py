@@ -477,3 +477,18 @@ async def test_many_own_revocations_go_up_in_parts_and_in_order(cloud, site, con
     await controller.start()
     await eventually(lambda: site.own.pending() == 0, 10)
     assert [one.audit_id for one in await controller.revocations()] == [f"a{number}" for number in range(450)]
+
+
+async def test_a_snapshot_replaces_nothing_before_what_it_revokes_is_answered(cloud, site):
+    before, answered = site.follower.position, asyncio.Event()
+
+    async def script(number, hello, socket, say):
+        site.link.answered = answered.wait
+        await say(welcome(cloud, snapshot=True), rows(90, 1, last=True))
+        await listen(socket)
+
+    async with instead(cloud, script):
+        assert not await site.follower.settled(90, 0.3)
+        assert await site.store.applied("log") == before
+        answered.set()
+        await site.settled(90)

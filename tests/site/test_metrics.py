@@ -9,8 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from regional_keystone import __version__
 from regional_keystone.adapters.cassandra_driver import Counters
+from regional_keystone.freshness import Limits
 from regional_keystone.metrics import Metrics
-from regional_keystone.wiring import export
+from regional_keystone.report import export
+from regional_keystone.sections import Freshness
 from tests.site.wire import Verdicts, ask, request, served, validate
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "metrics.txt"
@@ -80,10 +82,14 @@ async def test_labels_stay_few_whatever_clients_send():
 def exported(store):
     """What a process says of its store."""
     metrics = Metrics()
-    follower = SimpleNamespace(
-        position=1, head=1, age_s=lambda: 0.0, index=(), seen={"token": SimpleNamespace(epoch=1)}
+    seen, leave = {"token": SimpleNamespace(epoch=1)}, SimpleNamespace(left_s=lambda: 1.0)
+    known = {"position": 1, "head": 1, "index": (), "condemned": (), "holders": {}}
+    follower = SimpleNamespace(**known, age_s=lambda: 0.0, seen=seen, leave=leave)
+    limits = Limits(Freshness(), lambda: 0.0)
+    export(
+        SimpleNamespace(store=store, follower=follower, clock=None),
+        SimpleNamespace(metrics=metrics, validator=SimpleNamespace(limits=limits)),
     )
-    export(SimpleNamespace(store=store, follower=follower), SimpleNamespace(metrics=metrics))
     return metrics
 
 

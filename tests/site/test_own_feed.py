@@ -329,6 +329,17 @@ async def test_many_revocations_are_split_and_one_that_is_too_large_is_refused(f
         await feed.own.revoke([event("x" * 300_000, 1)])
 
 
+async def test_revocations_are_split_by_size_and_one_that_never_fits_keeps_back_none_of_the_others(feed):
+    events = [event(f"e{number}", 1, audit_id=f"e{number}", project_id="p" * 9000) for number in range(100)]
+    events[37] = event("never", 1, audit_id="never", project_id="p" * own_feed.ENTRY_BYTES)
+    with pytest.raises(TooLarge):
+        await feed.own.revoke(events)
+    entries = await feed.store.tail(NAME, 0)
+    written = [change.key[0] for entry in entries for change in entry.changes]
+    assert written == [one.id for one in events if one.id != "never"]
+    assert 4 <= len(entries) <= 16
+
+
 async def test_what_was_forgotten_is_found_for_any_feed(tmp_path):
     store = await Sqlite.open(tmp_path / "feed.db")
     for upto in range(7):

@@ -21,7 +21,7 @@ from regional_keystone import site as site_
 from regional_keystone.adapters.local import SystemClock
 from regional_keystone.backends import region_cache
 from regional_keystone.enrol import Identity, JoinToken
-from regional_keystone.errors import StoreRefused
+from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.fastpath import Facts
 from regional_keystone.log import put, remove
 from regional_keystone.messages import Request
@@ -29,7 +29,18 @@ from regional_keystone.model import Implication, Membership, Project, Role, User
 from regional_keystone.passwords import hash_password
 from regional_keystone.settings import ConfigurationError, Listen, Settings, Site
 from regional_keystone.settings import Memcached as MemcachedSection
-from regional_keystone.shared import FORMAT, Foreign, Garbage, Seal, _read, _written, cache_secret
+from regional_keystone.shared import (
+    FORMAT,
+    REPAIRED,
+    Foreign,
+    Garbage,
+    Seal,
+    _read,
+    _written,
+    cache_secret,
+    note_repair,
+    repaired_at,
+)
 from regional_keystone.shared import _decode as decode_content
 from regional_keystone.token import Named, Unscoped
 from tests.cloud import eventually
@@ -324,6 +335,28 @@ async def test_what_was_found_before_a_process_began_is_not_believed(place, serv
     server.write({key: entry})
     assert await fresh.says(text) == await without.says(text)
     assert fresh.lookups == {"old": 1}
+
+
+@pytest.mark.parametrize(("earlier", "result"), [(0, "old"), (1, "hit")])
+async def test_what_may_have_been_made_of_a_row_that_was_put_right_is_not_believed_by_who_begins_later(
+    place, server, earlier, result
+):
+    text = await token(place)
+    first, _, _ = await filled(place, server, text)
+    later = await place.process(server, repaired=first.known.position - earlier)
+    assert await later.says(text) == await (await place.process()).says(text)
+    assert later.lookups == {result: 1}
+
+
+async def test_how_far_rows_were_put_right_is_remembered_and_doubted_where_it_cannot_be_read(tmp_path):
+    path = tmp_path / REPAIRED
+    assert repaired_at(path) == 0
+    await note_repair(path, 7)
+    assert repaired_at(path) == 7
+    path.write_text("rubbish")
+    assert repaired_at(path) > 10**15
+    with pytest.raises(Unavailable):
+        await note_repair(tmp_path / "nowhere" / REPAIRED, 7)
 
 
 async def test_a_process_that_is_put_together_late_believes_nothing_from_before(place, server):

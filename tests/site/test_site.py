@@ -11,13 +11,18 @@ import structlog
 from regional_keystone import site as site_
 from regional_keystone.enrol import Identity, JoinToken
 from regional_keystone.errors import StoreRefused, Unavailable, Unknown
+from regional_keystone.issued import LATE
+from regional_keystone.log import Entry, put
 from regional_keystone.messages import Request
 from regional_keystone.model import Project, User
+from regional_keystone.model import Site as Site_
+from regional_keystone.own_feed import ENTRY_BYTES
 from regional_keystone.passwords import hash_password
+from regional_keystone.record import spread
 from regional_keystone.revocation import Traits
 from regional_keystone.settings import Keys, Settings, Site, Token
 from regional_keystone.wiring import keep_s
-from tests.cloud import event, eventually, running
+from tests.cloud import SECOND, TERMS, event, eventually, running
 from tests.replay import LeapingClock
 
 ISOLATION_S = 600.0
@@ -32,7 +37,9 @@ class Lives:
         self.state = directory / "site"
         self.identity = Identity(self.state / "identity")
         self.settings = dataclasses.replace(
-            Settings(), site=Site(state_dir=self.state), keys=Keys(isolation_s=ISOLATION_S)
+            Settings(),
+            site=Site(state_dir=self.state),
+            keys=Keys(isolation_s=100 * ISOLATION_S),  # the controllers' counts
         )
 
     @asynccontextmanager
@@ -64,7 +71,8 @@ def is_fresh(site):
 async def lives(tmp_path):
     """A site that was fresh a moment ago and has noted it, and whose controller is away."""
     made = Lives(tmp_path)
-    async with running(tmp_path, ()) as cloud:
+    promised = TERMS._replace(isolation_us=int(ISOLATION_S) * SECOND)
+    async with running(tmp_path, (), terms=promised) as cloud:
         hashed = await hash_password(LOGIN["password"], 4)
         user = User(id="u", domain_id="default", name="u", password_hash=hashed)
         await cloud.controller.write(Project(id="default", name="Default", is_domain=True), user)
@@ -98,6 +106,20 @@ async def test_a_restart_does_not_lengthen_the_time_for_which_a_site_issues_alon
         assert await login(site) == 503
 
 
+async def test_a_wall_clock_that_is_set_back_between_two_lives_gives_no_time_back(lives):
+    """Not even to a moment after the last news: of what was noted while it was cut off, the latest counts."""
+    path = lives.state / "fresh"
+    before = path.read_bytes()
+    lives.clock.ahead_s += ISOLATION_S - 100
+    async with lives.life() as site:
+        assert await login(site) == 201
+        await eventually(lambda: path.read_bytes() != before)
+    lives.clock.ahead_s -= ISOLATION_S - 200
+    async with lives.life() as site:
+        assert site.status()["age_s"] is None
+        assert await login(site) == 503
+
+
 @pytest.mark.parametrize("noted", ["later", "rubbish", "nothing"])
 async def test_a_site_that_cannot_know_its_age_issues_nothing(lives, noted):
     if noted == "later":  # somebody has set the wall clock back
@@ -119,6 +141,80 @@ async def test_a_site_whose_disk_is_full_goes_on(lives):
         for _ in range(3):  # each time it is tried again
             lives.clock.ahead_s += 20
             await eventually(lambda: is_fresh(site))
+
+
+async def test_an_answer_that_fits_nowhere_ends_nothing_and_keeps_back_no_other(lives):
+    async with lives.life() as site:
+        for number in range(3):
+            site.part.follower.note_issue(f"u{number}", 9 * SECOND)
+        for name, project_id in (("u0", "p"), ("u1", "p" * (ENTRY_BYTES - 1000)), ("u2", "p" * (ENTRY_BYTES // 2))):
+            site.part.follower.answer(
+                site.part.follower.answers(event(name, SECOND, user_id=name, project_id=project_id))
+            )
+        site.late.put([event("never", 1, project_id="p" * ENTRY_BYTES), event("e", 1, audit_id="e")])
+        await asyncio.wait_for(site.late.written(), 5)
+        assert site.own.number == 4
+
+
+class Shut:
+    """A store of the site's own feed that nothing can be appended to while it is shut."""
+
+    def __init__(self, store):
+        self._store = store
+        self.is_shut = True
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    async def append(self, *which):
+        if self.is_shut:
+            raise Unavailable("It is full.")
+        return await self._store.append(*which)
+
+
+async def test_the_replica_holds_no_revocation_that_is_not_answered_so_a_later_life_answers_it(lives):
+    user, issued_at = "somebody", lives.clock.now()
+    for shut in (True, False):
+        async with lives.life() as site:
+            follower = site.part.follower
+            site.own._store = store = Shut(site.own._store)
+            store.is_shut = shut
+            follower.note_issue(user, issued_at)
+            before = follower.projected
+            follower.note([Entry(before + 1, "t", 0, (put(event("e", issued_at - 9 * SECOND, user_id=user)),))])
+            assert follower.index.voided(Traits(issued_at=issued_at, expires_at=10**18, audit_id="a", user_id=user)), (
+                "it counts at once"
+            )
+            assert await follower.settled(before + 1, 0.5) != shut
+            assert site.own.number == (0 if shut else 1)
+
+
+async def test_a_snapshot_replaces_nothing_before_what_it_revokes_is_answered(lives):
+    async with lives.life() as site:
+        site.own._store = store = Shut(site.own._store)
+        site.late.put([event("e", 1, audit_id="e")])
+        waiting = asyncio.create_task(site.link.answered())
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        store.is_shut = False
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_what_peers_said_before_this_site_began_is_answered_as_well(lives, monkeypatch):
+    async with lives.life() as site:
+        member = site.part.follower.projected
+        await site.part.store.apply([Entry(member + 1, "t", 0, (put(Site_(id="P", state="active", instance="inc")),))])
+        event_ = event("e", lives.clock.now() - 60 * SECOND, user_id="u")
+        assert await site.part.store.append("P/inc", 0, [Entry(1, "own1", 0, (put(event_),))])
+    plain, open_replica = lives.settings, site_.open_replica
+    shared = dataclasses.replace(plain.cassandra, contact_points=("shared",))
+    lives.settings = dataclasses.replace(plain, cassandra=shared)
+    monkeypatch.setattr(site_, "open_replica", lambda _, *more: open_replica(plain, *more))
+    async with lives.life() as site:
+        assert site.peers.status()["P/inc"]["number"] == 1
+        await eventually(lambda: site.own.number == 1)
+        (entry,) = await site.own.after(0)
+        assert entry.changes[0].key == (spread(f"{LATE}{spread('P/inc/1/0')}"),)
 
 
 class Cut:
@@ -154,6 +250,43 @@ async def test_a_data_centre_that_is_away_is_told_of_when_it_goes_and_when_it_co
                 await eventually(lambda before=before: store.asked > before + 5)
         following.cancel()
         assert said() == 2 * ["data_centre_not_readable", "data_centre_readable"]
+
+
+class Beating(Cut):
+    """A store in which controllers say how far the log went, and when."""
+
+    class heartbeat:  # noqa: N801  as the store has it
+        said = None
+
+        @classmethod
+        async def last(cls):
+            return cls.said
+
+
+async def test_a_site_that_no_stream_reaches_counts_by_the_controllers_heartbeat_in_the_store(lives, monkeypatch):
+    monkeypatch.setattr(site_, "_LOOK_S", 0.01)
+    lives.clock.ahead_s += 100
+    async with lives.life() as site:
+        follower, store = site.part.follower, Beating(site.part.store)
+        site.part.store, store.away, beat = store, False, store.heartbeat
+        following = asyncio.create_task(site._follow_store())
+        assert follower.age_s() >= 100
+        beat.said = (lives.clock.now() - 5 * SECOND, follower.position + 1)
+        await asyncio.sleep(0.1)
+        assert follower.age_s() >= 100, "it has not what the log has"
+        beat.said = (lives.clock.now() + 60 * SECOND, follower.position)
+        await asyncio.sleep(0.1)
+        assert follower.age_s() >= 100, "that is of no moment that was"
+        left_s = follower.leave.left_s()
+        beat.said = (lives.clock.now() - 5 * SECOND, follower.position)
+        await eventually(lambda: follower.age_s() < 10)
+        assert follower.age_s() >= 5 + site.settings.freshness.skew_s
+        assert follower.leave.left_s() <= left_s, "keys retire by what no wall clock has a part in"
+        asked = store.asked
+        lives.clock.ahead_s += 50
+        await eventually(lambda: store.asked > asked + 5)
+        assert follower.age_s() >= 55, "what is said once does not stay true"
+        following.cancel()
 
 
 async def test_what_the_own_feed_holds_unknown_to_us_is_looked_for_without_being_asked(lives, monkeypatch):

@@ -151,6 +151,18 @@ async def test_a_revocation_by_any_trait_counts(place, trait):
             await validator.check(issued.text, allow_expired=True)
 
 
+@pytest.mark.parametrize(("kept_s", "shown_s"), [(None, 172800), (10**6, 172800), (60, 60), (0, 0)])
+async def test_no_token_is_shown_for_longer_than_its_key_is_kept(place, kept_s, shown_s):
+    """Whatever this site is set to: else it showed some of those that have expired, and not others, by their keys."""
+    place.known.allow_expired_us = None if kept_s is None else kept_s * 1_000_000
+    issued = await place.login()
+    await place.clock.advance(3600 + shown_s - 1)
+    await place.validator.check(issued.text, allow_expired=shown_s > 0)
+    await place.clock.advance(2)
+    with pytest.raises(NotFound):
+        await place.validator.check(issued.text, allow_expired=True)
+
+
 @pytest.mark.parametrize("method", DEFAULT_METHODS)
 async def test_a_token_of_any_method_of_a_keystone_beside_us_is_understood(place, method):
     verdict = await place.validator.check(sealed(place, methods=(method,)))

@@ -110,9 +110,9 @@ async def test_a_malformed_host_is_refused(host):
 async def test_a_read_waits_for_the_position_that_the_client_knows():
     waited = []
 
-    async def wait(position):
-        waited.append(position)
-        if position > 900:
+    async def wait(wanted, peer):
+        waited.append((*wanted, peer))
+        if wanted.position > 900:
             await asyncio.sleep(60)
 
     async with served(wait=wait) as site:
@@ -121,7 +121,8 @@ async def test_a_read_waits_for_the_position_that_the_client_knows():
         assert (late.status, late.headers["retry-after"]) == (503, "1")
         for wrong in ("-1", "x", "1.0", "", "9" * 19, "²"):
             assert (await ask(site.port, request("GET", "/v3/echo", f"X-RK-Position: {wrong}"))).status == 400
-        assert waited == [812, 901]
+        assert (await ask(site.port, request("GET", "/v3/echo", "X-RK-Position: 8+7@RegionOne/ab"))).status == 200
+        assert waited == [(812, 0, "", "127.0.0.1"), (901, 0, "", "127.0.0.1"), (8, 7, "RegionOne/ab", "127.0.0.1")]
 
 
 async def test_an_answer_says_where_its_change_stands():

@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 import socket
+import subprocess
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
@@ -20,6 +22,8 @@ from regional_keystone.messages import Echo, Entries, Request
 from regional_keystone.metrics import PREFIX
 from regional_keystone.model import Project, RevocationEvent, User
 from regional_keystone.passwords import hash_password
+from regional_keystone.record import encode
+from regional_keystone.refresh import Refresh
 from regional_keystone.relay import (
     Begin,
     Channel,
@@ -29,7 +33,7 @@ from regional_keystone.relay import (
     frame,
 )
 from regional_keystone.revocation import Traits
-from regional_keystone.settings import Settings, Site, Workers
+from regional_keystone.settings import MiddlewareCache, Settings, Site, Workers
 from regional_keystone.wiring import background
 from regional_keystone.worker import Worker
 from tests.cloud import event, eventually, running
@@ -300,6 +304,28 @@ async def test_workers_start_again_after_a_snapshot_has_replaced_the_replica(thr
 # ----------------------------------------------------------------------------------------------------- revocations
 
 
+async def test_what_any_of_them_answered_is_deleted_from_services_caches_when_it_is_revoked(tmp_path):
+    def prepare(made):
+        section = MiddlewareCache(servers=("127.0.0.1:1",))  # nobody is there; what it is owed is what counts
+        made.settings = dataclasses.replace(made.settings, middleware_cache=section)
+
+    async with region(tmp_path, prepare=prepare) as three:
+        doors = [three.site.door, *(three.worker(number).door for number in (2, 3))]
+        for door in doors:
+            answer = await login(three.worker(2))
+            text = answer.headers["X-Subject-Token"]
+            headers = {"x-auth-token": text, "x-subject-token": text}
+            asked = Request(id=text[-8:], method="GET", path="/v3/auth/tokens", headers=headers)
+            assert (await door.api.answer(asked)).status == 200
+        purge = three.site.purge
+        await eventually(lambda: len(purge) == 3)
+        await three.workers.commit(Transaction("r", 0, frozenset(), (put(event("r", three.clock.now(), user_id="u")),)))
+        await eventually(lambda: purge.purged["revoked"] == 3)
+        assert three.site.status()["middleware_cache"]["servers"]["127.0.0.1:1"]["owed"] == 3
+        text = three.site.door.metrics.text().decode()
+        assert f'{PREFIX}middleware_cache_purged_total{{cause="revoked"}} 3.0' in text
+
+
 @pytest.mark.parametrize("through", [1, 2, 3])
 async def test_what_is_revoked_through_one_is_refused_by_all_when_it_is_answered(three, through):
     committer = three.workers if through == 1 else three.worker(through)
@@ -329,6 +355,90 @@ async def test_a_new_worker_knows_what_was_revoked_here_and_is_in_no_log_yet(thr
     assert voids(three.worker(2).part.follower, "r")
 
 
+@asynccontextmanager
+async def own_feed_held_back(own):
+    """Whoever reads it waits; and what it holds was never in a row."""
+    after, gate = own.after, asyncio.Event()
+
+    async def slow(number):
+        await gate.wait()
+        return await after(number)
+
+    own.after = slow
+    try:
+        yield gate
+    finally:
+        own.after = after
+        gate.set()
+
+
+MENDED = {("revocations", "any"), ("revocations",)}
+
+
+async def test_no_process_forgets_what_was_revoked_here_while_rows_are_put_right(three):
+    await three.controller.stop()
+    await three.workers.commit(revoking("r", three.clock))
+    before = [one.index for one in three.everyone]
+    refresh = Refresh(three.site.part.follower, three.site.own.after)
+    async with own_feed_held_back(three.site.own) as gate:
+        made = asyncio.create_task(refresh.begin(MENDED))
+        await eventually(lambda: all(one.beside for one in three.everyone[:2]))
+        await asyncio.sleep(0.1)  # long enough to read the few rows
+        assert all(voids(one, "r") for one in three.everyone)
+        gate.set()
+        await made
+    await eventually(lambda: all(one.index is not old for one, old in zip(three.everyone, before, strict=True)))
+    assert all(voids(one, "r") for one in three.everyone)
+    assert not any(one.beside for one in three.everyone)
+
+
+async def test_after_a_hand_over_that_failed_all_processes_know_what_was_revoked_here(three, monkeypatch):
+    await three.controller.stop()
+    await three.workers.commit(revoking("r", three.clock))
+    before = [one.index for one in three.everyone]
+    refresh = Refresh(three.site.part.follower, three.site.own.after)
+
+    async def unreadable(number):
+        raise Unavailable("The disk is away.")
+
+    with monkeypatch.context() as now:
+        now.setattr(three.site.own, "after", unreadable)
+        with pytest.raises(Unavailable):
+            await refresh.begin(MENDED)
+        await asyncio.sleep(0.1)
+        assert all(voids(one, "r") for one in three.everyone)
+    assert refresh.owes
+    await refresh.begin(())
+    await eventually(lambda: all(one.index is not old for one, old in zip(three.everyone, before, strict=True)))
+    assert all(voids(one, "r") for one in three.everyone)
+    assert [len(found) for found in three.processes.values()] == [1, 1]
+
+
+async def test_a_worker_that_cannot_be_told_what_was_revoked_here_is_ended_and_another_begun(three, monkeypatch):
+    own, after = three.site.own, three.site.own.after
+
+    async def unreadable(number):
+        if len(three.processes[2]) < 3:
+            raise Unavailable("The disk is away.")
+        return await after(number)
+
+    monkeypatch.setattr(own, "after", unreadable)
+    three.processes[2][-1].kill()
+    await eventually(lambda: len(three.processes[2]) == 3 and three.site.missing() is None)
+
+
+async def test_a_worker_that_was_reading_while_rows_were_put_right_is_told_when_it_begins(three):
+    """It may have read them before; and nobody else looks whether what lies there counts in its index."""
+    worker = next(one for one in three.workers._workers.values() if one.number == 2)
+    worker.in_step = False
+    lost = event("lost", 10**18, audit_id="lost")
+    await three.site.part.store.mend([("revocations", ("lost",), encode(lost))])
+    await Refresh(three.site.part.follower, three.site.own.after).begin({("revocations", "lost"), ("revocations",)})
+    assert not voids(three.worker(2).part.follower, "lost")
+    three.worker(2)._begin()
+    await eventually(lambda: all(voids(one, "lost") for one in three.everyone))
+
+
 async def test_only_revocations_can_be_committed_through_a_worker(three):
     change = Transaction("x", 0, frozenset(), (put(project(1)),))
     with pytest.raises(Unavailable, match="controller"):
@@ -347,6 +457,19 @@ async def test_a_revocation_that_reaches_back_over_an_issue_of_a_worker_is_answe
 
     await eventually(lambda: all(map(refused, three.everyone)))
     assert three.site.own.number == 1  # who issued nothing has nothing to answer
+
+
+async def test_more_answers_than_a_frame_holds_cost_no_worker_its_life(three, monkeypatch):
+    monkeypatch.setattr(relay, "MAX_FRAME_BYTES", 1_600_000)
+    events = [event(f"e{number}", 1, audit_id=f"e{number}", project_id="p" * 20_000) for number in range(100)]
+    three.worker(2)._answer_late(events)
+    await eventually(lambda: sum(voids_late(three, number) for number in range(100)) == 100, 10)
+    assert len(three.processes[2]) == 1
+
+
+def voids_late(three, number):
+    traits = Traits(issued_at=0, expires_at=10**18, audit_id=f"e{number}", project_id="p" * 20_000)
+    return three.site.part.follower.index.voided(traits)
 
 
 async def test_a_worker_does_not_answer_what_was_revoked_at_its_own_site(three):
@@ -572,6 +695,17 @@ async def test_an_echo_from_the_future_makes_nobody_fresh(three):
     assert follower.age_s() > before
 
 
+async def test_the_stores_heartbeat_counts_in_every_process(three):
+    await three.controller.stop()
+    three.clock.ahead_s += 100
+    assert min(one.age_s() for one in three.everyone) >= 100
+    leader = three.site.part.follower
+    leader.beaten(three.clock.now() - 3_000_000, leader.position, 2.0)
+    await eventually(lambda: max(one.age_s() for one in three.everyone) < 20)
+    assert min(one.age_s() for one in three.everyone) >= 5
+    assert max(one.noted().fresh_at for one in three.everyone) < three.clock.now() - 100_000_000
+
+
 async def test_entries_told_twice_change_nothing(three):
     await three.write(project(1))
     worker = three.workers._workers[2]
@@ -660,3 +794,14 @@ async def test_what_runs_in_the_background_ends_with_its_block_and_is_waited_for
     with pytest.raises(asyncio.CancelledError):
         await running
     assert steps == ["cleaned up"]
+
+
+def test_one_whose_leader_has_ended_before_it_could_ask_for_its_own_end_ends(tmp_path):
+    leaders, own = socket.socketpair()
+    leaders.close()
+    command = [sys.executable, "-P", "-m", "regional_keystone", "--set", f"site.state_dir={tmp_path}"]
+    with own:
+        command += ["worker", "--number", "1", "--leader-fd", str(own.fileno())]
+        done = subprocess.run(command, pass_fds=[own.fileno()], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not list(tmp_path.iterdir()), "it has begun nothing"

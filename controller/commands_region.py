@@ -1,4 +1,4 @@
-"""`rkctl region`, `rkctl keys` and `rkctl credential`: what a running controller is asked to do."""
+"""`rkctl region`: who belongs to the federation, and how an operator wants a site to be treated."""
 
 import json
 import shlex
@@ -11,8 +11,7 @@ import typer
 from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, State, ask_controller, errors, show
 
 region = typer.Typer(help="Who belongs to the federation.", **PLAIN)
-keys = typer.Typer(help="The ring that tokens are sealed with.", **PLAIN)
-credential = typer.Typer(help="The ring that the secrets of credentials are sealed with.", **PLAIN)
+
 
 Name = Annotated[str, typer.Argument(help="The region's name.")]
 
@@ -62,7 +61,7 @@ def region_list(state: State = STATE, config: ConfigFile = None, as_json: AsJson
     """
     with errors():
         found = ask_controller(state, config, "/region/list")
-        show(found, ("name", "state", "position", "connected", "controller"), as_json=as_json)
+        show(found, ("name", "state", "drained", "position", "connected", "controller", "why"), as_json=as_json)
 
 
 @region.command("remove")
@@ -82,72 +81,63 @@ def region_remove(
         if not yes and not typer.confirm(question, err=as_json):
             raise SystemExit(1)
         answer = ask_controller(state, config, "/region/remove", {"name": name})
-        next_ = "it knows the next key as well, so turn the keys twice: `rkctl keys rotate`"
+        next_ = (
+            f"if it was stolen, condemn its keys: `rkctl keys compromised --site {name}`; "
+            "else turn the keys twice, for it knows the next one: `rkctl keys rotate`"
+        )
         print(json.dumps({"removed": name}) if as_json else f"{name} is removed; {next_}")
         if answer.get("cassandra"):
             print(_still_on_cassandra(name, config), file=sys.stderr)
 
 
-@keys.command("status")
-def keys_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show the ring's epoch, and which sites a rotation would wait for.
-
-    Example: rkctl keys status
-    """
-    with errors():
-        show([ask_controller(state, config, "/keys/status")], (), as_json=as_json)
-
-
-@keys.command("rotate")
-def keys_rotate(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done.")] = False,
+@region.command("quarantine")
+def region_quarantine(
+    name: Name,
+    why: Annotated[str, typer.Option(help="The reason; the log and `rkctl region list` show it.")],
     state: State = STATE,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn the key ring once every site holds the key that will sign; who misses the deadline is quarantined.
+    """Let the keys turn without a site until it is told to rejoin; it goes on serving for the promised isolation.
 
-    Example: rkctl keys rotate --dry-run
+    Example: rkctl region quarantine Oslo --why "its disk is replaced"
     """
     with errors():
-        show([ask_controller(state, config, "/keys/rotate", {"dry_run": dry_run})], (), as_json=as_json)
+        answer = ask_controller(state, config, "/region/quarantine", {"name": name, "why": why})
+        next_ = f"rotations no longer wait for it; take it back with `rkctl region rejoin {name}`"
+        print(json.dumps(answer) if as_json else f"{name} is quarantined; {next_}")
 
 
-@credential.command("status")
-def credential_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show the ring, how many credentials another key than the primary has sealed, and what a rotation waits for.
+@region.command("drain")
+def region_drain(
+    name: Name,
+    why: Annotated[str, typer.Option(help="The reason; whoever is refused a token there is told.")],
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a site issue no tokens (503) until it is told to rejoin; it goes on validating, and the keys wait for it.
 
-    Example: rkctl credential status
+    Example: rkctl region drain Oslo --why "moving to another building"
     """
     with errors():
-        show([ask_controller(state, config, "/credential/status")], (), as_json=as_json)
+        answer = ask_controller(state, config, "/region/drain", {"name": name, "why": why})
+        next_ = f"as soon as it hears of it, it issues no tokens; end that with `rkctl region rejoin {name}`"
+        print(json.dumps(answer) if as_json else f"{name} is drained; {next_}")
 
 
-@credential.command("setup")
-def credential_setup(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Make the ring where there is none, as a controller does at its first start. Safe to repeat.
+@region.command("rejoin")
+def region_rejoin(name: Name, state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """End quarantine and drain, and help a site on that cannot go on from the keys it holds; 1 while it lacks any.
 
-    Example: rkctl credential setup
+    A site that lacks keys is taken back by itself once it holds them.
+
+    Example: rkctl region rejoin Oslo
     """
     with errors():
-        show([ask_controller(state, config, "/credential/setup", {})], (), as_json=as_json)
-
-
-@credential.command("rotate")
-def credential_rotate(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Turn the ring; refused while a credential is sealed with another key than the primary. Then migrate.
-
-    Example: rkctl credential rotate && rkctl credential migrate
-    """
-    with errors():
-        show([ask_controller(state, config, "/credential/rotate", {})], (), as_json=as_json)
-
-
-@credential.command("migrate")
-def credential_migrate(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Seal with the primary key every credential that another key has sealed. Safe to break off and repeat.
-
-    Example: rkctl credential migrate
-    """
-    with errors():
-        show([ask_controller(state, config, "/credential/migrate", {})], (), as_json=as_json)
+        answer = ask_controller(state, config, "/region/rejoin", {"name": name})
+        lacks = answer.get("lacks", [])
+        told = f"{name} is {answer.get('state')}" + "".join(f"\n  still: {one}" for one in lacks)
+        print(json.dumps(answer) if as_json else told)
+        if lacks:
+            raise SystemExit(1)

@@ -1,0 +1,53 @@
+"""`rkctl signing`: the key pairs of sites and controllers, and what each may sign tokens for."""
+
+from typing import Annotated
+
+import typer
+
+from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, State, ask_controller, errors, show
+
+app = typer.Typer(help="The key pairs that sign tokens with [token] provider = jws.", **PLAIN)
+
+Name = Annotated[str, typer.Argument(help="The region's name, or a controller's as `rkctl signing status` shows it.")]
+
+
+@app.command("status")
+def signing_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Show every signing key: whose it is, which sites it waits for, and what its owner may sign for.
+
+    Example: rkctl signing status --json
+    """
+    with errors():
+        found = ask_controller(state, config, "/signing/status")
+        if not found and not as_json:
+            print("nobody has a signing key: set `[token] provider = jws` where tokens are to be signed")
+            return
+        show(found, ("owner", "id", "state", "waits_for", "domains", "system"), as_json=as_json)
+
+
+@app.command("rotate")
+def signing_rotate(name: Name, state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Ask a region to make itself a new signing key; it signs with it once every region holds the public half.
+
+    Example: rkctl signing rotate Oslo
+    """
+    with errors():
+        show([ask_controller(state, config, "/signing/rotate", {"name": name})], (), as_json=as_json)
+
+
+@app.command("allow")
+def signing_allow(
+    name: Name,
+    domains: Annotated[str, typer.Option(help="Ids of domains, parted by commas; *: any.")] = "",
+    system: Annotated[bool | None, typer.Option("--system/--no-system", help="Tokens of the system.")] = None,
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a region may sign tokens for; what goes beyond it is worth nothing anywhere. The rest stays as it was.
+
+    Example: rkctl signing allow Oslo --domains 8f2c1e,default --no-system
+    """
+    with errors():
+        wanted = {"name": name, "domains": domains.split(",") if domains else None, "system": system}
+        show([ask_controller(state, config, "/signing/allow", wanted)], (), as_json=as_json)

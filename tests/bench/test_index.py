@@ -1,0 +1,24 @@
+"""The bound on the memory of live revocations, of fewer of them; and that the page says of each goal whether it is met."""
+
+from pathlib import Path
+
+from tests.bench.bench_index import BEGIN, END, GOAL_BYTES, apart, reached
+
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+
+
+def test_an_event_takes_no_more_memory_than_it_may():
+    figures = apart("50000")
+    assert 50 < figures["bytes"] <= GOAL_BYTES
+    assert figures["slices"] >= 20
+
+
+def test_the_page_has_the_last_run_s_table():
+    table = PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    assert sum("goal: " in line for line in table) >= 6
+    assert all(line.startswith("| ") or set(line) <= set("|-") for line in table)
+
+
+def test_a_goal_that_is_missed_is_said_to_be():
+    assert reached(3, 3, " ms") == "goal: at most 3 ms, met"
+    assert reached(4, 3, "") == "goal: at most 3, not met"
