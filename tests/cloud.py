@@ -469,8 +469,8 @@ async def hear(socket, kind, within_s=5.0):
                 return message
 
 
-async def eventually(check, within_s: float = 5.0) -> None:
-    """Wait until this holds."""
+async def eventually(check, within_s: float = 15.0) -> None:
+    """Wait until this holds: long, since a machine that is shared stands still for seconds at times."""
     end = asyncio.get_running_loop().time() + within_s
     while True:
         found = check()

@@ -12,6 +12,7 @@ import pytest
 
 from controller import commit
 from controller.commit import DEADLINE_S
+from controller.rotate import TURNED
 from regional_keystone.adapters.local import LocalLock
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.errors import Conflict, IdentityError, StoreRefused, Unavailable, Unknown
@@ -427,17 +428,25 @@ async def test_rotation_waits_for_what_the_other_was_told(pair):
     away = await pair.site("RegionTwo", first=pair.b)
     await pair.level()
     for node in pair.both:
+        node.rotator._deadline_s = 30.0  # a machine that stalls must not make it a holdout
         for _ in range(2):
             epoch = (await asyncio.wait_for(node.rotator.turn(), 10)).epoch
             await eventually(lambda epoch=epoch: all(one.holder.seen.epoch == epoch for one in pair.both))
+
+    async def waits_for():
+        return {site for ring in TURNED for site in (await pair.a.rotator.plan(ring)).waits_for}
+
+    async def waits_for_nobody():
+        return not await waits_for()
+
+    await eventually(waits_for_nobody)
     await away.stop()
     await eventually(lambda: not pair.b.replicator.sessions)
     await pair.a.rotator.turn()
-    pair.a.rotator._deadline_s = 30.0  # a machine that stalls must not make it a holdout
     turning = asyncio.create_task(pair.a.rotator.turn())
     await asyncio.sleep(0.5)
     assert not turning.done(), "it holds the epoch before, which it told the other controller"
-    assert (await pair.a.rotator.plan()).waits_for == ("RegionTwo",)
+    assert await waits_for() == {"RegionTwo"}
     await away.start()
     await asyncio.wait_for(turning, 20)
     assert {site.state for site in await pair.a.sites.all()} == {"active"}
@@ -472,14 +481,18 @@ async def test_two_streams_of_one_site_count_for_the_lesser(pair):
     site = await pair.site("RegionOne", first=pair.a)
     await pair.level()
     seen, head = site.holder.seen, pair.a.sequencer.head
-    await eventually(lambda: pair.a.acknowledged("RegionOne").rings.get("token") == tuple(seen))
+    here = lambda: pair.a.acknowledged("RegionOne")  # noqa: E731
+    await eventually(lambda: here().rings.get("token") == tuple(seen) and here().position == head)
     instance = site.identity.membership().instance
-    await pair.a.acknowledgements._keep()
-    other = msgspec.structs.replace(pair.a.acknowledged("RegionOne"), position=head - 1, rings={}, controller="b")
-    await pair.b.store.acknowledge("RegionOne", msgspec.msgpack.encode(other))
-    await pair.a.acknowledgements.refresh()
-    assert pair.a.acknowledged("RegionOne").position == head - 1
-    assert set(pair.a.acknowledged("RegionOne").rings.values()) == {(0, "")}
+    other = msgspec.structs.replace(here(), position=head - 1, rings={}, controller="b")
+
+    async def both_said():
+        await pair.a.acknowledgements._keep()
+        await pair.b.store.acknowledge("RegionOne", msgspec.msgpack.encode(other))
+        await pair.a.acknowledgements.refresh()
+        return here().position == head - 1 and set(here().rings.values()) == {(0, "")}
+
+    await eventually(both_said)  # once more, where its own word has come in between
     await eventually(lambda: pair.a.acknowledged("RegionOne").rings.get("token") == tuple(seen), 5)
     assert pair.a.acknowledged("RegionOne").instance == instance
 

@@ -10,7 +10,7 @@ from regional_keystone.errors import Unavailable
 from regional_keystone.log import Entry, put
 from regional_keystone.model import Site, Taken
 from regional_keystone.positions import Shown, Waiting
-from tests.cloud import project
+from tests.cloud import eventually, project
 from tests.site.test_follow import Part
 from tests.stand_ins import settle
 
@@ -50,6 +50,7 @@ def know(part, *records):
 async def test_nothing_is_read_for_each_who_waits_and_each_entry(part):
     know(part, Site(id="RegionTwo", state="active", instance="inc"))
     waiting = [asyncio.create_task(part.wait(Shown(0, 7, FEED), f"address {number % 3}")) for number in range(60)]
+    await eventually(lambda: part.reader.read == 2)  # the sites, and what was taken over
     await settle(200)
     began = part.reader.read
     for number in range(50):
