@@ -4,6 +4,7 @@ Separate from validate: what is decided here is decided once, and stands in the 
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -43,6 +44,9 @@ SKEW_S = 60.0
 
 RETRY_S = 30
 """When to ask again a place that may not seal."""
+
+_LOOKS = 3  # at a user whom revocations reach while it is looked at
+_CHANGING = "This user is being changed just now; try again."
 
 _KINDS = ("system", "project", "domain", "OS-TRUST:trust", "unscoped")
 _CLASS_OF = {kind: kind for kind in _KINDS} | {"OS-TRUST:trust": "project"}
@@ -158,6 +162,10 @@ class Issued(msgspec.Struct, frozen=True, kw_only=True):
         return f"Issued(token={self.token!r})"
 
 
+class _Overtaken(Exception):
+    """What was looked at has changed meanwhile."""
+
+
 class Issuer:
     """Makes tokens out of proofs; `prepare` says who somebody is in a scope, for issuing and validating alike."""
 
@@ -184,7 +192,7 @@ class Issuer:
         """The token that this login deserves.
 
         Raises Invalid for what is missing, Unauthenticated for what is wrong, Forbidden for a token that may not be
-        exchanged, Unavailable where this place would not answer for the token. Source:
+        exchanged, Unavailable where this place would not answer for the token, or changes do not let up. Source:
         keystone/api/_shared/authentication.py.
         """
         self._check_lease()
@@ -199,6 +207,13 @@ class Issuer:
         kinds = scope_kinds(login.scope)
         for name in _classes(login, kinds):  # before a name, a password or a role is called wrong, which may be new
             self._limits.check_class(name)
+        for _ in range(_LOOKS):
+            with suppress(_Overtaken):
+                return await self._issued(login, kinds, prepare)
+        raise Unavailable(_CHANGING)
+
+    async def _issued(self, login: Login, kinds: frozenset[str], prepare: Prepare) -> Issued:
+        """One look at all that the token is made of. Raises _Overtaken where it is to be looked at again."""
         aim = await self._aim(login.scope, kinds)
         proof = await self._proven(login, kinds)
         await self._check_factors(proof)
@@ -217,12 +232,16 @@ class Issuer:
         return self._sealed(proof, aim, prepared)
 
     def _check_revoked(self, login: Login, proof: Proof) -> None:
-        """Refuse a proof that was revoked while it was looked at. Nothing is awaited between this and the token."""
+        """Refuse a proof that was revoked while it was looked at. Nothing is awaited between this and the token.
+
+        Whether a password is right still shows at another look. What a token shown was made of does not: the answer of
+        the place that issued it, behind the revocation, may be on its way.
+        """
         index = self._knowledge.index
         if login.traits is not None and index.voided(login.traits):
             raise Unauthenticated
         if proof.reach is not None and index.reach(_all_of(proof.user_id)) > proof.reach:
-            raise Unauthenticated
+            raise Unavailable(_CHANGING) if proof.made_from else _Overtaken
 
     def _check_lease(self) -> None:
         """Refuse to seal what others might have no key for when they see it."""

@@ -67,17 +67,17 @@ async def test_the_default_project_is_the_scope_only_if_it_can_be(place):
 
 
 class Meanwhile:
-    """A verifier, a reader or a source of facts before one of whose answers something else happens."""
+    """A verifier, a reader or a source of facts before one of whose answers, or each, something else happens."""
 
-    def __init__(self, inner, what, place=0):
-        self._inner, self._happens, self._left = inner, what, place
+    def __init__(self, inner, what, place=0, *, always=False):
+        self._inner, self._happens, self._left, self._always = inner, what, place, always
 
     def __getattr__(self, name):
         return getattr(self._inner, name)
 
     async def _what(self):
         self._left -= 1
-        if self._left == -1:
+        if self._left == -1 or self._always:
             await self._happens()
 
     async def verify(self, *arguments):
@@ -116,6 +116,63 @@ async def test_a_password_that_is_changed_while_it_is_looked_at_opens_nothing(pl
     setattr(place.issuer, when, inner)
     assert place.known.issued == [(U, before.token.issued_at)]
     assert await place.login(password="another"), "within the second of the change"
+
+
+@pytest.mark.parametrize("behind_s", [2, 3600])
+@pytest.mark.parametrize(("when", "nth"), [("_verifier", 0), ("_reader", 0), ("_reader", 1)])
+async def test_a_right_password_opens_although_word_of_its_user_comes_late_meanwhile(place, when, nth, behind_s):
+    at = place.clock.now() - behind_s * 10**6
+
+    async def left_a_group():
+        place.revoke(user_id=U, issued_before=at)
+
+    setattr(place.issuer, when, Meanwhile(getattr(place.issuer, when), left_a_group, nth))
+    issued = await place.login(SCOPE_P)
+    assert (await place.validator.check(issued.text)).token == issued.token
+    assert len(place.known.issued) == 1
+
+
+async def test_who_is_disabled_while_the_password_is_looked_at_gets_nothing(place):
+    user = await place.overlay.get(User, U)
+
+    async def disabled():
+        place.change(put(msgspec.structs.replace(user, enabled=False), user))
+        place.revoke(user_id=U)
+
+    place.issuer._verifier = Meanwhile(place.issuer._verifier, disabled)
+    with pytest.raises(Unauthenticated):
+        await place.login()
+    assert place.known.issued == []
+
+
+async def test_who_is_changed_at_every_look_is_told_to_come_again(place):
+    looks = []
+
+    async def again():
+        looks.append(await place.clock.advance(1))
+        place.revoke(user_id=U)
+
+    verifier, place.issuer._verifier = place.issuer._verifier, Meanwhile(place.issuer._verifier, again, always=True)
+    with pytest.raises(Unavailable, match="being changed") as refusal:
+        await place.login()
+    assert (refusal.value.retry_after_s, len(looks), place.known.issued) == (1, 3, [])
+    place.issuer._verifier = verifier
+    assert await place.login()
+
+
+async def test_a_token_whose_user_is_revoked_behind_it_meanwhile_is_to_be_shown_again(place):
+    """What voids it, if it was made of what is void, comes a moment later from the place that issued it."""
+    text = (await place.login()).text
+
+    async def revoke():
+        place.revoke(user_id=U, issued_before=place.clock.now() - 5 * 10**6)
+
+    validator, place.validator = place.validator, Meanwhile(place.validator, revoke)
+    with pytest.raises(Unavailable, match="being changed") as refusal:
+        await place.rescope(text, SCOPE_P)
+    assert (refusal.value.retry_after_s, len(place.known.issued)) == (1, 1)
+    place.validator = validator
+    assert await place.rescope(text, SCOPE_P)
 
 
 @pytest.mark.parametrize("of", ["audit_id", "user_id"])
