@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 state refused (rights, damage, newer version),"
-    " 4 port taken, 5 a federation already runs there, 6 keys condemned, but not refused at every site yet."
+    " 4 port taken, 5 a federation already runs there, 6 keys condemned, but not refused at every site yet,"
+    " 7 keys turned, but not acknowledged by every site yet."
 )
 app = typer.Typer(
     help=f"Controls a federation of identity services.\n\n{EXIT_CODES}", pretty_exceptions_enable=False, **PLAIN

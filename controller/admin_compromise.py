@@ -11,13 +11,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from controller.compromise import Compromise, Key, Wanted
+from controller.compromise import UNKNOWN, Compromise, Key, Wanted
+from controller.durations import span
 from controller.sites import RINGS, Sites
 from controller.two_people import Login, TwoPeople
 from regional_keystone.errors import Forbidden, IdentityError, Invalid, NotFound
 from regional_keystone.holder import CREDENTIAL
 from regional_keystone.model import Proposal
 from regional_keystone.operator_listener import answered, who_asks
+
+_OLD_S = 60.0
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,12 +65,11 @@ class CompromiseAdmin:
         if "id" in msgspec.json.decode(data, type=dict[str, Any]):
             proposal = await self._people.waiting(msgspec.json.decode(data, type=dict[str, str])["id"])
             keys = await self._meant(proposal)
-            found = await self._told(keys, proposal.site if proposal.removes else "", proposal.site)
+            found = await self._told(keys, proposal.site, keep=not proposal.removes)
             return answered({**found, "prepared_by": proposal.by, "why": proposal.why})
         asked = msgspec.json.decode(data, type=Asked)
         keys = await self._compromise.meant(asked.wanted)
-        site = asked.wanted.site
-        return answered(await self._told(keys, "" if asked.keep_site else site, site))
+        return answered(await self._told(keys, asked.wanted.site, keep=asked.keep_site))
 
     async def _condemn(self, request: web.Request) -> web.Response:
         """{wanted, keep_site?}: by whoever can open this socket. Raises Forbidden where that takes two people."""
@@ -79,8 +81,9 @@ class CompromiseAdmin:
 
         async def act() -> dict[str, Any]:
             await self._remove("" if asked.keep_site else asked.wanted.site)
+            before = await self._compromise.condemned(keys)
             position = await self._compromise.condemn(keys, by, asked.wanted.why)
-            return await self._turned(keys, position)
+            return {**await self._turned(keys, position), "before": before}
 
         return answered(await asyncio.shield(act()))
 
@@ -134,7 +137,7 @@ class CompromiseAdmin:
             return await self._compromise.meant(Wanted(all=True))
         if proposal.site:
             return await self._compromise.meant(Wanted(site=proposal.site, rings=proposal.rings))
-        return [key for key in await self._compromise.keys() if key.id in proposal.keys]
+        return await self._compromise.named(proposal.keys)
 
     async def _remove(self, site: str) -> None:
         """First: what is sealed from now on is not sealed for it."""
@@ -149,12 +152,27 @@ class CompromiseAdmin:
             turned, why = {}, error.message
         return {"condemned": sorted(keys), "position": position, "turned": turned, "not_turned": why}
 
-    async def _told(self, keys: list[Key], removes: str, site: str) -> dict[str, Any]:
-        return {**await self._compromise.cost(keys), "what_happens": consequences(keys, removes, site)}
+    async def _told(self, keys: list[Key], site: str, *, keep: bool) -> dict[str, Any]:
+        """What it costs, `removes`: which site goes with it, and what becomes of whom."""
+        is_member = await self._compromise.is_member(site)
+        removes, left = site if is_member and not keep else "", bool(site) and not is_member
+        cost = await self._compromise.cost(keys)
+        said = [*consequences(keys, removes, site, left=left), *old_counts(cost["counted_s_ago"])]
+        return {**cost, "removes": removes, "what_happens": said}
 
 
-def consequences(keys: list[Key], removes: str, site: str) -> list[str]:
-    """What an operator has to know before it is done, in sentences."""
+def old_counts(ages_s: Mapping[str, float | None]) -> list[str]:
+    """Of whom it is not known how many tokens they have issued lately."""
+    said = []
+    for site, age_s in ages_s.items():
+        if age_s is None or age_s > _OLD_S:
+            age = "of unknown age" if age_s is None else f"{span(int(age_s * 1_000_000))} old"
+            said.append(f"What {site} has issued is {age}: it is out of reach, and may have issued more since.")
+    return said
+
+
+def consequences(keys: list[Key], removes: str, site: str, *, left: bool = False) -> list[str]:
+    """What an operator has to know before it is done, in sentences. `left`: the site was removed before."""
     rings = {key.ring for key in keys}
     said = ["Every token that these keys have sealed or signed ends; its users log in again. Others stay good."]
     if site and rings & set(RINGS):
@@ -167,8 +185,12 @@ def consequences(keys: list[Key], removes: str, site: str) -> list[str]:
         said.append(
             f"{removes} is removed from the federation first, or it would be given the new keys; it has to join anew."
         )
+    elif left:
+        said.append(f"{site} was removed before: of the rings it means the keys that were there then.")
     elif site:
         said.append(f"{site} stays of the federation and is given the new keys: right only if the machine is yours.")
+    if any(key.state == UNKNOWN for key in keys):
+        said.append("No ring has ever had this key as far as is known: it is refused wherever it turns up.")
     if any(key.state in {"primary", "staged"} and key.ring in RINGS for key in keys):
         said.append(
             "The ring turns at once, and waits for nobody. A site that has not got the new one answers 503 for the"

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from controller.credential_keys import CredentialKeys
 from controller.key_export import KeyFiles, Under
+from controller.key_marks import Marks, listed, mark, marks
 from controller.rotate import TURNED, Rotator
 from controller.sites import RINGS, Sites
 from controller.turning import Plan, Terms, key_states, least_active_keys, part_at
@@ -126,7 +127,8 @@ class KeysAdmin:
         """All rings, and the next turn. Raises Conflict before there is a ring for tokens."""
         plan, sites = await self._rotator.plan(), await self._sites.all()
         records = {name: await self._overlay.get(Ring, name) for name in RINGS}
-        rings = {name: await self._ring(record, sites) for name, record in records.items() if record is not None}
+        known = await marks(self._overlay)
+        rings = {name: await self._ring(record, sites, known) for name, record in records.items() if record is not None}
         token = records[TOKEN]
         interval_us = self._terms.interval_us
         at = token.turned_at + interval_us if token is not None and interval_us else None
@@ -136,6 +138,7 @@ class KeysAdmin:
             "follows": self._status().get("rings", {}).get(TOKEN, {}).get("follows"),
             "now": self._clock.now(),
             "rings": rings,
+            "condemned": listed(known),
             "next_turn": {
                 "at": at,
                 "is_due": at is not None and at <= self._clock.now(),
@@ -145,7 +148,7 @@ class KeysAdmin:
             },
         }
 
-    async def _ring(self, record: Ring, sites: Sequence[Site]) -> dict[str, Any]:
+    async def _ring(self, record: Ring, sites: Sequence[Site], known: Marks) -> dict[str, Any]:
         plan, now = await self._rotator.plan(record.id), self._clock.now()
         states = key_states(record, self._terms, now, plan.waits_for)
         most = self._most or least_active_keys(self._terms)
@@ -159,7 +162,10 @@ class KeysAdmin:
             "expected_keys": None if record.id == CREDENTIAL else most,
             "waits_for": list(plan.waits_for),
             "retires": [record.checks[number] for number in plan.retires] if record.id != CREDENTIAL else [],
-            "keys": [{**msgspec.to_builtins(key.times), **_named(key.id, key.number, key.state)} for key in states],
+            "keys": [
+                {**msgspec.to_builtins(key.times), **_named(key.id, key.number, key.state), **mark(key.id, known)}
+                for key in states
+            ],
             "sites": shown,
         }
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from controller.command_line import STATE, AsJson, ConfigFile, State, ask_controller, errors
+from controller.durations import span
 
 NOT_EVERYWHERE = 6
 """Exit code: it is done, and some site is not known yet to refuse."""
@@ -27,6 +28,7 @@ def compromised(
     rings: Annotated[bool, typer.Option("--rings", help="Of a site that signs: the shared rings' keys too.")] = False,
     why: Annotated[str, typer.Option("--why", help="For the record in the log.")] = "",
     keep_site: Annotated[bool, typer.Option("--keep-site", help="Do not remove the site of --site.")] = False,
+    unknown: Annotated[bool, typer.Option("--unknown", help="With --key, also one that nobody has seen.")] = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Let another person confirm it within an hour.")] = False,
     yes: Yes = False,
     wait: Wait = 10.0,
@@ -36,19 +38,25 @@ def compromised(
 ) -> None:
     """Refuse what stolen keys have sealed, and turn the rings away from them, at once and for good.
 
-    First it shows what that costs, and asks. With --prepare, and always where [keys] two_person is set, one person
-    prepares it and another confirms it: both show the password of a user with the role admin on the system, from
-    OS_USERNAME, OS_PASSWORD and OS_USER_DOMAIN_NAME, or when asked. Exit code 6: done, but not at every site yet.
+    First it shows what that costs, and asks. What was condemned before stays so: it says that, and changes nothing. A
+    key that nobody has seen, as one of an old backup, is refused unless --unknown is given. With --prepare, and always
+    where [keys] two_person is set, one person prepares it and another confirms it: both show the password of a user
+    with the role admin on the system, from OS_USERNAME, OS_PASSWORD and OS_USER_DOMAIN_NAME, or when asked. Exit code
+    6: done, but not at every site yet.
 
     Example: rkctl keys compromised --site Oslo --why "stolen from the rack"
     """
     with errors():
         asked: dict[str, Any] = {
-            "wanted": {"key": key, "site": site, "all": all_, "rings": rings, "why": why},
+            "wanted": {"key": key, "unknown": unknown, "site": site, "all": all_, "rings": rings, "why": why},
             "keep_site": keep_site,
         }
         cost = ask_controller(state, config, "/keys/compromised/cost", asked)
         _show_cost(cost, quiet=as_json)
+        if _is_done(cost):
+            _tell_when(cost, quiet=as_json)
+            _finish(_nothing_new(cost), cost, time.monotonic(), state, config, wait, as_json=as_json)
+            return
         if prepare:
             made = ask_controller(state, config, "/keys/compromised/prepare", {**asked, "login": _login()})
             confirm_ = f"prepared; another person confirms it within an hour: rkctl keys confirm {made['id']}"
@@ -104,11 +112,12 @@ def _show_cost(cost: dict[str, Any], *, quiet: bool) -> None:
     for one in cost["tokens"]:
         tokens[one["key"]] = tokens.get(one["key"], 0) + one["tokens"]
     rows = [
-        (one["id"], one["ring"], one["state"], tokens.get(one["id"], 0), "yes" if one["condemned"] else "")
+        (one["id"], one["ring"] or "-", one["state"], tokens.get(one["id"], 0), _before(one, cost["now"]))
         for one in cost["keys"]
     ]
     screen.print(table(("key", "ring", "state", "live tokens, about", "condemned before"), rows))
-    screen.print(table(("site", "live tokens, about", "issued by hour (UTC), the newest first"), issued(cost)))
+    columns = ("site", "live tokens, about", "as of", "issued by hour (UTC), the newest first")
+    screen.print(table(columns, issued(cost)))
     reach = [
         (one["name"], one["state"], "at once" if one["connected"] else "out of reach: when it is back")
         for one in cost["sites"]
@@ -119,8 +128,41 @@ def _show_cost(cost: dict[str, Any], *, quiet: bool) -> None:
         print(f"- {sentence}", file=sys.stderr)
 
 
-def issued(cost: dict[str, Any]) -> list[tuple[str, int, str]]:
-    """For each site that has issued with these keys: its live tokens, and how many it issued in its last hours."""
+def _before(key: dict[str, Any], now: int) -> str:
+    return f"{span(now - key['condemned_at'])} ago by {key['condemned_by']}" if key["condemned"] else ""
+
+
+def _is_done(cost: dict[str, Any]) -> bool:
+    """Whether there is nothing left to condemn, nor a site to remove."""
+    return all(key["condemned"] for key in cost["keys"]) and not cost["removes"]
+
+
+def _tell_when(cost: dict[str, Any], *, quiet: bool) -> None:
+    """Of each key when it was condemned."""
+    if quiet:
+        return
+    for key in cost["keys"]:
+        print(f"{key['id']} was condemned before, {_before(key, cost['now'])}; nothing is left to do")
+    if not cost["keys"]:
+        print("no key that it had is in use any more; nothing is left to do")
+
+
+def _nothing_new(cost: dict[str, Any]) -> dict[str, Any]:
+    """What the controller would answer that had condemned all of it before."""
+    before = [key["id"] for key in cost["keys"]]
+    return {"condemned": before, "before": before, "position": cost["position"], "turned": {}, "not_turned": ""}
+
+
+def _as_of(ages_s: dict[str, float | None], site: str) -> str:
+    """How old what is known of this site's tokens may be."""
+    age_s = ages_s.get(site)
+    if age_s is None:
+        return "not known"
+    return f"{span(int(age_s * 1_000_000))} ago" if age_s else "now"
+
+
+def issued(cost: dict[str, Any]) -> list[tuple[str, int, str, str]]:
+    """For each site that has issued with these keys: its live tokens, how old that is, and its last hours."""
     live, rows = dict.fromkeys(cost["issued_by_hour"], 0), []
     for one in cost["tokens"]:
         live[one["site"]] += one["tokens"]
@@ -132,7 +174,7 @@ def issued(cost: dict[str, Any]) -> list[tuple[str, int, str]]:
         newest = sorted(hours, reverse=True)[:_HOURS]
         said = [f"{time.strftime('%d %b %H:00', time.gmtime(hour * 3600))}: {hours[hour]}" for hour in newest]
         if said:
-            rows.append((site, live[site], ", ".join(said)))
+            rows.append((site, live[site], _as_of(cost["counted_s_ago"], site), ", ".join(said)))
     return rows
 
 
@@ -148,7 +190,7 @@ def _finish(
 ) -> None:
     """Wait until all sites refuse, tell how far that is, and end with the code that says so."""
     if not as_json:
-        print(f"condemned: {', '.join(done['condemned'])}")
+        _tell_what(done)
         for ring, epoch in done["turned"].items():
             print(f"the {ring} ring has turned away, epoch {epoch}")
         if done["not_turned"]:
@@ -170,6 +212,14 @@ def _finish(
         print(f"not yet: {', '.join(rest)}; a site that is cut off learns it when it is back", file=sys.stderr)
     if count != total or done["not_turned"]:
         raise SystemExit(NOT_EVERYWHERE)
+
+
+def _tell_what(done: dict[str, Any]) -> None:
+    before = set(done.get("before", ()))
+    if fresh := [key for key in done["condemned"] if key not in before]:
+        print(f"condemned: {', '.join(fresh)}")
+        if before:
+            print(f"condemned before: {', '.join(sorted(before))}")
 
 
 def _refused(position: int, state: Path, config: Path | None) -> dict[str, list[str]]:

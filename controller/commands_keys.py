@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, State, ask_controller, errors, show
+from controller.outcome import NOT_ACKNOWLEDGED, Outcome, lacking, outcomes, plain
 
 keys = typer.Typer(help="The rings that tokens and auth receipts are sealed with.", **PLAIN)
 credential = typer.Typer(help="The ring that the secrets of credentials are sealed with.", **PLAIN)
@@ -20,6 +22,8 @@ verbs = typer.Typer(**PLAIN)
 RINGS = ("token", "receipt", "credential")
 _EVERY_S = 2.0
 _POLL_S = 0.5
+_SOON_S = 0.1
+_WAIT = "Seconds to wait at the end until all hold the new rings; by default the deadline of a turn."
 
 
 class RingName(StrEnum):
@@ -62,16 +66,23 @@ def keys_status(
 @keys.command("rotate")
 def keys_rotate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be done.")] = False,
+    wait_s: Annotated[float | None, typer.Option("--wait", help=_WAIT, metavar="SECONDS", min=0)] = None,
     state: State = STATE,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Turn the rings once every site holds the key that will seal; who misses the deadline is quarantined.
 
+    At the end it waits until all hold the rings that it made, and tells who does not: exit code 7 while one that is not
+    quarantined does not. The keys have turned then; that site goes on with those before, and catches up by itself.
+
     Example: rkctl keys rotate --dry-run
     """
     with errors():
-        _rotate(state, config, ("token", "receipt"), dry_run=dry_run, as_json=as_json)
+        if dry_run:
+            _rehearse(state, config, ("token", "receipt"), as_json=as_json)
+        else:
+            _rotate(state, config, ("token", "receipt"), wait_s, as_json=as_json)
 
 
 @keys.command("setup")
@@ -169,10 +180,15 @@ def credential_setup(state: State = STATE, config: ConfigFile = None, as_json: A
 def credential_rotate(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Turn the ring; refused while a credential is sealed with another key than the primary. Then migrate.
 
+    Exit code 7: it has turned, and a site that is not quarantined does not hold it yet.
+
     Example: rkctl credential rotate && rkctl credential migrate
     """
     with errors():
-        show([ask_controller(state, config, "/credential/rotate", {})], (), as_json=as_json)
+        answer = ask_controller(state, config, "/credential/rotate", {})
+        if not as_json:
+            show([answer], (), as_json=False)
+        _finish(state, config, {"credential": answer["epoch"]}, None, answer if as_json else None)
 
 
 @credential.command("migrate")
@@ -319,32 +335,76 @@ def _setup(state: Path, config: Path | None, rings: Iterable[str], *, as_json: b
     print(json.dumps(answer) if as_json else f"made: {made}" if made else "the rings are there already")
 
 
-def _rotate(state: Path, config: Path | None, rings: tuple[str, ...], *, as_json: bool, dry_run: bool = False) -> None:
+def _rehearse(state: Path, config: Path | None, rings: tuple[str, ...], *, as_json: bool) -> None:
+    answer = ask_controller(state, config, "/keys/rotate", {"rings": list(rings), "dry_run": True})
+    print(json.dumps(answer)) if as_json else _say_what_would_be(answer, rings)
+
+
+def _rotate(
+    state: Path, config: Path | None, rings: tuple[str, ...], wait_s: float | None = None, *, as_json: bool
+) -> None:
     before = ask_controller(state, config, "/keys/status")
-    if dry_run:
-        answer = ask_controller(state, config, "/keys/rotate", {"rings": list(rings), "dry_run": True})
-        print(json.dumps(answer)) if as_json else _say_what_would_be(answer, rings)
-        return
     body = {"rings": list(rings)}
     timeout_s = before["next_turn"]["deadline_s"] + 60.0
     ask: Callable[[], Any] = lambda: ask_controller(state, config, "/keys/rotate", body, timeout_s)  # noqa: E731
     look: Callable[[], Any] = lambda: ask_controller(state, config, "/keys/status")  # noqa: E731
     answer = ask() if as_json else _meanwhile(ask, look, rings)
-    print(json.dumps(answer)) if as_json else _draw(answer, rings)
+    epochs = {name: answer["rings"][name]["epoch"] for name in rings if name in answer["rings"]}
+    _finish(state, config, epochs, wait_s, answer if as_json else None)
+
+
+def _finish(
+    state: Path, config: Path | None, epochs: dict[str, int], wait_s: float | None, answer: dict[str, Any] | None
+) -> None:
+    """Wait until all hold the rings that were made, tell who does not, and end with the code that says so.
+
+    `answer`: what programs are told besides; None for people.
+    """
+    look: Callable[[], Any] = lambda: ask_controller(state, config, "/keys/status")  # noqa: E731
+    status, found = _held(look, epochs, wait_s)
+    if answer is not None:
+        print(
+            json.dumps({**answer, **({"rings": status["rings"]} if "rings" in answer else {}), "turns": plain(found)})
+        )
+    else:
+        _draw(status, epochs)
+        for one in found:
+            print(one)
+    if lacking(found):
+        raise SystemExit(NOT_ACKNOWLEDGED)
+
+
+def _held(
+    look: Callable[[], Any], epochs: dict[str, int], wait_s: float | None
+) -> tuple[dict[str, Any], list[Outcome]]:
+    """How the rings stand once all that count hold them, or the time is over."""
+    from controller.ask import Unanswered
+    from controller.display import Display, console
+
+    status = look()
+    ends = time.monotonic() + (status["next_turn"]["deadline_s"] if wait_s is None else wait_s)
+    with Display(console(stderr=True)) as display:
+        while lacking(found := outcomes(epochs, status)) and time.monotonic() < ends:
+            away, active = lacking(found), len(status["active"])
+            display.advance(f"acknowledged, without {', '.join(away)}", active - len(away), active)
+            time.sleep(_SOON_S)
+            with suppress(Unanswered):  # it has turned: who asks hears what is known of it
+                status = look()
+    return status, found
 
 
 def _say_what_would_be(status: dict[str, Any], rings: tuple[str, ...]) -> None:
     for name in rings:
         ring = status["rings"][name]
-        by_state = {key["state"]: key["id"] for key in reversed(ring["keys"])}
-        staged = by_state.get("acknowledged") or by_state.get("staged")
+        ids = {key["number"]: key["id"] for key in ring["keys"] if key["number"] is not None}
         gone = ", ".join(ring["retires"]) or "none"
-        print(f"{name}: {staged} would become the primary in place of {by_state['primary']}; retired: {gone}")
-    waits_for = status["next_turn"]["waits_for"]
+        print(f"{name}: {ids[0]} would become the primary in place of {ids[max(ids)]}; retired: {gone}")
+    waits_for, sites = status["next_turn"]["waits_for"], status["rings"][rings[0]]["sites"]
     for site in status["active"]:
         print(f"{site}: {'ready' if site not in waits_for else f'NOT READY: {waits_for[site]}'}")
     for site in status["quarantined"]:
-        print(f"{site}: quarantined, not waited for")
+        why = f": {sites[site]['why']}" if sites[site]["why"] else ""
+        print(f"{site}: quarantined, not waited for{why}")
     if waits_for:
         print(f"the turn would wait for {', '.join(waits_for)}, at most {status['next_turn']['deadline_s']:g} s each")
 
@@ -355,15 +415,15 @@ def _distribute(state: Path, config: Path | None, rings: tuple[str, ...], *, as_
     found = ask_controller(state, config, "/keys/distribute", {"rings": list(rings)})
     ends = time.monotonic() + found["next_turn"]["deadline_s"]
     with Display(console(stderr=True)) as display:
-        while (lacking := _lacking(found, rings)) and time.monotonic() < ends:
-            display.advance("acknowledged by", len(found["active"]) - len(lacking), len(found["active"]))
+        while (absent := _lacking(found, rings)) and time.monotonic() < ends:
+            display.advance("acknowledged by", len(found["active"]) - len(absent), len(found["active"]))
             time.sleep(_POLL_S)
             found = ask_controller(state, config, "/keys/status")
     if as_json:
-        print(json.dumps({"acknowledged": not lacking, **found}))
+        print(json.dumps({"acknowledged": not absent, **found}))
     else:
         _draw(found, rings)
-    if lacking:
+    if absent:
         raise SystemExit(1)
 
 
@@ -375,9 +435,9 @@ def _meanwhile(ask: Callable[[], Any], look: Callable[[], Any], rings: tuple[str
         asked = pool.submit(ask)
         while not wait([asked], _POLL_S).done:
             found = look()
-            lacking = _lacking(found, rings)
-            job = f"acknowledged, without {', '.join(lacking)}" if lacking else "acknowledged"
-            display.advance(job, len(found["active"]) - len(lacking), len(found["active"]))
+            absent = _lacking(found, rings)
+            job = f"acknowledged, without {', '.join(absent)}" if absent else "acknowledged"
+            display.advance(job, len(found["active"]) - len(absent), len(found["active"]))
         return asked.result()
 
 

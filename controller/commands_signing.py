@@ -1,6 +1,8 @@
 """`rkctl signing`: the key pairs of sites and controllers, and what each may sign tokens for."""
 
-from typing import Annotated
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +15,7 @@ Name = Annotated[str, typer.Argument(help="The region's name, or a controller's 
 
 @app.command("status")
 def signing_status(state: State = STATE, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Show every signing key: whose it is, which sites it waits for, and what its owner may sign for.
+    """Show every signing key: whose it is, its state and since when, whom it waits for, what its owner may sign for.
 
     Example: rkctl signing status --json
     """
@@ -22,7 +24,8 @@ def signing_status(state: State = STATE, config: ConfigFile = None, as_json: AsJ
         if not found and not as_json:
             print("nobody has a signing key: set `[token] provider = jws` where tokens are to be signed")
             return
-        show(found, ("owner", "id", "state", "waits_for", "domains", "system"), as_json=as_json)
+        shown = found if as_json else [{**key, "since (UTC)": _since(key)} for key in found]
+        show(shown, ("owner", "id", "state", "since (UTC)", "waits_for", "domains", "system"), as_json=as_json)
 
 
 @app.command("rotate")
@@ -51,3 +54,10 @@ def signing_allow(
     with errors():
         wanted = {"name": name, "domains": domains.split(",") if domains else None, "system": system}
         show([ask_controller(state, config, "/signing/allow", wanted)], (), as_json=as_json)
+
+
+def _since(key: Mapping[str, Any]) -> str:
+    """When the key came into its state."""
+    named = {"condemned": "condemned_at", "offered": "offered_at", "in use": "signs_from", "ceased": "ceased_at"}
+    at = key.get(named.get(key["state"], ""))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at / 1_000_000)) if at else "-"

@@ -7,18 +7,19 @@ transaction like any turn, so that no two controllers make two of one epoch. Sou
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
 from cryptography.fernet import Fernet
 
 from controller.commit import Sequencer
+from controller.key_marks import marks
 from controller.replicate import Replicator
 from controller.sites import RINGS, Sites
 from controller.sure_now import SureNow
 from controller.turning import HOLDING, Terms, sealed_again, turned
-from regional_keystone.condemned import SETTLE_US
+from regional_keystone.condemned import KEY_ID, SETTLE_US
 from regional_keystone.errors import IdentityError, Invalid, NotFound
 from regional_keystone.holder import CREDENTIAL, TOKEN
 from regional_keystone.issue_counts import Issues, live
@@ -33,10 +34,12 @@ from regional_keystone.signing import SIGNING
 log = structlog.get_logger("compromise")
 
 _AGAIN_S, _LOOK_S, _SETTLED_S = 1.0, 30.0, 0.1
+HERE = "controller"  # what it has issued itself, among the sites
+GONE, UNKNOWN = "in no ring", "never seen"  # what a key may be beside what it is in a ring
 
 
 class Key(NamedTuple):
-    """A key that is in use somewhere: `held_by` are the sites that have it, a signing key's own site alone."""
+    """A key: `held_by` are the sites that have it, a signing key's own site alone; nobody, where it is in no use."""
 
     id: str
     ring: str
@@ -47,10 +50,12 @@ class Key(NamedTuple):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which keys are meant: one of these, and why, for the record.
 
-    `rings`: of a site that signs with keys of its own, those of the rings as well.
+    `rings`: of a site that signs with keys of its own, those of the rings as well. `unknown`: the key is meant also if
+    nobody has seen it, as one of a backup that no ring reaches back to.
     """
 
     key: str = ""
+    unknown: bool = False
     site: str = ""
     all: bool = False
     rings: bool = False
@@ -104,28 +109,43 @@ class Compromise:
         """The keys that are meant. Raises Invalid unless one way to say it is used, NotFound for what is not there.
 
         A site that signs with keys of its own means those; where it holds keys that others have too, it means them all.
+        A key that was condemned before, or is retired, is found as well. One that was removed means what it held then.
         """
         if sum(map(bool, (wanted.key, wanted.site, wanted.all))) != 1:
             raise Invalid("Say one of these: a key's id, a site's name, or all keys.")
+        if wanted.unknown and not wanted.key:
+            raise Invalid("--unknown is for one key, by its id: say --key ID.")
+        if wanted.key:
+            return [await self._one(wanted.key, unknown=wanted.unknown)]
         keys = await self.keys()
         if wanted.all:
             return keys
-        if wanted.key:
-            found = [key for key in keys if key.id == wanted.key]
-            if not found:
-                raise NotFound(f"No ring has a key {wanted.key}; `rkctl keys status` shows the ids of those that are.")
-            return found
         site = await self._overlay.get(Site, wanted.site)
         if site is None or site.state == "invited":
             raise NotFound(f"Could not find site: {wanted.site}; `rkctl region list` names them.")
         own = [key for key in keys if key.held_by == (wanted.site,) and key.ring not in RINGS]
-        shared = [key for key in keys if key.ring in RINGS]  # of one that was removed as well: it held them
+        later = await self._made_after(site)
+        shared = [key for key in keys if key.ring in RINGS and key.id not in later]  # a removed one held them as well
         return own + shared if wanted.rings or not own else own
 
-    async def cost(self, keys: Sequence[Key]) -> dict[str, object]:
+    async def named(self, keys: Mapping[str, str]) -> list[Key]:
+        """These keys (id -> ring) as they stand by now, whether they are in use or not."""
+        found = {key.id: key for key in await self.keys()}
+        return [found.get(name) or Key(name, ring, GONE, ()) for name, ring in sorted(keys.items())]
+
+    async def condemned(self, keys: Collection[str]) -> list[str]:
+        """Those of these keys that were condemned before."""
+        return sorted(set(keys) & {*await marks(self._overlay)})
+
+    async def is_member(self, site: str) -> bool:
+        """Whether a site of this name could be removed."""
+        record = await self._overlay.get(Site, site)
+        return record is not None and record.state != "removed"
+
+    async def cost(self, keys: Sequence[Key]) -> dict[str, Any]:
         """What it costs to condemn these keys, as far as it is known here; tokens are an estimate."""
-        now, condemned = self._clock.now(), {one.id async for one in self._overlay.scan(Condemned)}
-        counted = await self._counted()
+        now, condemned = self._clock.now(), await marks(self._overlay)
+        counted, sites = await self._counted(), await self._sites.all()
         tokens = [
             {"key": key.id, "site": site, "tokens": live(issues.get(key.id, {}), now, self._terms.lifetime_us)}
             for key in keys
@@ -138,11 +158,14 @@ class Compromise:
             for site, issues in sorted(counted.items())
         }
         return {
-            "keys": [{**key._asdict(), "condemned": key.id in condemned} for key in keys],
+            "position": self._sequencer.head,
+            "now": now,
+            "keys": [{**key._asdict(), **_before(condemned.get(key.id))} for key in keys],
             "tokens": [one for one in tokens if one["tokens"]],
             "tokens_live": sum(int(str(one["tokens"])) for one in tokens),
             "issued_by_hour": hours,
-            "sites": [self._reach(site) for site in await self._sites.all() if site.state in HOLDING],
+            "sites": [self._reach(site) for site in sites if site.state in HOLDING],
+            "counted_s_ago": {name: self._counted_s_ago(name, sites) for name in sorted(counted)},
         }
 
     async def condemn(self, keys: Mapping[str, str], by: str, why: str, confirmed_by: str = "") -> int:
@@ -264,12 +287,53 @@ class Compromise:
         if epoch is not None:
             log.error("ring_turned_away", ring=name, epoch=epoch, why="keys of it were condemned")
 
+    async def _one(self, name: str, *, unknown: bool) -> Key:
+        """The key with this id, in use or not. Raises NotFound for one that nobody has seen, unless `unknown`."""
+        found = [key for key in await self.keys() if key.id == name]
+        if found:
+            return found[0]
+        for ring in RINGS:
+            record = await self._overlay.get(Ring, ring)
+            if record is not None and name in record.retired:
+                return Key(name, ring, GONE, ())
+        before = await self._overlay.get(Condemned, name)
+        if before is not None:
+            return Key(name, before.ring, GONE, ())
+        if KEY_ID.fullmatch(name) is None:
+            raise Invalid(f"{name} is no id of a key, which is 16 hexadecimal digits; `rkctl keys status` shows them.")
+        if not unknown:
+            raise NotFound(
+                f"Nobody has seen a key {name}; `rkctl keys status` shows the ids of those that are known. If it was"
+                " stolen from a backup that is older than all of them, condemn it with --unknown."
+            )
+        return Key(name, "", UNKNOWN, ())
+
+    async def _made_after(self, site: Site) -> set[str]:
+        """Keys of the rings that were made after this site was removed: nobody has ever sealed them for it."""
+        found: set[str] = set()
+        for name, epoch in site.left_in.items():
+            record = await self._overlay.get(Ring, name)
+            if record is not None:
+                later = {number for number, times in record.times.items() if times.staged_in > epoch}
+                found |= {check for number, check in record.checks.items() if number in later}
+        return found
+
+    def _counted_s_ago(self, name: str, sites: Sequence[Site]) -> float | None:
+        """How old the counts of this site may be: 0 for one that is heard, whose every change is; None if not known."""
+        if name == HERE:
+            return 0.0
+        reach = next((self._reach(site) for site in sites if site.id == name), None)
+        if reach is not None and reach["connected"]:
+            return 0.0
+        word = self._replicator.acknowledgements.word(name)
+        return round(max(0.0, (self._clock.now() - word.at) / 1_000_000), 1) if word is not None and word.at else None
+
     async def _counted(self) -> dict[str, Issues]:
         """What each site has issued, and this controller; others of several controllers are not known here."""
         acknowledgements = self._replicator.acknowledgements
         await acknowledgements.refresh()
         counted = {name: word.issued for name, word in acknowledgements.said.items()}
-        return {**counted, "controller": self._issued_here()}
+        return {**counted, HERE: self._issued_here()}
 
     def _reach(self, site: Site) -> dict[str, object]:
         acknowledgements = self._replicator.acknowledgements
@@ -324,7 +388,8 @@ def times_away(
         times, retired, at = sealed_again(record, terms), dict(record.retired), max(now, record.turned_at + 1)
         retired |= {before.key_ids[number]: _gone(times.pop(number), at) for number in gone}
         if after.staged != before.staged:
-            retired[before.key_ids[0]], times[0] = _gone(times[0], at), KeyTimes(staged_at=at)
+            fresh = KeyTimes(staged_at=at, staged_in=after.epoch)
+            retired[before.key_ids[0]], times[0] = _gone(times[0], at), fresh
         return msgspec.structs.replace(record, times=times, retired=retired)
     turn = turned(record, terms, now, sorted(gone - {before.primary}))
     times, retired = dict(turn.times), dict(turn.retired)
@@ -333,9 +398,13 @@ def times_away(
     is_staged = after.numbers[after.primary] == before.staged
     if not is_staged:
         retired[before.key_ids[0]] = _gone(msgspec.structs.replace(times[after.primary], primary_at=0), turn.at)
-        times[after.primary] = msgspec.structs.replace(times[after.primary], staged_at=turn.at)
+        times[after.primary] = msgspec.structs.replace(times[after.primary], staged_at=turn.at, staged_in=after.epoch)
     settles_at = 0 if is_staged and staged_is_held else turn.at + SETTLE_US
     return msgspec.structs.replace(record, turned_at=turn.at, times=times, retired=retired, settles_at=settles_at)
+
+
+def _before(one: Condemned | None) -> dict[str, object]:
+    return {"condemned": one is not None, **({"condemned_at": one.at, "condemned_by": one.by} if one else {})}
 
 
 def _gone(times: KeyTimes, at: int) -> KeyTimes:

@@ -8,10 +8,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from controller.durations import span
+from controller.key_marks import CONDEMNED
 from regional_keystone.holder import TOKEN
 
 _MARKS = {"staged": "[cyan]S[/]", "primary": "[green]P[/]", "held": "H", "?": "[yellow]?[/]", "": "[red]-[/]"}
-_LEGEND = "S staged, P primary: seals there; H held: opens what it has sealed; - not there; ? not known"
+_REFUSED = "[bold red]C[/]"
+_LEGEND = "S staged, P primary: seals there; H held: opens what it has sealed; C condemned; - not there; ? not known"
+_LISTED = 10  # condemned keys that are in no ring; --json has all
 _COLUMNS = 6  # keys of their own column; of those that are older one tells
 _SECOND = 1_000_000
 
@@ -20,7 +24,7 @@ def drawn(status: Mapping[str, Any], rings: Iterable[str] = ()) -> Group:
     """Everything that the controller told, or these rings of it."""
     wanted = tuple(rings) or tuple(status["rings"])
     shown = [part for name in wanted if name in status["rings"] for part in _ring(name, status)]
-    return Group(*_followed(status), *shown, *_next_turn(status))
+    return Group(*_followed(status), *shown, *_elsewhere(status, wanted), *_next_turn(status))
 
 
 def _followed(status: Mapping[str, Any]) -> list[Text]:
@@ -33,7 +37,7 @@ def _followed(status: Mapping[str, Any]) -> list[Text]:
 
 def _ring(name: str, status: Mapping[str, Any]) -> list[Any]:
     ring, now = status["rings"][name], status["now"]
-    keys = [key for key in ring["keys"] if key["state"] != "retired"]
+    keys = [key for key in ring["keys"] if key["number"] is not None]
     shown, older = keys[:_COLUMNS], keys[_COLUMNS:]
     sites = Table(title=f"{name} keys, epoch {ring['epoch']}", title_justify="left", title_style="bold")
     sites.add_column("site")
@@ -45,12 +49,17 @@ def _ring(name: str, status: Mapping[str, Any]) -> list[Any]:
         sites.add_column(f"{len(older)}\nolder", justify="center")
     for site, held in sorted(ring["sites"].items()):
         away = held["state"] != "active"
-        cells = [_MARKS[held["keys"].get(key["id"], "")] for key in shown]
+        cells = [_cell(held["keys"].get(key["id"], ""), key) for key in shown]
         more = [held["keys"].get(key["id"], "") for key in older]
         cells += ["H" if all(one == "held" for one in more) else "[red]-[/]"] if older else []
         style = "bold red" if away else ""
         sites.add_row(escape(site), _site_state(held, now), str(held["epoch"] or "-"), *cells, style=style)
     return [sites, _keys(ring, now), *_notes(ring), Text()]
+
+
+def _cell(part: str, key: Mapping[str, Any]) -> str:
+    """What a key is to a site."""
+    return _REFUSED if part and key["state"] == CONDEMNED else _MARKS[part]
 
 
 def _site_state(held: Mapping[str, Any], now: int) -> str:
@@ -68,8 +77,32 @@ def _keys(ring: Mapping[str, Any], now: int) -> Table:
         since, until = _since_until(key, now)
         began = key.get("staged_at") or key.get("primary_at")
         age = span(now - began) if began else "-"
-        table.add_row("-" if key["number"] is None else str(key["number"]), key["id"], key["state"], age, since, until)
+        number, style = "-" if key["number"] is None else str(key["number"]), "red" if key["state"] == CONDEMNED else ""
+        table.add_row(number, key["id"], key["state"], age, since, until, style=style)
     return table
+
+
+def _elsewhere(status: Mapping[str, Any], wanted: Iterable[str]) -> list[Any]:
+    """Condemned keys that the rings which are shown do not tell of."""
+    shown = {key["id"] for name in wanted if name in status["rings"] for key in status["rings"][name]["keys"]}
+    if set(wanted) != set(status["rings"]):
+        return []
+    found = [one for one in status.get("condemned", ()) if one["id"] not in shown]
+    if not found:
+        return []
+    table = Table(title="condemned, and in no ring", title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in ("key", "ring", "since", "by", "why"):
+        table.add_column(column)
+    for one in found[:_LISTED]:
+        since = _ago(one["condemned_at"], status["now"])
+        table.add_row(one["id"], one["ring"] or "-", since, escape(_by(one)), escape(one["why"] or "-"))
+    more = len(found) - _LISTED
+    rest = [Text(f"and {more} more, which --json tells", style="dim")] if more > 0 else []
+    return [table, *rest, Text()]
+
+
+def _by(one: Mapping[str, Any]) -> str:
+    return " and ".join(who for who in (one["by"], one["confirmed_by"]) if who) or "-"
 
 
 def _since_until(key: Mapping[str, Any], now: int) -> tuple[str, str]:
@@ -81,6 +114,8 @@ def _since_until(key: Mapping[str, Any], now: int) -> tuple[str, str]:
             return _ago(key.get("ceased_at"), now), f"{_ahead(key['seal_until'], now)}: nobody seals with it"
         case "draining":
             return _ago(key.get("seal_until"), now), f"{_ahead(key['keep_until'], now)}: the first turn then retires it"
+        case "condemned":
+            return _ago(key["condemned_at"], now), "for good"
         case "retired":
             return _ago(key.get("retired_at"), now), "-"
         case _:
@@ -117,19 +152,6 @@ def _until(name: str, site: Mapping[str, Any]) -> str:
     if site["by_operator"]:
         return f"which an operator has quarantined{why}: `rkctl region rejoin {name}` takes it back"
     return f"which is quarantined until it holds the newest keys{why}"
-
-
-def span(us: int) -> str:
-    """A duration, as people say it, in the two largest units."""
-    seconds = max(0, us // _SECOND)
-    parts = [
-        (seconds // 86_400, "d"),
-        (seconds % 86_400 // 3600, "h"),
-        (seconds % 3600 // 60, "min"),
-        (seconds % 60, "s"),
-    ]
-    first = next((place for place, (count, _) in enumerate(parts) if count), len(parts) - 1)
-    return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count or first == len(parts) - 1)
 
 
 def _ago(at: int | None, now: int) -> str:

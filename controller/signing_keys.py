@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from controller.commit import Sequencer
+from controller.key_marks import mark, marks
 from controller.replicate import Replicator
 from controller.seldom import Seldom
 from controller.sites import Sites
@@ -272,7 +273,7 @@ class SigningKeys:
         """Every key: whose, since when, what it waits for, what its owner may sign for."""
         await self._replicator.acknowledgements.refresh()
         record = await self._overlay.get(Signing, SIGNING)
-        signers, sites = Signers(record), await self._sites.all()
+        signers, sites, known = Signers(record), await self._sites.all(), await marks(self._overlay)
         return [
             {
                 "id": name,
@@ -285,6 +286,7 @@ class SigningKeys:
                 "keep_until": key.keep_until,
                 "domains": ANY if (may := signers.may(key.owner)).domains is None else list(may.domains or ()),
                 "system": may.system,
+                **mark(name, known),
             }
             for name, key in signers.record.keys.items()
         ]

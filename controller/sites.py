@@ -428,7 +428,9 @@ async def removal(reader: Reader, name: str, now: int) -> list[Change]:
     site = await reader.get(Site, name)
     if site is None or site.state == "removed":
         return []
-    return [put(Site(id=name, state="removed", since=now), site)]
+    rings = [ring for one in RINGS if (ring := await reader.get(Ring, one)) is not None]
+    left_in = {ring.id: ring.epoch for ring in rings}
+    return [put(Site(id=name, state="removed", since=now, left_in=left_in), site)]
 
 
 def is_former(ring: Ring, signing: str) -> bool:

@@ -44,6 +44,7 @@ class Site(Record, frozen=True, kw_only=True):
     `tls_key`: the SHA-256 of the public key that joined, by which the site can prove itself without a certificate.
     States: `invited` (a join token is out), `active`, `quarantined` (rotation no longer waits for it), `removed`.
     `drained`: it seals no tokens; `by_operator`: an operator quarantined it and takes it back. `why` tells of either.
+    `left_in`: the epochs of the rings when it was removed; keys that are newer it never had.
     """
 
     id: Id
@@ -58,6 +59,7 @@ class Site(Record, frozen=True, kw_only=True):
     drained: bool = False
     by_operator: bool = False
     why: str = ""
+    left_in: dict[str, int] = {}
 
 
 class KeyTimes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

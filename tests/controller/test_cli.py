@@ -16,6 +16,7 @@ from controller import __main__ as cli
 from controller import commands_keys, commands_region, commands_signing
 from controller.commands_compromised import NOT_EVERYWHERE, _show_cost, issued
 from controller.federation import FederationError, Home, Member, _facts, settled
+from controller.outcome import NOT_ACKNOWLEDGED
 from regional_keystone import __version__, durable, policy, policy_file
 
 RKCTL = Path(sys.executable).with_name("rkctl")
@@ -122,20 +123,28 @@ def test_people_are_told_what_stolen_keys_cost_by_site_and_hour(capsys, monkeypa
     monkeypatch.setenv("COLUMNS", "160")
     cost = {
         "keys": [{"id": "a" * 16, "ring": "token", "state": "primary", "condemned": False}],
+        "now": 7200 * 10**6,
+        "counted_s_ago": {"Oslo": 3720.0, "Rome": 0.0},
         "tokens": [{"key": "a" * 16, "site": "Oslo", "tokens": 3}, {"key": "b" * 16, "site": "Oslo", "tokens": 2}],
         "tokens_live": 5,
         "issued_by_hour": {"Oslo": {"a" * 16: {"24": 3, "25": 1}, "b" * 16: {"24": 2}}, "Rome": {}},
         "sites": [],
         "what_happens": [],
     }
-    assert issued(cost) == [("Oslo", 5, "02 Jan 01:00: 1, 02 Jan 00:00: 5")]
+    assert issued(cost) == [("Oslo", 5, "1 h 2 min ago", "02 Jan 01:00: 1, 02 Jan 00:00: 5")]
     _show_cost(cost, quiet=False)
-    assert "02 Jan 01:00: 1, 02 Jan 00:00: 5" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "02 Jan 01:00: 1, 02 Jan 00:00: 5" in said
+    assert "1 h 2 min ago" in said, "Oslo was heard of an hour ago"
 
 
 def test_exit_codes_are_documented():
-    assert NOT_EVERYWHERE == max(int(code) for code in re.findall(r"(?:: |, )(\d+) ", cli.EXIT_CODES))
-    for code in range(NOT_EVERYWHERE + 1):
+    assert (
+        NOT_EVERYWHERE + 1
+        == NOT_ACKNOWLEDGED
+        == max(int(one) for one in re.findall(r"(?:: |, )(\d+) ", cli.EXIT_CODES))
+    )
+    for code in range(NOT_ACKNOWLEDGED + 1):
         assert f" {code} " in cli.EXIT_CODES.replace(":", " ")
         assert f" {code} " in rkctl("--help").stdout.replace(":", " ").replace("\n", " ")
 

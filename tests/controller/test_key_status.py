@@ -12,13 +12,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from controller import __main__ as cli
+from controller import admin_signing
+from controller.admin_compromise import CompromiseAdmin
 from controller.admin_keys import KeysAdmin
 from controller.credential_keys import CredentialKeys
-from controller.key_tables import drawn, span
+from controller.durations import span
+from controller.key_tables import drawn
+from controller.outcome import NOT_ACKNOWLEDGED, outcomes
 from controller.turning import part_at
 from regional_keystone.model import KeyTimes, Ring
 from regional_keystone.operator_listener import rendered
-from tests.cloud import eventually, running
+from tests.cloud import eventually, running, wired
 from tests.controller.test_key_export import files_of
 
 SECOND = 1_000_000
@@ -44,7 +48,9 @@ async def asked(controller, path, told=None, **settings):
         **settings,
     )
     app = web.Application(middlewares=[rendered])
-    app.add_routes(keys.routes())
+    people = {"people": None, "name": "one", "two_person": False}
+    stolen = CompromiseAdmin(compromise=controller.compromise, sites=controller.sites, **people)
+    app.add_routes([*keys.routes(), *stolen.routes(), *admin_signing.routes(controller.signing_keys)])
     runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, str(path / "s")).start()  # the names of sockets are short
@@ -257,6 +263,48 @@ async def test_what_people_are_told_while_a_site_is_away(tmp_path):
         assert "the turn would wait for RegionTwo, at most 2 s each" in said
         code, out, _ = await rkctl(tmp_path, "keys", "status", "--json", "--ring", "receipt")
         assert (code, list(json.loads(told(out))["rings"])) == (0, ["receipt"])
+
+
+async def test_at_the_end_of_a_turn_it_is_told_who_holds_the_new_rings_and_who_does_not(tmp_path):
+    """A site that cannot say so in time is waited for, named, and the code tells; a quarantined one is only named."""
+    async with (
+        running(tmp_path, ("RegionOne", "RegionTwo"), deadline_s=30.0) as cloud,
+        asked(cloud.controller, tmp_path),
+        wired(cloud, "RegionTwo") as wire,
+    ):
+        controller = cloud.controller
+
+        async def turn(*words):
+            epoch = (await controller.overlay.get(Ring, "token")).epoch + 1
+            code, out, error = await rkctl(tmp_path, "keys", "rotate", *words)
+            assert "Traceback" not in error
+            return code, out, f"turned: epoch {epoch} of the token keys, acknowledged by "
+
+        code, out, said = await turn()
+        assert (code, said + "2 of 2\n" in out, out.count("turned: epoch")) == (0, True, 2)
+        wire.hold("up")
+        code, out, said = await turn("--wait", "0.2")
+        assert (code, said + "1 of 2; not by RegionTwo\n" in out) == (NOT_ACKNOWLEDGED, True)
+        await controller.sites.set_state("RegionTwo", "quarantined", "a test")
+        code, out, said = await turn()
+        assert (code, said + "1 of 2; not by RegionTwo (quarantined, not waited for)\n" in out) == (0, True)
+        code, out, _ = await rkctl(tmp_path, "receipt_rotate", "--json")
+        found = json.loads(told(out))["turns"]
+        assert (code, list(found), found["receipt"]["acknowledged"]) == (0, ["receipt"], ["RegionOne"])
+        assert (found["receipt"]["lacking"], found["receipt"]["quarantined"]) == ([], ["RegionTwo"])
+
+
+def test_a_ring_that_went_on_counts_from_the_epoch_that_the_turn_made():
+    def at(epoch, *, newest=False, state="active"):
+        return {"epoch": epoch, "is_newest": newest, "state": state}
+
+    sites = {"A": at(8, newest=True), "B": at(7), "C": at(6), "D": at(6, state="quarantined")}
+    status = {"rings": {"token": {"epoch": 8, "sites": sites, "waits_for": ["B", "C"]}}}
+    [found] = outcomes({"token": 7}, status)
+    assert found[2:] == (("A", "B"), ("C",), ("D",))
+    assert str(found).endswith("acknowledged by 2 of 4; not by C, D (quarantined, not waited for)")
+    [found] = outcomes({"token": 8}, status)
+    assert found.lacking == ("B", "C"), "another ring of the same epoch is none"
 
 
 def test_a_verb_that_nobody_answers_ends_with_1(tmp_path):
