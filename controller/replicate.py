@@ -18,7 +18,7 @@ from controller.acknowledgements import Acknowledgements
 from controller.authority import certified, identity
 from controller.commit import Sequencer
 from controller.seldom import Seldom
-from controller.take_over import Foreign, TakeOver
+from controller.take_over import Flood, Foreign, TakeOver
 from regional_keystone.errors import IdentityError, TooLarge, Unavailable
 from regional_keystone.log import LOG, Entry
 from regional_keystone.messages import (
@@ -50,6 +50,7 @@ from regional_keystone.model import Site
 from regional_keystone.overlay import Overlay
 from regional_keystone.own_feed import portion
 from regional_keystone.ports import Clock, Writer
+from regional_keystone.settings import SecurityCompliance
 
 log = structlog.get_logger("replicate")
 
@@ -62,6 +63,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FORWARDS = 64  # forwarded requests of one site under way at once
 MESSAGE_BYTES = 2 * 1024 * 1024  # of entries or rows in one message, well below what a site takes
 _CLOSE_S = 1.0
+_HELD_BACK_S = 60.0  # until a site may try again whose revocations are too many
 
 
 @dataclass(slots=True, eq=False)
@@ -77,6 +79,7 @@ class Session:
     forwards: set[asyncio.Task[None]] = field(default_factory=set)
     forward_bytes: int = 0  # of the requests among them
     compares: bool = False  # one question at a time is answered
+    held_back: bool = False  # its feed waits
     sender: asyncio.Task[None] | None = None
     highest: dict[str, int] = field(default_factory=dict)
 
@@ -100,7 +103,9 @@ class Replicator:
         acknowledgements: Acknowledgements,
         clock: Clock,
         keep_s: float,
+        rules: SecurityCompliance | None = None,
     ) -> None:
+        """`keep_s`, `rules`: as `TakeOver` has them."""
         self.sessions: dict[str, Session] = {}
         self.acknowledgements = acknowledgements
         self.answer: Callable[[Request], Awaitable[Response]] = _nobody
@@ -116,7 +121,7 @@ class Replicator:
         self._sequencer = sequencer
         self._clock = clock
         self._say_of = Seldom(clock)
-        self._taking = TakeOver(overlay=overlay, sequencer=sequencer, clock=clock, keep_s=keep_s)
+        self.taking = TakeOver(overlay=overlay, sequencer=sequencer, clock=clock, keep_s=keep_s, rules=rules)
         self._recent: deque[Entry] = deque(maxlen=RECENT)
         self._parting: set[asyncio.Task[None]] = set()
         sequencer.publish = self.publish
@@ -327,7 +332,11 @@ class Replicator:
 
     async def _take_over(self, session: Session, feed: str, entries: Sequence[Entry]) -> None:
         try:
-            await self._taking.take(session.site, feed, entries)
+            await self.taking.take(session.site, feed, entries)
+        except Flood:
+            if not session.held_back:
+                session.held_back = True
+                session.side(self._hold_back(session))
         except Unavailable as error:
             self._say_of(log.error, "own_feed_not_taken", session.site, feed=feed, why=str(error))
             await self._close(session)  # it comes again with the same entries
@@ -335,6 +344,11 @@ class Replicator:
             self._say_of(log.error, "own_feed_refused", session.site, feed=feed[:200], why=str(error)[:200])
             reason = "that feed is not this site's" if isinstance(error, Foreign) else "that cannot be taken over"
             await self._refuse(session.socket, session.site, reason, final=True)
+
+    async def _hold_back(self, session: Session) -> None:
+        """What a site sends too much of waits there: it comes again, with all that is left, after a while."""
+        await self._clock.sleep(_HELD_BACK_S)
+        await self._close(session)
 
     async def _send_to(self, session: Session) -> None:
         try:

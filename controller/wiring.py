@@ -139,6 +139,7 @@ class Controller:
         tell("commits", lambda: self.sequencer.committed)
         tell("commit_batches", lambda: self.sequencer.batches)
         tell("collisions", lambda: self.sequencer.collisions)
+        tell("feed_share", self.replicator.taking.shares)
         tell("rotations", lambda: self.rotator.turns)
         tell("primary_key_age_seconds", lambda: self.rotator.primary_age_s)
         tell("active_keys", lambda: self.rotator.active_keys)
@@ -192,6 +193,7 @@ class Controller:
             store=part.store,
             acknowledgements=self.acknowledgements,
             keep_s=wiring.keep_s(settings),
+            rules=settings.security_compliance,
             **shared,
         )
         self.trusts = Trusts(keep_s=wiring.keep_s(settings), **shared)

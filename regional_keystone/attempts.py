@@ -41,7 +41,7 @@ class Verifier(Protocol):
         ...
 
     def is_inactive(self, user: User, now: int) -> bool:
-        """Whether the user counts as disabled for not having logged in."""
+        """Whether the user certainly counts as disabled for not having logged in."""
         ...
 
     def active_until(self, user: User) -> int | None:
@@ -118,8 +118,11 @@ class Counted(Uncounted):
         place: str,
         record: Record,
         clock: Clock,
+        may_lack: Callable[[int], bool] = lambda _: False,
     ) -> None:
+        """`may_lack`: whether a login until a moment may be unknown here, as `fastpath.Knowledge` has it."""
         super().__init__(how)
+        self._may_lack = may_lack
         self._rules = rules
         self._reader = reader
         self._pending = pending
@@ -161,9 +164,12 @@ class Counted(Uncounted):
             log.warning("login_not_noted", user_id=user.id, why=error.message)
 
     def is_inactive(self, user: User, now: int) -> bool:
-        """Whether the user counts as disabled for not having logged in, here or anywhere that is known of."""
-        known = self._pending.get(user.id)
-        return compliance.is_inactive(self._rules, user, now, known.active_at if known else 0)
+        """Whether the user counts as disabled for not having logged in, here or anywhere.
+
+        Not where a login that changes that may have been made elsewhere: what is answered then, `[freshness]` says.
+        """
+        until = self.active_until(user)
+        return until is not None and now >= until and not self._may_lack(until)
 
     def active_until(self, user: User) -> int | None:
         """From when on the user counts as disabled, by all that is known of logins."""

@@ -28,10 +28,11 @@ MOST_CONDEMNED = 256  # keys of one site's saying
 _LATE_US = int(SKEW_S * 1_000_000)  # of an answer to a revocation: a token that others take may be dated so far ahead
 _WORDS = 200
 _TEXT = 255  # characters of whom or what a revocation is about, as columns of Keystone's tables have at most
-_texts = attrgetter(
-    *("user_id", "domain_id", "project_id", "role_id", "trust_id"),
-    *("consumer_id", "access_token_id", "audit_id", "audit_chain_id"),
+_OF = (  # the narrowest first
+    *("audit_id", "audit_chain_id", "access_token_id", "trust_id", "user_id"),
+    *("consumer_id", "project_id", "role_id", "domain_id"),
 )
+_texts = attrgetter(*_OF)
 
 
 class Said(NamedTuple):
@@ -57,6 +58,8 @@ def said(feed: str, entry: Entry, now: int, keep_us: int, refused: Counter[str])
             event = decode(RevocationEvent, change.row)
             if any(len(text) > _TEXT for text in _texts(event) if text):  # no token says such a thing
                 refused["too_long"] += 1
+            elif not any(_texts(event)):  # it would end all tokens of everybody
+                refused["of_everybody"] += 1
             else:
                 found.revocations.append(_revocation(f"{feed}/{entry.number}/{place}", event, now, keep_us, refused))
         elif change.table == "attempts" and change.key[1:] == (site,):
@@ -95,7 +98,8 @@ def condemned(
     ]
 
 
-def _revocation(name: str, event: RevocationEvent, now: int, keep_us: int, refused: Counter[str]) -> RevocationEvent:
+def _revocation(name: str, said: RevocationEvent, now: int, keep_us: int, refused: Counter[str]) -> RevocationEvent:
+    event = _of_one_thing(said, refused)
     late = LATE if unspread(event.id).startswith(LATE) else ""
     if unspread(event.id).removeprefix(LATE).startswith(WATERMARK):  # one row, however often
         name = f"{name.rsplit('/', 2)[0]}/{WATERMARK}{event.user_id}/{event.trust_id}"
@@ -114,10 +118,21 @@ def _revocation(name: str, event: RevocationEvent, now: int, keep_us: int, refus
         id=spread(f"{late}{name}"),
         issued_before=_within(event.issued_before, latest),
         revoked_at=_within(event.revoked_at, now + SKEW_US),
-        expires_at=None if event.expires_at is None else _within(event.expires_at, end),
         issued_from=event.issued_from if of_a_chain else None,
         keep_until=min(max(event.keep_until, least), end),
     )
+
+
+def _of_one_thing(event: RevocationEvent, refused: Counter[str]) -> RevocationEvent:
+    """What a revocation is about; one that asks for several things at once ends all that have the narrowest of them.
+
+    No site makes such. Each combination would be one more question at every validation; in doubt tokens are refused.
+    """
+    about = next(name for name in _OF if getattr(event, name))
+    others = {name: None for name in (*_OF, "expires_at") if name != about and getattr(event, name) is not None}
+    if others:
+        refused["of_several_things"] += 1
+    return msgspec.structs.replace(event, **others)
 
 
 def _within(at: int, latest: int) -> int:

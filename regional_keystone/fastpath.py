@@ -3,11 +3,12 @@ A shortcut of `validate`, not a second implementation: whatever is not plain her
 """
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Protocol
 
 from regional_keystone.delegation import Within
+from regional_keystone.freshness import class_of
 from regional_keystone.keys import KeyRing
 from regional_keystone.record import Touch
 from regional_keystone.revocation import RevocationIndex, Traits
@@ -15,6 +16,7 @@ from regional_keystone.signing import Signers
 from regional_keystone.token import Named, Principal
 
 _WINDOW = 4096
+_NEVER: Mapping[str, int] = {}
 
 
 class Knowledge(Protocol):
@@ -71,15 +73,15 @@ class Knowledge(Protocol):
 
 
 class Answered(Protocol):
-    """Is told what the fast path answers 200 with a body, each token again after `again_us`."""
+    """Is told what the fast path answers 200 with a body; each token, by class of callers, again after `again_us`."""
 
     @property
     def again_us(self) -> int:
         """After how many microseconds a token that is still answered is told again."""
         ...
 
-    def note(self, token: str, verdict: "Verdict") -> None:
-        """This token, as it was sent, is answered now."""
+    def note(self, token: str, verdict: "Verdict", asked_by: str) -> None:
+        """This token, as it was sent, is about to be answered to a caller of this class of `freshness.CLASSES`."""
         ...
 
 
@@ -165,6 +167,7 @@ class Verdict:
         "facts",
         "head",
         "key",
+        "kind",
         "max_age_s",
         "may_check",
         "may_check_own",
@@ -206,7 +209,8 @@ class Verdict:
         self.expires_at = end if until is None else min(end, until)
         self.may_validate, self.may_validate_own, self.may_check, self.may_check_own = may
         self.era = -1
-        self.told_at = 0
+        self.kind = class_of(self.token.scope)
+        self.told_at: Mapping[str, int] = _NEVER
 
     def body(self, *, catalog: bool = True) -> bytes:
         """The whole JSON body of the answer to a validation."""
@@ -352,9 +356,9 @@ class FastPath(Memory):
         if it is None or not ((me.may_validate and not head) or me.permits(it, head=head)):
             return None
         answered = self.answered
-        if answered is not None and not (head or 0 <= now - it.told_at < answered.again_us):
-            it.told_at = now
-            answered.note(subject, it)
+        if answered is not None and not (head or 0 <= now - it.told_at.get(me.kind, 0) < answered.again_us):
+            it.told_at = {**it.told_at, me.kind: now}
+            answered.note(subject, it, me.kind)
         return it.body(catalog=catalog)
 
     def verdict(self, digest: bytes, now: int) -> Verdict | None:

@@ -66,11 +66,11 @@ class Limits:
 
     def of(self, scope: Scope) -> float | None:
         """The limit for a token of this scope in seconds; None where it is served until it expires."""
-        return self._limits.get(_class_of(scope))
+        return self._limits.get(class_of(scope))
 
     def check(self, scope: Scope) -> None:
         """Raise Unavailable if what is known is too old to decide about tokens of this scope."""
-        self.check_class(_class_of(scope))
+        self.check_class(class_of(scope))
 
     def check_class(self, name: str) -> None:
         """The same by the name of the class."""
@@ -186,7 +186,8 @@ def _later(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else max(one, other)
 
 
-def _class_of(scope: Scope) -> str:
+def class_of(scope: Scope) -> str:
+    """The name of its class."""
     return next(name for name, kind in CLASSES.items() if isinstance(scope, kind))
 
 

@@ -31,7 +31,19 @@ class Footing(Derived):
 class Held:
     """A token that was answered; `until` in ticks, `written` the file that has it."""
 
-    __slots__ = ("chain", "expires_at", "ground", "id", "issued_at", "key", "lines", "names", "until", "written")
+    __slots__ = (
+        "asked_by",
+        "chain",
+        "expires_at",
+        "ground",
+        "id",
+        "issued_at",
+        "key",
+        "lines",
+        "names",
+        "until",
+        "written",
+    )
 
     def __init__(self, one: Told, on: Footing, until: float) -> None:
         traits = one.traits
@@ -39,6 +51,7 @@ class Held:
         self.id, self.chain, self.lines = traits.audit_id, traits.audit_chain_id, traits.lines
         self.issued_at, self.expires_at = traits.issued_at, traits.expires_at
         self.ground, self.until, self.written = on, until, -1
+        self.asked_by: tuple[str, ...] = (sys.intern(one.asked_by),)
 
     @property
     def traits(self) -> Traits:

@@ -44,7 +44,7 @@ class Journal:
         for number in self._numbers():
             path = self._path(number)
             if path.stat().st_mtime > newer_than_s:
-                yield from _records(path.read_bytes())
+                yield from records(path.read_bytes())
             else:
                 path.unlink()
 
@@ -101,8 +101,8 @@ class Journal:
         return self._directory / f"{number:010d}{_SUFFIX}"
 
 
-def _records(content: bytes) -> Iterator[bytes]:
-    """The records of a file up to the first that is not whole."""
+def records(content: bytes) -> Iterator[bytes]:
+    """The records of a file's content up to the first that is not whole."""
     at = 0
     while at + _HEAD.size <= len(content):
         length, check = _HEAD.unpack_from(content, at)

@@ -32,6 +32,8 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "lag_entries": ("gauge", "Entries of the log that are not applied here yet", ()),
     "age_seconds": ("gauge", "Time since this replica was known to be complete", ()),
     "too_old_for": ("gauge", "1 while what is known is too old to decide about tokens of this class", ("class",)),
+    "waiting_for_position": ("gauge", "Requests that wait for a change that has not arrived here yet", ()),
+    "waiting_refused": ("counter", "Requests that found no place to wait in", ("full",)),
     "sealing_left_seconds": ("gauge", "For how long tokens may still be issued here if nothing more is heard", ()),
     "drift_rows": ("counter", "Rows of this replica that no entry of the log made so, put right", ("how",)),
     "drift_unmended": ("gauge", "Rows in which the controller's own tables differ from the log, found here", ()),
@@ -75,6 +77,9 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "tokens_issued": ("gauge", "Tokens issued here in the last 72 hours, by the id of the key", ("key",)),
     "condemned_keys": ("gauge", "Keys that were condemned, ever", ()),
     "own_feed_pending": ("gauge", "Own entries not seen in the log yet", ()),
+    "peer_feed_rows": ("gauge", "Rows of another site's feed that count here and are not in the log", ("site",)),
+    "peer_feed_unread": ("gauge", "1 while another site's feed is not read, or not to its end", ("site",)),
+    "feed_share": ("gauge", "How much of its share of the log a site has used for revocations; all is 1", ("site",)),
     "stream_up": ("gauge", "1 while the stream to a controller is open", ()),
     "stream_connects": ("counter", "Times the stream was opened", ()),
     "forwarded": ("counter", "Changes forwarded to a controller", ("result",)),
@@ -106,7 +111,8 @@ class Durations(NamedTuple):
 
 Told = float | Mapping[str, float] | Durations
 Counts = tuple[tuple[str, tuple[tuple[str, str], ...], float], ...]  # name, labels, value of each that adds up
-_ADDED: Final = {PREFIX + name for name in ("connections", "password_hash_queue")}  # gauges of a process, not a region
+# gauges of a process, not a region
+_ADDED: Final = {PREFIX + name for name in ("connections", "password_hash_queue", "waiting_for_position")}
 
 
 class _Known(Collector):

@@ -52,7 +52,8 @@ class Strategy(NamedTuple):
 class Told(msgspec.Struct, frozen=True, array_like=True):
     """One token that was answered 200: its entries' `names`, and all that decides whether it still would be.
 
-    `said` is a digest of what the answer said of its user and scope; `ends_at` is before the token's own end, or None.
+    `said` is a digest of what the answer said of its user and scope; `ends_at` is before the token's own end, or None;
+    `asked_by` is the class of the caller's token, for which knowledge has to be new enough as well.
     """
 
     names: tuple[bytes, ...]
@@ -63,6 +64,7 @@ class Told(msgspec.Struct, frozen=True, array_like=True):
     delegation: tuple[str, str] | None
     traits: Traits
     ends_at: int | None = None
+    asked_by: str = ""
 
 
 Ground = tuple[str, Scope, Delegation | None]
@@ -122,7 +124,7 @@ def said(facts: Facts) -> bytes:
     return hashlib.blake2b(_encode(parts), digest_size=8).digest()
 
 
-def told(token: str, verdict: Verdict, known: Iterable[Strategy]) -> Told:
+def told(token: str, verdict: Verdict, known: Iterable[Strategy], asked_by: str = "") -> Told:
     """What is remembered of an answer to a validation of `token`, as it was sent."""
     content = verdict.token
     delegation = content.delegation
@@ -135,6 +137,7 @@ def told(token: str, verdict: Verdict, known: Iterable[Strategy]) -> Told:
         delegation=None if delegation is None else _delegation(delegation),
         traits=verdict.traits,
         ends_at=verdict.expires_at if verdict.expires_at < content.expires_at else None,
+        asked_by=asked_by,
     )
 
 
@@ -162,24 +165,33 @@ class Answers:
     """What this process answers 200, handed on in batches soon after. Implements `fastpath.Answered`."""
 
     def __init__(
-        self, known: Sequence[Strategy], token_cache_time_s: float, hand_on: Callable[[list[Told]], None]
+        self,
+        known: Sequence[Strategy],
+        token_cache_time_s: float,
+        hand_on: Callable[[list[Told]], None],
+        ahead: Callable[[Told], None] | None = None,
     ) -> None:
+        """`ahead`: is told of each before it is answered."""
         self.again_us = int(token_cache_time_s * AGAIN * 1_000_000)
         self._known = known
         self._hand_on = hand_on
-        self._fresh: dict[str, Verdict] = {}
+        self._ahead = ahead
+        self._fresh: list[Told] = []
 
-    def note(self, token: str, verdict: Verdict) -> None:
-        """This token, as it was sent, is answered 200 now."""
+    def note(self, token: str, verdict: Verdict, asked_by: str) -> None:
+        """This token, as it was sent, is about to be answered 200."""
         if not self._fresh:
             asyncio.get_running_loop().call_later(_HAND_ON_S, self.flush)
-        self._fresh[token] = verdict
+        one = told(token, verdict, self._known, asked_by)
+        if self._ahead is not None:
+            self._ahead(one)
+        self._fresh.append(one)
 
     def flush(self) -> None:
         """Hand on what has gathered."""
-        fresh, self._fresh = self._fresh, {}
+        fresh, self._fresh = self._fresh, []
         if fresh:
-            self._hand_on([told(token, verdict, self._known) for token, verdict in fresh.items()])
+            self._hand_on(fresh)
 
 
 def _scope(scope: Scope) -> tuple[str, str]:

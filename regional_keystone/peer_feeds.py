@@ -5,9 +5,9 @@ Source: docs/feeds.md, "What sites read of each other"; docs/adr/0031-sites-read
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -31,6 +31,7 @@ _TABLES = frozenset({("sites",), ("taken",), ("condemned",)})
 _ENTRIES = 100  # asked for at once
 _PAGES = 20  # of one feed in one look: who writes without end keeps nobody from the others
 _SAY_AGAIN_S = 60.0
+MOST_ROWS = 200_000  # of one site that count here and the log does not have: 40 MB, or 55 hours of one each second
 _MOST_PAUSE_S = 60.0  # until a feed is tried again that alone cannot be read: its site keeps it elsewhere, say
 
 
@@ -45,10 +46,26 @@ class _Peer:
     pause_s: float = 0.0
     again_ticks: float = 0.0
     said_ticks: float = float("-inf")  # when it was complained of what it has no right to say
+    full_ticks: float = float("-inf")  # and of how much that is
+    rows: int = 0
+    ahead: deque[tuple[int, int]] = field(default_factory=deque)  # (number, rows of it) of what the log does not have
 
     @property
     def site(self) -> str:
         return self.feed.partition("/")[0]
+
+    def counts(self, word: PeerWord) -> None:
+        """This counts here now."""
+        if rows := len(word.revocations) + len(word.condemned):
+            self.ahead.append((word.number, rows))
+            self.rows += rows
+        self.number = max(self.number, word.number)
+
+    def take(self, number: int) -> None:
+        """The log has it up to here."""
+        self.taken, self.number = number, max(self.number, number)
+        while self.ahead and self.ahead[0][0] <= number:
+            self.rows -= self.ahead.popleft()[1]
 
 
 class PeerFeeds:
@@ -122,9 +139,22 @@ class PeerFeeds:
     def status(self) -> dict[str, Any]:
         """What /status tells: of each feed, up to where the log has it and it counts here, and what is wrong."""
         return {
-            peer.feed: {"taken": peer.taken, "number": peer.number, "problem": peer.problem or None}
+            peer.feed: {
+                "taken": peer.taken,
+                "number": peer.number,
+                "rows": peer.rows,
+                "problem": peer.problem or None,
+            }
             for peer in self._peers.values()
         }
+
+    def rows(self) -> dict[str, float]:
+        """How much of each site counts here that the log does not have."""
+        return {peer.site: peer.rows for peer in self._peers.values()}
+
+    def unread(self) -> dict[str, float]:
+        """1 for each site whose feed is not read, or not to its end."""
+        return {peer.site: float(bool(peer.problem)) for peer in self._peers.values()}
 
     async def _review(self) -> None:
         """Whose feeds are read: those that a controller would take over, of each member's present instance."""
@@ -143,17 +173,21 @@ class PeerFeeds:
                 feed = f"{site.id}/{site.instance}"
                 number = taken.get(feed, 0)
                 peer = self._peers[feed] = before.get(feed) or _Peer(feed, number, number)
-                peer.taken, peer.number = number, max(peer.number, number)
+                peer.take(number)
 
     async def _read(self, peer: _Peer) -> bool | None:
         """Take in what follows; True if there may be more, None if it could not be read."""
         try:
             for _ in range(_PAGES):
+                if self._is_full(peer):
+                    return False
                 entries = await self._store.tail(peer.feed, peer.number, _ENTRIES)
                 for word in self._believed(peer, entries, now=self._clock.now()):
                     heed(self._follower, word)
                     self.told(word)
-                    peer.number = max(peer.number, word.number)
+                    peer.counts(word)
+                    if peer.rows >= MOST_ROWS:
+                        break
                 if len(entries) < _ENTRIES:
                     break
             else:
@@ -165,6 +199,21 @@ class PeerFeeds:
             log.info("peer_feed_readable", feed=peer.feed, number=peer.number)
         peer.problem, peer.pause_s = "", 0.0
         return False
+
+    def _is_full(self, peer: _Peer) -> bool:
+        """Whether so much of this feed counts here that the rest waits until the log has it. Nothing is passed over."""
+        if peer.rows < MOST_ROWS:
+            return False
+        peer.problem = f"{peer.rows} rows of it count here and are not in the log; more wait for a controller"
+        if self._clock.ticks() - peer.full_ticks >= _SAY_AGAIN_S:
+            peer.full_ticks = self._clock.ticks()
+            log.error(
+                "peer_feed_full",
+                feed=peer.feed,
+                rows=peer.rows,
+                cure=f"if {peer.site} is not sane: rkctl region remove",
+            )
+        return True
 
     def _cannot_read(self, peer: _Peer, error: Exception) -> None:
         problem = str(error)[:200] or type(error).__name__

@@ -6,23 +6,19 @@ Source: docs/adr/0033-how-old-an-answer-may-be.md
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from regional_keystone.errors import Invalid, Unavailable
 from regional_keystone.model import Site, Taken
+from regional_keystone.waiting_places import WaitingPlaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from regional_keystone.ports import Clock, Reader
     from regional_keystone.record import Touch
 
 HEADER: Final = "X-RK-Position"
 WAIT_S: Final = 1.0  # how long a request waits to be answered as new as it asks
-_MOST, _MOST_OF_ONE = 256, 64  # requests that wait at a time, and those of one address
 _LOOK_S = 0.02
 _TABLES: Final = frozenset({("sites",), ("taken",)})
 _TEXT = re.compile(r"([0-9]{1,18})(?:\+([0-9]{1,18})@([!-~]{1,200}))?", re.ASCII)
@@ -82,7 +78,7 @@ class Waiting:
         self._follower = follower
         self._clock = clock
         self._own = own
-        self._peers: Counter[str] = Counter()
+        self.places = WaitingPlaces()
         self._feeds: dict[str, int] = {}  # up to where the log has taken each over
         self._sites: set[str] = set()
         self._stale = True
@@ -94,7 +90,7 @@ class Waiting:
         """Return when every answer from now on is as new as this. Raises Unavailable when that takes too long."""
         if wanted.position <= self._follower.position and (not wanted.feed or await self._knows(wanted)):
             return
-        with self._place(peer):
+        with self.places.one(peer):
             until = self._clock.ticks() + WAIT_S
             if not await self._follower.reached(wanted.position, WAIT_S):
                 raise Unavailable(f"This region has not received change {wanted.position} yet; try again.")
@@ -143,16 +139,3 @@ class Waiting:
             await self._clock.sleep(min(left_s, _LOOK_S))
             return True
         return await self._follower.reached(self._follower.position + 1, left_s)
-
-    @contextmanager
-    def _place(self, peer: str) -> "Iterator[None]":
-        """A number that never comes costs whoever shows it, not others."""
-        if self._peers.total() >= _MOST or self._peers[peer] >= _MOST_OF_ONE:
-            raise Unavailable("Too many requests wait for changes that this region has not received; try again.")
-        self._peers[peer] += 1
-        try:
-            yield
-        finally:
-            self._peers[peer] -= 1
-            if not self._peers[peer]:
-                del self._peers[peer]

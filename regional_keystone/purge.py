@@ -8,8 +8,9 @@ Source: docs/adr/0028-the-middlewares-entries-are-deleted.md.
 
 import asyncio
 import heapq
+import sys
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -38,6 +39,7 @@ _ASKED = 100  # grounds that are looked up before others may go on; of more that
 _EVENTS = 5_000  # more revocations at once, and every token is asked about instead
 _SAY_AGAIN_S = 60.0
 
+Left = Callable[[float, int | None], Iterator[list[Told]]]
 Look = Callable[[str, Scope, Delegation | None], Awaitable[Facts]]
 
 
@@ -71,14 +73,19 @@ class Purge:
         servers: Iterable[Server],
         journal: Journal,
         terms: Terms,
+        ahead: Left = lambda *_: iter(()),
     ) -> None:
-        """`look` says what somebody is and has now, as `Validator.facts` does; `memory` is where it keeps that."""
+        """`look` says what somebody is and has now, as `Validator.facts` does; `memory` is where it keeps that.
+
+        `ahead`: as `told.left`, of the files that the processes of this place write.
+        """
         self.terms = terms
         self.purged: Counter[str] = Counter(dict.fromkeys(CAUSES, 0))
         self.losses: Counter[str] = Counter(dict.fromkeys(LOSSES, 0))
         self.deletions = [Deletions(server, clock, 4 * terms.entries) for server in servers]
         self._knowledge, self._look, self._memory, self._clock = knowledge, look, memory, clock
         self._journal, self._file, self._unwritten = journal, 0, bytearray()
+        self._ahead, self._gone = ahead, set[int]()
         self._held: dict[bytes, Held] = {}  # by first name, the oldest first
         self._named: Many[str, Held] = Many()
         self._on: Many[Footing, Held] = Many()
@@ -134,11 +141,21 @@ class Purge:
         """As `take`, of another process. Raises ValueError for rubbish."""
         self.take(unframed(batch))
 
-    def passed(self, scopes: str) -> None:
-        """What is known is too old to answer for tokens of this class (of `freshness.CLASSES`): nor may a cache."""
+    def process_ended(self, number: int) -> None:
+        """The process of this number is gone: what it had answered and not handed on is taken up."""
+        self._gone.add(number)
+        self._more.set()
+
+    async def passed(self, scopes: str) -> None:
+        """What is known is too old for tokens of this class (of `freshness.CLASSES`) and for callers with one.
+
+        It may not be answered, and no cache may.
+        """
         kinds = CLASSES[scopes]
-        found = [held for one in self._grounds.values() if isinstance(one.where[1], kinds) for held in self._on[one]]
-        self._delete(found, "too_old")
+        self._delete(
+            await self._among(lambda held: isinstance(held.ground.where[1], kinds) or scopes in held.asked_by),
+            "too_old",
+        )
 
     def status(self) -> dict[str, Any]:
         """What /status tells."""
@@ -186,11 +203,13 @@ class Purge:
 
     async def _work(self) -> None:
         self._forget_old()
+        while self._gone:
+            await self._take_up(self._gone.pop())
         await self._void()
         await self._refuse_keys()
         await self._settle()
         self._end()
-        self._check_age()
+        await self._check_age()
         self._delete_again()
 
     async def _void(self) -> None:
@@ -277,14 +296,14 @@ class Purge:
             if held is not None:
                 self._finish([held], "ended")
 
-    def _check_age(self) -> None:
+    async def _check_age(self) -> None:
         age_s = self._knowledge.age_s()
         for scopes, limit_s in self.terms.limits.items():
             if age_s <= limit_s:
                 self._too_old.discard(scopes)
             elif scopes not in self._too_old:
                 self._too_old.add(scopes)
-                self.passed(scopes)
+                await self.passed(scopes)
 
     async def _among(self, wanted: Callable[[Held], bool]) -> list[Held]:
         """Those of all tokens that are wanted, a slice at a time."""
@@ -304,6 +323,8 @@ class Purge:
         same = known is not None and (known.names, known.key, known.ground.said) == (one.names, one.key, one.said)
         if known is not None and same:
             known.until = until
+            if one.asked_by not in known.asked_by:
+                known.asked_by, known.written = (*known.asked_by, sys.intern(one.asked_by)), -1
             self._held[one.names[0]] = known
             self._write(known, one)
             return
@@ -426,9 +447,8 @@ class Purge:
             await self._clock.sleep(_WRITE_S)
 
     async def _recall(self) -> None:
-        newer_than_s = self._clock.now() / 1_000_000 - 2 * self.terms.keep_s
         try:
-            records = await asyncio.to_thread(lambda: list(self._journal.read(newer_than_s)))
+            records = await asyncio.to_thread(lambda: list(self._journal.read(self._newer_than_s())))
             await asyncio.to_thread(self._journal.begin)
         except OSError as error:
             self.losses["not_written"] += 1
@@ -438,7 +458,25 @@ class Purge:
             if not place % _SLICE:
                 await self._clock.sleep(0)
             self.take(_readable(content))
+        await self._take_up(None)
         log.info("middleware_cache_recalled", tokens=len(self))
+
+    async def _take_up(self, number: int | None) -> None:
+        """What processes that are gone had answered and not handed on; all of them, or those of this number."""
+        try:
+            batches = await asyncio.to_thread(lambda: list(self._ahead(self._newer_than_s(), number)))
+        except OSError as error:
+            self.losses["not_written"] += 1
+            self._complain("middleware_cache_not_read", why=error.strerror, cure="see to state_dir")
+            return
+        for place, batch in enumerate(batches):
+            if not place % _SLICE:
+                await self._clock.sleep(0)
+            self.take(batch)
+
+    def _newer_than_s(self) -> float:
+        """Of files that were written to last before this moment nothing matters any more."""
+        return self._clock.now() / 1_000_000 - 2 * self.terms.keep_s
 
     def _complain(self, what: str, **more: Any) -> None:
         """Loudly, but not more than now and then."""

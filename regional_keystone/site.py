@@ -142,6 +142,7 @@ class Site:
             stack.push_async_callback(self.purge.close)
             if self.workers is not None:
                 self.workers.answered = self.purge.take_framed
+                self.workers.gone = self.purge.process_ended
 
     async def _open_comparing(self) -> None:
         """Compare what lies in an own file; the tables of a data centre are everybody's."""
@@ -243,6 +244,8 @@ class Site:
         """Know what other sites say in the store that all share, and go on to."""
         part, keep = self.part, keep_s(self.settings)
         self.peers = PeerFeeds(member.name, store=part.store, follower=part.follower, clock=self.clock, keep_s=keep)
+        self.door.metrics.tell("peer_feed_rows", self.peers.rows)
+        self.door.metrics.tell("peer_feed_unread", self.peers.unread)
         await self.peers.begin()
 
     async def _open_own(self, stack: AsyncExitStack, member: Membership) -> tuple[str, Writer]:

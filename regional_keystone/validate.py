@@ -15,7 +15,7 @@ from regional_keystone.delegation import Within, delegated
 from regional_keystone.document import common, listed, named, offered, own
 from regional_keystone.errors import Forbidden, NotFound, Unauthenticated, Unavailable
 from regional_keystone.fastpath import Derived, Facts, FastPath, Knowledge, Verdict
-from regional_keystone.freshness import Limits
+from regional_keystone.freshness import Limits, class_of
 from regional_keystone.issue import SKEW_S
 from regional_keystone.model import ServiceProvider, User
 from regional_keystone.overlay import Positioned, Recording
@@ -129,10 +129,13 @@ class Validator:
             raise NotFound(_FAILED)
         return found
 
-    def shown(self, text: str, verdict: Verdict) -> None:
-        """The body of this verdict is the answer about `text`, as it was sent: whoever asked may keep it."""
+    def shown(self, text: str, verdict: Verdict, asked_by: Scope) -> None:
+        """The body of this verdict is the answer about `text`, as it was sent: whoever asked may keep it.
+
+        `asked_by` is what the caller's token is for.
+        """
         if self._fastpath.answered is not None:
-            self._fastpath.answered.note(text, verdict)
+            self._fastpath.answered.note(text, verdict, class_of(asked_by))
 
     async def facts(self, user_id: str, scope: Scope, delegation: Delegation | None = None) -> Facts:
         """Who the user is and has in the scope now, with the parts of the body that say so.
@@ -186,15 +189,17 @@ class Validator:
     async def _active_until(self, token: Token, facts: Facts) -> int | None:
         """Until when its user, and by a trust its trustor, count as active; None: for ever. Raises NotFound where not.
 
-        The facts depend on the same records, so what comes of it is forgotten with them.
+        The facts depend on the same records, so what comes of it is forgotten with them. Where a login until that
+        moment may have been made elsewhere, the user may be active: then the token counts for as long as `[freshness]`
+        allows, and is asked about anew each time.
         """
         if self.active_until is None:
             return None
         trustor_id = facts.within.trustor_id if facts.within else None
         who = [await self._reader.get(User, one) for one in {token.user_id, trustor_id} if one is not None]
         ends = [end for user in who if user is not None and (end := self.active_until(user)) is not None]
-        if any(self._clock.now() >= end for end in ends):
-            self._check_known(token)  # who logs in elsewhere may be active
+        if any(self._clock.now() >= end and not self._knowledge.may_lack(end) for end in ends):
+            self._check_known(token)  # an administrator may have enabled the user since, and the token be of then
             raise NotFound(_FAILED)
         return min(ends, default=None)
 

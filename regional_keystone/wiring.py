@@ -261,6 +261,7 @@ def _verifier(settings: Settings, part: Replica, record: Record) -> Verifier:
         place=part.holder.name,
         record=record,
         clock=part.clock,
+        may_lack=part.follower.may_lack,
     )
 
 
@@ -326,6 +327,9 @@ def _web(
     settings: Settings, part: Replica, engine: Api, fastpath: Fast, metrics: Metrics, own_at: OwnFeed | None
 ) -> Web:
     follower = part.follower
+    wait = Waiting(part.overlay, follower, part.clock, own_at)
+    metrics.tell("waiting_for_position", lambda: len(wait.places))
+    metrics.tell("waiting_refused", lambda: wait.places.refused)
 
     def knows() -> Known:
         return Known(follower.position, follower.age_s(), part.holder.seen.epoch)
@@ -339,7 +343,7 @@ def _web(
         public_endpoint=settings.listen.public_endpoint or None,
         trusted_proxies=settings.listen.trusted_proxies,
         cors=settings.cors,
-        wait=Waiting(part.overlay, follower, part.clock, own_at),
+        wait=wait,
         knows=knows,
     )
 

@@ -78,13 +78,13 @@ _LATE = "The first process of this site has not answered in time; the change may
 class Worker:
     """One process's knowledge, kept up by its leader. A Committer: its leader has the own feed."""
 
-    def __init__(self, settings: Settings, clock: Clock, channel: Channel[ToWorker]) -> None:
+    def __init__(self, settings: Settings, clock: Clock, channel: Channel[ToWorker], number: int = 2) -> None:
         self.settings = settings
         self.clock = clock
         self.part: Replica
         self.door: Door
         self.may_serve = asyncio.Event()
-        self._channel = channel
+        self._channel, self._number = channel, number
         self._refresh: Refresh
         self._own = 0
         self._projected = 0
@@ -128,7 +128,9 @@ class Worker:
         )
         stack.push_async_callback(self.door.close)
         export(self.part, self.door)
-        tell_answers(self.settings, self.door, lambda batch: self._say(Answered(framed(batch))))
+        tell_answers(
+            self.settings, self.door, self.clock, lambda batch: self._say(Answered(framed(batch))), self._number
+        )
 
     def tasks(self) -> list[Coroutine[Any, Any, None]]:
         """What runs for as long as the worker does."""
@@ -290,7 +292,7 @@ async def serve(settings: Settings, number: int, leader_fd: int) -> None:
     async with AsyncExitStack() as stack:
         channel: Channel[ToWorker] = await Channel.over(socket.socket(fileno=leader_fd), at_worker)
         stack.callback(channel.close)
-        worker = Worker(settings, clock, channel)
+        worker = Worker(settings, clock, channel, number)
         await worker.build(stack)
         try:
             async with background(worker.tasks()):

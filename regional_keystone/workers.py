@@ -119,6 +119,7 @@ class Workers:
         self.have_served = False  # all of them, at one moment
         self.count = count
         self.answered: Callable[[bytes], None] = _unheard  # what a worker answered 200
+        self.gone: Callable[[int], None] = _unmissed  # is told which process is no more
         self.peers: Callable[[], AsyncIterator[PeerWord]] = _no_peers  # what their feeds say and the log does not yet
         self._start = start
         self._follower = follower
@@ -314,6 +315,7 @@ class Workers:
             channel.close()
             await gone(process)
             del self._workers[number]
+            self.gone(number)
             self._ended = add_counts(self._ended, worker.counts)
             self._follower.issues.add(worker.issued)
             self._follower.progress()  # what all the others hold may be more
@@ -484,3 +486,7 @@ async def _no_peers() -> AsyncIterator[PeerWord]:
 
 def _unheard(batch: bytes) -> None:
     """What was answered, where nobody asks."""
+
+
+def _unmissed(number: int) -> None:
+    """The end of a process that nothing has to be taken up of."""

@@ -110,7 +110,7 @@ class _Tokens:
         verdict = await self._subject(call, action, allow_expired=_is_on(call.query("allow_expired")))
         body, text = verdict.body(catalog=call.query("nocatalog") is None), call.request.headers["x-subject-token"]
         if call.request.method == "GET":
-            self._validator.shown(text, verdict)
+            self._validator.shown(text, verdict, call.caller.token.scope)
         return Result(body=body, headers={"X-Subject-Token": text})
 
     async def revoke(self, call: Call) -> Result:

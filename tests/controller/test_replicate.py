@@ -500,7 +500,7 @@ async def test_what_cannot_be_taken_over_is_refused_and_the_controller_goes_on(c
 
 async def test_incarnations_of_a_feed_are_forgotten_when_there_are_too_many(controller, site):
     """A stolen site may begin another with every message; of one that goes on none is forgotten."""
-    taking = controller.replicator._taking
+    taking = controller.replicator.taking
     for number in range(MOST_FEEDS + 3):
         await taking.take("RegionOne", f"RegionOne/inc{number:02}", [own(1)])
         await taking.take("RegionOne", f"RegionOne/inc{number:02}", [own(1), own(2)])

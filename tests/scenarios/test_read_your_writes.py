@@ -174,7 +174,8 @@ async def test_positions_that_never_come_cost_whoever_shows_them_and_others_are_
     position = near.site.part.follower.position
     assert (await near.ask("GET", "/v3", X_RK_Position=position)).status in {200, 300}
     waits = near.site.door.web._wait
-    assert not waits._peers
+    assert not len(waits.places)
+    assert waits.places.refused == {"all": 0, "caller": 90 - 64}
     assert not near.site.part.follower._noted._waiting
 
 

@@ -17,8 +17,9 @@ from regional_keystone.log import Entry, Transaction, put, remove
 from regional_keystone.messages import Request
 from regional_keystone.model import Attempts, Project, Taken, User
 from regional_keystone.passwords import hash_password
-from regional_keystone.settings import Identity, SecurityCompliance
+from regional_keystone.settings import Identity, SecurityCompliance, Settings
 from tests.cloud import eventually, running, wired
+from tests.site.test_follow import voided
 from tests.site.test_own_feed import Feed
 from tests.site.test_workers import LOGIN, region
 
@@ -297,7 +298,7 @@ async def _has_taken(node, number, feed="RegionOne/inc"):
 
 async def take(cloud, *changes):
     node = cloud.controller
-    await node.replicator._taking.take("RegionOne", "RegionOne/evil", [Entry(1, "e", 0, changes)])
+    await node.replicator.taking.take("RegionOne", "RegionOne/evil", [Entry(1, "e", 0, changes)])
 
 
 async def test_a_site_that_lies_of_time_locks_out_and_forgets_no_further_than_now(cloud):
@@ -355,6 +356,41 @@ async def test_activity_at_a_site_reaches_the_user_once_a_day_and_counts_there_b
         assert not verifier.is_inactive(user, now)
         wire.mend()
         await eventually(lambda: _was_active(cloud, now))
+
+
+async def test_a_site_calls_nobody_inactive_for_a_time_of_which_it_may_lack_news(cloud):
+    user = await Users(cloud).make()
+    site, asked = cloud.sites["RegionOne"], []
+    verifier = watch(site, SecurityCompliance(disable_user_account_days_inactive=2))
+    end = verifier.active_until(user)
+    verifier._may_lack = lambda at: asked.append(at) or True
+    assert not verifier.is_inactive(user, end)
+    verifier._may_lack = lambda at: False
+    assert verifier.is_inactive(user, end)
+    assert not verifier.is_inactive(user, end - 1)
+    assert asked == [end]
+
+
+async def test_what_a_site_is_wired_to_ask_is_what_its_replica_may_lack(cloud):
+    settings = Settings(security_compliance=SecurityCompliance(disable_user_account_days_inactive=2))
+    site = cloud.sites["RegionOne"]
+    assert wiring._verifier(settings, site, None)._may_lack == site.follower.may_lack
+
+
+@pytest.mark.parametrize("days", [1, 2])
+async def test_who_logs_in_where_it_could_not_be_known_that_they_were_inactive_revives_no_token(cloud, days):
+    rules = SecurityCompliance(disable_user_account_days_inactive=2)
+    cloud.controller.replicator.taking._rules = rules
+    last = cloud.controller.clock.now() // compliance.DAY * compliance.DAY - 10 * compliance.DAY
+    user = msgspec.structs.replace(await Users(cloud).make(), last_active_at=last)
+    await cloud.controller.write(user)
+    await take(cloud, put(report(failed=0, active_at=last + days * compliance.DAY)))
+    await cloud.level()
+    end, then = last + 2 * compliance.DAY, last + days * compliance.DAY
+    for node in (cloud.controller, *cloud.sites.values()):
+        assert (await node.overlay.get(User, "u")).last_active_at == then
+        assert voided(node.follower, user_id="u", issued_at=end - S) == (days == 2), "they were refused everywhere else"
+        assert not voided(node.follower, user_id="u", issued_at=end)
 
 
 async def _was_active(cloud, now):

@@ -10,6 +10,7 @@ from controller.heartbeat import beat
 from regional_keystone.errors import NotFound, Unauthenticated, Unavailable
 from regional_keystone.freshness import Age, Limits
 from regional_keystone.log import put
+from regional_keystone.middleware_cache import Strategy, told
 from regional_keystone.settings import Freshness
 from regional_keystone.token import DomainScope, ProjectScope, SystemScope, Unscoped
 from tests.site.realm import PASSWORD, SCOPE_P, SETTINGS, SYSTEM, P, U, ask, grant, realm
@@ -123,8 +124,19 @@ async def test_without_a_scope_no_password_is_called_wrong_where_it_may_be_new(p
 
 
 async def test_nobody_is_called_inactive_where_a_login_elsewhere_may_not_be_known(place):
-    text = (await place.login(SCOPE_P)).text
-    place.validator.active_until = lambda user: 1
+    text, other = (await place.login(SCOPE_P)).text, (await place.login(SYSTEM)).text
+    asked = []
+    place.known.may_lack = lambda at: asked.append(at) or place.known.lacks
+    place.validator.active_until = lambda user: 10 * SECOND
+    place.known.lacks, place.known.age = True, LIMITS.project
+    for _ in range(2):
+        verdict = await place.validator.check(text)
+        with pytest.raises(Unavailable):
+            await place.validator.check(other)
+        assert place.fastpath.verdict(verdict.digest, place.clock.now()) is None, "it is asked anew each time"
+    assert told(text, verdict, (Strategy(),)).ends_at == 10 * SECOND, "nor is it left in a service's cache"
+    assert set(asked) == {10 * SECOND}, "what matters is what is known of the time until then"
+    place.known.lacks = False
     with pytest.raises(NotFound):
         await place.validator.check(text)
     place.known.age = LIMITS.project + 1

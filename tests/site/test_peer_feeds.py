@@ -7,6 +7,7 @@ import msgspec
 import pytest
 import structlog
 
+from regional_keystone import peer_feeds
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.believed import MOST_CONDEMNED, SKEW_US
 from regional_keystone.errors import Unavailable
@@ -256,7 +257,7 @@ async def test_what_the_log_has_taken_over_is_not_asked_for_again_and_counts_onc
     await peers.look()
     assert peers.refuses("d") == [True]
     assert len(peers.follower.index) == size + 1
-    assert peers.feeds.status()[FEED] == {"taken": 3, "number": 4, "problem": None}
+    assert peers.feeds.status()[FEED] == {"taken": 3, "number": 4, "rows": 1, "problem": None}
 
 
 async def test_what_was_forgotten_before_it_was_read_came_with_the_log(peers):
@@ -303,6 +304,53 @@ async def test_whatever_is_raised_where_a_feed_is_read_it_ends_no_process_and_ke
     peers.clock._to(peers.clock.ticks() + 2 * SELDOM_S)
     await peers.look()
     assert {word.feed async for word in peers.feeds.words()} == {FEED, OTHER_FEED}
+
+
+async def test_what_one_site_says_that_is_not_in_the_log_is_bounded_and_the_rest_waits_for_the_log(peers, monkeypatch):
+    monkeypatch.setattr(peer_feeds, "MOST_ROWS", 250)
+    names = [f"a{number}" for number in range(400)]
+    for start in range(0, 400, 4):
+        await peers.say(*(put(event(name, 10**6, audit_id=name)) for name in names[start : start + 4]))
+    await peers.revoke("other", feed=OTHER_FEED)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            await peers.look()
+    (told,) = [one for one in logs if one["event"] == "peer_feed_full"]
+    assert (told["feed"], told["rows"]) == (FEED, 252)
+    assert peers.refuses(*names) == [True] * 252 + [False] * 148
+    assert peers.refuses("other") == [True], "nobody else pays for it"
+    shown = peers.feeds.status()
+    assert (shown[FEED]["number"], shown[FEED]["rows"], shown[OTHER_FEED]["rows"]) == (63, 252, 1)
+    assert "not in the log" in shown[FEED]["problem"]
+    assert shown[OTHER_FEED]["problem"] is None
+    assert [word.number for word in [one async for one in peers.feeds.words()] if word.feed == FEED][-1] == 63
+    peers.know(Taken(feed=FEED, number=40))  # a controller is back
+    await peers.look()
+    assert peers.refuses(*names) == [True] * 400, "nothing was passed over"
+    assert peers.feeds.status()[FEED] == {"taken": 40, "number": 100, "rows": 240, "problem": None}
+
+
+async def test_a_revocation_of_several_things_ends_all_that_have_the_narrowest_and_of_nothing_nothing(peers):
+    now = peers.clock.now()
+    shapes = [
+        {"user_id": "u", "project_id": "p", "role_id": "r", "domain_id": "d"},
+        {"user_id": "v", "trust_id": "t"},
+        {"audit_id": "a", "user_id": "w", "expires_at": now},
+        {"project_id": "q", "expires_at": now},
+        {"role_id": "s", "access_token_id": ""},
+        {},
+    ]
+    with structlog.testing.capture_logs() as logs:
+        await peers.say(*(put(event(f"e{number}", 10**6, **one)) for number, one in enumerate(shapes)))
+        await peers.look()
+    found = [{"user_id": "u"}, {"trust_id": "t"}, {"audit_id": "a"}, {"project_id": "q"}]
+    assert all(voided(peers.follower, **one, issued_at=10**6) for one in found)
+    assert not voided(peers.follower, user_id="v", issued_at=10**6)
+    assert not voided(peers.follower, audit_id="b", issued_at=10**6)
+    assert len(peers.follower.index) == len(shapes) - 1
+    assert len(peers.follower.index._tables) == 5, "so many questions at each validation"
+    (told,) = [one for one in logs if one["event"] == "peer_feed_oversteps"]
+    assert told["refused"] == {"of_several_things": 5, "of_everybody": 1}
 
 
 @pytest.mark.parametrize("field", ["user_id", "project_id", "audit_id", "audit_chain_id", "access_token_id"])

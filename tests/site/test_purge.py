@@ -5,6 +5,7 @@ import resource
 import time
 import uuid
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 from keystonemiddleware.auth_token import _cache
@@ -22,8 +23,10 @@ from regional_keystone.model import Project, RevocationEvent, User
 from regional_keystone.purge import Purge, Terms
 from regional_keystone.record import decode
 from regional_keystone.settings import ConfigurationError, MiddlewareCache
+from regional_keystone.token import SystemScope
+from regional_keystone.told import Ahead, left
 from tests.site.cache_server import CacheServer
-from tests.site.realm import KEYS, SCOPE_P, SYSTEM, P, Realm, U, ask, endpoint, grant, realm
+from tests.site.realm import KEYS, ON_P, SCOPE_P, SYSTEM, P, Realm, U, ask, endpoint, grant, realm
 from tests.stand_ins import ManualClock
 
 KNOWN = (Strategy(), Strategy("MAC", b"secret"), Strategy("ENCRYPT", b"secret"))
@@ -56,10 +59,16 @@ class Place:
             servers=[TokenCache(one.address, 1.0) for one in self.servers],
             journal=Journal(self.folder / "answered"),
             terms=self.terms,
+            ahead=partial(left, self.folder / "answered"),
         )
-        self.answers = made.fastpath.answered = Answers(KNOWN, self.terms.token_cache_time_s, self.purge.take)
+        self.answers = made.fastpath.answered = self.process(1)
         self._task = asyncio.create_task(self.purge.run())
         await until(lambda: self.purge._file or self._task.done() or self.purge._journal._file, "its file is open")
+
+    def process(self, number):
+        """What this process of the site answers, as it tells it."""
+        ahead = Ahead(self.folder / "answered", number, self.realm.clock)
+        return Answers(KNOWN, self.terms.token_cache_time_s, self.purge.take, ahead.write)
 
     async def die(self):
         """As by SIGKILL: nothing more is written, nothing more deleted."""
@@ -80,10 +89,10 @@ class Place:
         event = {"id": uuid.uuid4().hex, "issued_before": now, "revoked_at": now, "keep_until": now + 10**12}
         self.change(put(RevocationEvent(**{**event, **traits})))
 
-    async def kept(self, *tokens):
+    async def kept(self, *tokens, by=ON_P):
         """A service has validated each of these, and keeps the answers, in every strategy, on every server."""
         for token in tokens:
-            self.realm.validator.shown(token, await self.realm.validator.check(token))
+            self.realm.validator.shown(token, await self.realm.validator.check(token), by)
         self.answers.flush()
         await until(lambda: not self.purge._unknown, "they are looked up")
         self.store(*tokens)
@@ -106,10 +115,10 @@ class Place:
         """It is in the file: a moment that passes on both clocks."""
         await self.realm.clock.advance(0.1)
         wanted = [name for token in tokens for name in names(token, KNOWN)]
-        await until(lambda: all(one in self.content() for one in wanted), "it is written")
+        await until(lambda: all(one in self.content("*.journal") for one in wanted), "it is written")
 
-    def content(self):
-        return b"".join(file.read_bytes() for file in (self.folder / "answered").iterdir())
+    def content(self, which="*"):
+        return b"".join(file.read_bytes() for file in (self.folder / "answered").glob(which))
 
 
 def entries(token):
@@ -257,6 +266,58 @@ async def test_a_class_goes_when_its_limit_is_passed_and_again_when_it_is_passed
         await place.realm.clock.advance(0.3)
 
 
+@pytest.mark.parametrize("killed", ["at once", "once it is written"])
+async def test_what_a_caller_of_a_class_was_answered_goes_with_that_class(place, killed):
+    place.change(put(grant(U, "system", "admin", target="system")))
+    token, other, both = await logins(place, 3)
+    await place.kept(token, both, by=SystemScope())
+    await place.kept(other, both, by=ON_P)
+    if killed == "once it is written":
+        await place.written(token, other, both)
+    await place.die()  # who had asked is remembered as well
+    await place.purge.close()
+    await place.begin()
+    await until(lambda: len(place.purge) == 3, "they are taken up")
+    place.realm.known.age = 31.0
+    await place.realm.clock.advance(0.3)
+    await place.gone(token, both)
+    assert place.has(other) == 3
+
+
+async def answered(place, token, number):
+    """A process answers this, a service keeps it, and the process is killed before it could say so."""
+    process = place.process(number)
+    process.note(token, await place.realm.validator.check(token), "project")
+    process._fresh.clear()
+    place.store(token)
+
+
+async def test_what_was_answered_in_the_last_moment_of_a_place_is_deleted_when_it_ended(place):
+    (token,), stranger = await logins(place, 1), await neighbour(place)
+    for number in (1, 2):
+        await answered(place, token, number)
+    await place.die()
+    purge, place.purge = place.purge, None
+    place.revoke(user_id=U)
+    await purge.close()
+    await place.begin()
+    await place.gone(token)
+    assert place.has(stranger) == 3
+
+
+async def test_what_was_answered_in_the_last_moment_of_a_worker_is_deleted_when_it_ends(place):
+    one, other = await logins(place, 2)
+    await answered(place, one, 2)
+    await answered(place, other, 21)
+    place.purge.process_ended(2)
+    await until(lambda: len(place.purge) == 1, "it is taken up")
+    place.revoke(user_id=U)
+    await place.gone(one)
+    assert place.has(other) == 3, "that process lives, and says so itself"
+    place.purge.process_ended(21)
+    await place.gone(other)
+
+
 async def test_what_was_handed_on_until_a_moment_goes_at_that_moment(place):
     (token,) = await logins(place, 1)
     verdict = await place.realm.validator.check(token)
@@ -343,8 +404,9 @@ async def test_no_token_is_on_disk(place):
     (token,) = await logins(place, 1)
     await place.kept(token)
     await place.written(token)
-    (file,), content = (place.folder / "answered").iterdir(), place.content()
-    assert file.stat().st_mode & 0o777 == 0o600
+    files, content = list((place.folder / "answered").iterdir()), place.content()
+    assert {file.suffix for file in files} == {".journal", ".told"}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
     assert token.encode() not in content
     assert token[:30].encode() not in content
 
@@ -382,6 +444,12 @@ async def test_the_fast_path_tells_each_token_once_in_a_while_and_only_what_has_
     assert [hit(), hit()] == [2, 2]
     clock.jump(-1)  # somebody sets it back: when it was told cannot be known any more
     assert [hit(), hit()] == [3, 3]
+    (caller,) = await logins(place, 1)  # of another class, whose limit is another
+    place.change(put(grant(U, P, "admin")))
+    for text in (token, caller):
+        await place.realm.validator.check(text)
+    assert [hit(), hit()] == [4, 4]
+    assert [one.asked_by for one in heard] == ["system"] * 3 + ["project"]
 
 
 async def test_the_long_road_tells_what_was_asked_for_as_it_was_spelt(place):
