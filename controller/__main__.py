@@ -210,14 +210,15 @@ def config_check(
     site: Annotated[bool, typer.Option("--site", help="It is a site's, not a controller's.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the effective settings, or what is wrong with them.
+    """Print the effective settings, or what is wrong with them; a site's file needs --site.
 
     Example: rkctl config check --site /etc/regional-keystone/region.conf
     """
     with errors():
+        from controller.settings import checked
         from regional_keystone import settings
 
-        found = settings.load(_kind(site=site), file, set_)
+        found = checked(file, set_, site=site)
         print(json.dumps(settings.plain(found)) if as_json else settings.effective(found))
 
 
@@ -399,12 +400,16 @@ def _show_status(found: dict[str, Any]) -> None:
     everyone = (*found["controllers"], *found["sites"])
     console().print(table(columns, [[one.get(name) for name in columns] for one in everyone]))
     for one in everyone:
-        for said in ("detail", "set_aside", "drift"):
+        for said in ("detail", "too_old_for", "set_aside", "drift"):
             if said in one:
-                console().print(f"{one['name']}: {one[said]}", soft_wrap=True)
+                console().print(f"{one['name']}: {_said(said, one[said])}", soft_wrap=True)
     for one in found["controller"].get("deletions", ()):
         what = f"{one['of']} goes in steps since {one['began_at']}, {one['removed']} rows so far"
         console().print(what, soft_wrap=True)
+
+
+def _said(what: str, told: Any) -> str:
+    return f"knows too little to decide about {', '.join(told)} tokens" if what == "too_old_for" else str(told)
 
 
 def _kind(*, site: bool) -> Any:

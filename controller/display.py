@@ -3,6 +3,7 @@
 `rich` honours NO_COLOR and knows what a terminal is; nothing else decides about either.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, Self
@@ -23,9 +24,9 @@ _EACH_S = 5.0
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The console of this process; as wide as a table needs where there is no terminal to fit into."""
+    """The console of this process: as wide as COLUMNS or its terminal, without either as a table needs."""
     found = Console(stderr=stderr, highlight=False)
-    if not found.is_terminal:
+    if not found.is_terminal and not os.environ.get("COLUMNS", "").isdecimal():
         found = Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH)
     return found
 

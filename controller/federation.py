@@ -382,6 +382,7 @@ def _facts(
     set_aside = f"{mark}: {(standing or {}).get('why') or 'no reason was given'}" if mark else None
     said = {
         "detail": detail,
+        "too_old_for": found.get("too_old_for"),
         "set_aside": set_aside,
         "deletions": found.get("deletions"),
         "drift": _drift(found.get("convergence") or {}),

@@ -2,6 +2,7 @@
 # ruff: noqa: RUF009  `option` is `dataclasses.field` with its facts
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from controller.turning import Terms, least_active_keys
@@ -10,6 +11,8 @@ from regional_keystone.issue import SKEW_S
 from regional_keystone.settings import ConfigurationError, option
 
 _SECOND_US = 1_000_000
+OF_SITES = ("site.join_token_file", "site.controllers")
+"""Options that only a site has a use for, though a controller knows its sections."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,29 @@ class Settings(settings.Settings):
             f" ceil(({token.expiration} + {token.allow_expired_window} + {keys.isolation_s:g})"
             f" / {keys.rotation_interval}) + 2 = {least}; {cure}, or turn less often"
         )
+
+
+def checked(file: Path | None, sets: Sequence[str], *, site: bool) -> settings.Settings:
+    """What a program of the named kind is told by these. Raises ConfigurationError, also where it is another kind's."""
+    if site:
+        try:
+            return settings.load(settings.Settings, file, sets)
+        except ConfigurationError as error:
+            if _is_read_by_a_controller(file, sets):
+                raise ConfigurationError(f"{error}: these are a controller's settings; leave --site away") from None
+            raise
+    found = settings.load(Settings, file, sets)
+    if found.site.join_token_file or found.site.controllers:
+        raise ConfigurationError(f"{file or 'these'}: only a site has {' and '.join(OF_SITES)}; check it with --site")
+    return found
+
+
+def _is_read_by_a_controller(file: Path | None, sets: Sequence[str]) -> bool:
+    try:
+        settings.load(Settings, file, sets)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def terms(settings: Settings) -> Terms:

@@ -22,6 +22,7 @@ from controller import ask, authority, federation
 from controller.display import Tell
 from controller.federation import HOST, FederationError, Home, Member
 from controller.launch import Options
+from controller.settings import OF_SITES
 from controller.settings import Settings as ControllerSettings
 from regional_keystone import durable, operator_socket, settings
 from regional_keystone.hardening import harden
@@ -174,7 +175,7 @@ class Supervisor:
 
     def _command(self, member: Member, ready: int) -> list[str]:
         extra = self.backing.settings(member, self.members) if self.backing else {}
-        config = _write_config(self.home, self.members, member, extra)
+        config = _write_config(self.options, self.members, member, extra)
         return _command(self.options, config, member, ready, self._life[0])
 
     def _failure(self, child: Child) -> FederationError:
@@ -395,9 +396,7 @@ async def _line(pipe: int) -> bytes:
 
 
 def _command(options: Options, config: Path, member: Member, ready: int, life: int) -> list[str]:
-    kind = ControllerSettings if member.is_controller else settings.Settings
-    told = settings.environment(os.environ) + list(options.sets)
-    sets = [word for one in told if settings.knows(kind, one) for word in ("--set", one)]
+    sets: list[str] = []  # what holds for this start alone; all else is in the file
     if member.is_controller and options.home.password_file.exists():
         sets += ["--set", f"bootstrap.password_file={options.home.password_file}"]
     if not member.is_controller and _token_file(options.home, member).exists():
@@ -410,9 +409,18 @@ def _command(options: Options, config: Path, member: Member, ready: int, life: i
     return [*program, "regional_keystone", *described, "serve", *pipes]
 
 
+def _told(options: Options, member: Member) -> dict[str, dict[str, str]]:
+    """What was set for all, as far as it is for a process of this kind."""
+    kind, besides = (ControllerSettings, OF_SITES) if member.is_controller else (settings.Settings, ())
+    told = (*settings.environment(os.environ), *options.sets)
+    return settings.told(kind, [one for one in told if settings.knows(kind, one) and not one.startswith(besides)])
+
+
 def _write_config(
-    home: Home, members: Sequence[Member], member: Member, extra: Mapping[str, Mapping[str, Any]]
+    options: Options, members: Sequence[Member], member: Member, extra: Mapping[str, Mapping[str, Any]]
 ) -> Path:
+    """All that a process is told but secrets: one that is started with this file alone is the same."""
+    home = options.home
     values: dict[str, dict[str, Any]] = {
         "site": {"state_dir": home.state(member.name)},
         "listen": {
@@ -428,7 +436,7 @@ def _write_config(
     else:
         streams = [f"https://{HOST}:{one.stream}" for one in members if one.is_controller]
         values["site"]["controllers"] = ",".join(streams)
-    for section, told in extra.items():
+    for section, told in (*extra.items(), *_told(options, member).items()):
         values[section] = values.get(section, {}) | dict(told)
     writer = configparser.RawConfigParser()
     writer.read_dict(values)

@@ -7,6 +7,7 @@ The only reader of configuration files and of the environment. Source: oslo.conf
 import dataclasses
 import difflib
 import ipaddress
+import math
 import os
 import re
 import types
@@ -94,6 +95,7 @@ __all__ = [
     "plain",
     "reference",
     "sample",
+    "told",
     "type_name",
 ]
 
@@ -183,6 +185,18 @@ def knows(kind: type[Settings], assignment: str) -> bool:
     """Whether a program of this kind has the option that `section.option=value` names."""
     named = _split(assignment)[:2]
     return SYNONYMS.get(named, named) in options(kind)
+
+
+def told(kind: type[Settings], sets: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The last word of these on each option, as sections of a file that says the same.
+
+    Raises ConfigurationError for what a program of this kind has not.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for (section, name), text in _from_sets(options(kind), sets).items():
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""  # a file's reader takes a pair away
+        found.setdefault(_title(section), {})[name] = f'"{text}"' if quoted else text
+    return found
 
 
 def environment(environ: Mapping[str, str]) -> list[str]:
@@ -385,6 +399,8 @@ def _read(kind: Any, text: str, field: dataclasses.Field[Any], place: str) -> An
     from oslo_config import types as oslo  # noqa: PLC0415
 
     least, most = field.metadata["least"], field.metadata["most"]
+    if kind in (int, float) and (why := _no_number(text, field)) is not None:
+        raise ConfigurationError(f"{place} = {text}: {why}")
     try:
         if kind is Path:
             return Path(text) if text else field.default
@@ -393,10 +409,24 @@ def _read(kind: Any, text: str, field: dataclasses.Field[Any], place: str) -> An
         if kind is bool:
             return oslo.Boolean()(text)
         if kind in (int, float):
+            if not text.strip():
+                return None
             return (oslo.Integer if kind is int else oslo.Float)(min=least, max=most)(text)
     except ValueError as error:
         raise ConfigurationError(f"{place} = {text}: {error}") from None
     return text
+
+
+def _no_number(text: str, field: dataclasses.Field[Any]) -> str | None:
+    """Why this can stand for no number of this option; None if it may."""
+    if not text.strip():
+        cure = f"give a number, or leave the option away for {_text(field.default)}"
+        return None if field.default is None else f"no number is there; {cure}"
+    try:
+        is_finite = math.isfinite(float(text))
+    except ValueError:
+        return None  # the type says what is wrong
+    return None if is_finite else "a finite number is needed"
 
 
 def _check_listen(listen: Listen) -> None:

@@ -240,6 +240,24 @@ def test_the_check_prints_what_holds(tmp_path):
     assert "expiration = 60\n" in done.stdout
 
 
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_tables_are_as_wide_as_columns_says(columns):
+    done = rkctl("engines", "check", COLUMNS=columns)
+    widths = {len(line) for line in done.stdout.splitlines()}
+    assert max(widths) <= int(columns)
+    assert rkctl("engines", "check", COLUMNS="").stdout == rkctl("engines", "check", COLUMNS="120").stdout
+
+
+def test_status_says_what_a_site_is_too_old_for(capsys):
+    page = {"position": 7, "lag_entries": 0, "age_s": 31.0, "too_old_for": ["system"], "stream": {"connected": True}}
+    facts = _facts(Member("Oslo", 1, 2), page, 7)
+    assert facts["too_old_for"] == ["system"]
+    assert "too_old_for" not in _facts(Member("Oslo", 1, 2), page | {"too_old_for": []}, 7)
+    one = {"name": "Oslo", "url": "http://127.0.0.1/v3"} | facts
+    cli._show_status({"controllers": [], "sites": [one], "controller": {}})
+    assert "Oslo: knows too little to decide about system tokens" in capsys.readouterr().out
+
+
 def test_the_sample_is_the_one_that_is_shipped():
     configs = Path(__file__).parents[2] / "configs"
     ours = [line for line in rkctl("config", "sample", "--site").stdout.splitlines() if line.startswith("#")]

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from controller import up
+from controller.federation import Home, Member
+from controller.launch import Options
 from controller.settings import Settings as ControllerSettings
+from controller.settings import checked
 from regional_keystone import settings
 from regional_keystone.settings import ConfigurationError, Settings, load
 from tests.golden.derived import DERIVED
@@ -187,3 +191,56 @@ def test_fewer_keys_than_tokens_need_are_refused_with_the_sum(tmp_path, most, in
         load(ControllerSettings, None, sets)
     if interval:
         assert f"ceil((3600 + 172800 + 259200) / {interval}) + 2 = {least}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999", "", "  "])
+@pytest.mark.parametrize("option", ["freshness.system", "keys.isolation_s", "token.expiration", "listen.port"])
+def test_a_number_is_there_and_finite(option, text):
+    with pytest.raises(ConfigurationError, match=rf"{option} = .*(finite number|no number is there; give a number)"):
+        load(Settings, None, [f"{option}={text}"], {})
+
+
+def test_what_may_be_none_may_be_empty():
+    assert load(Settings, None, ["DEFAULT.list_limit="], {}).default.list_limit is None
+    with pytest.raises(ConfigurationError, match="finite"):
+        load(Settings, None, ["identity.password_hash_rounds=nan"], {})
+
+
+def test_a_file_of_the_other_kind_is_refused_with_what_to_do(tmp_path):
+    controllers = written(tmp_path / "a.conf", "[controller]\nregion = Global\n")
+    with pytest.raises(ConfigurationError, match=r"a controller's settings; leave --site away"):
+        checked(controllers, (), site=True)
+    assert isinstance(checked(controllers, (), site=False), ControllerSettings)
+    for line in ("join_token_file = /t", "controllers = https://10.0.0.1:5002"):
+        sites = written(tmp_path / "b.conf", f"[site]\n{line}\n")
+        with pytest.raises(ConfigurationError, match=r"b\.conf: only a site has .*; check it with --site"):
+            checked(sites, (), site=False)
+        assert not isinstance(checked(sites, (), site=True), ControllerSettings)
+    broken = written(tmp_path / "c.conf", "[nothing]\n")
+    with pytest.raises(ConfigurationError) as refused:
+        checked(broken, (), site=True)
+    assert "leave --site away" not in str(refused.value)  # it would not help
+
+
+def test_a_members_file_says_all_that_was_set(tmp_path):
+    home = Home.at(tmp_path / "federation")
+    home.prepare()
+    members = [Member("controller", 5000, 5001, 5002), Member("Oslo", 5003, 5004)]
+    sets = (
+        "DEFAULT.debug=true",
+        "freshness.system=7.5",
+        "policy.file='odd'",
+        "database.cassandra_node_ips=10.0.0.1, 10.0.0.2",
+        "stream.certificate_lifetime_s=600",
+        "site.controllers=https://10.0.0.9:5002",
+    )
+    options = Options(home, sets=sets)
+    own = ["listen.port=5003", "listen.admin_port=5004", "listen.public_endpoint=http://127.0.0.1:5003"]
+    own.append(f"site.state_dir={home.state('Oslo')}")
+    as_told = [one for one in sets if settings.knows(Settings, one)]
+    oslo = checked(up._write_config(options, members, members[1], {}), (), site=True)
+    assert oslo == load(Settings, None, [*own, *as_told], {})
+    assert (oslo.freshness.system, str(oslo.policy.file)) == (7.5, "'odd'")
+    controller = checked(up._write_config(options, members, members[0], {}), (), site=False)
+    assert (controller.stream.certificate_lifetime_s, controller.default.debug) == (600, True)
+    assert "--set" not in up._command(options, home.config("Oslo"), members[1], 3, 4)

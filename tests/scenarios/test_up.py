@@ -17,6 +17,7 @@ import yaml
 
 from controller import ask
 from controller.federation import CONTROLLER, is_free
+from controller.probe import Client
 from regional_keystone.key_directory import read_directory
 from tests.processes import (
     PATIENCE_S,
@@ -209,12 +210,20 @@ def test_credential_commands_turn_the_ring_and_seal_again(federation):
 def test_a_child_that_was_killed_is_reported_and_revived_by_up(federation):
     home, _ = federation
     site = home.members()[2]
-    os.kill(ask.control(home.control, command="report")[site.name], signal.SIGKILL)
+    process = ask.control(home.control, command="report")[site.name]
+    caller, subject = admin_token(home), {"X-Subject-Token": admin_token(home)}
+    with Client(site, caller) as client:
+        until(lambda: client.ask("GET", "/v3/auth/tokens", **subject).status == 200, "the token")
+        assert client.ask("DELETE", "/v3/auth/tokens", **subject).status == 204
+        os.kill(process, signal.SIGKILL)
     until(lambda: status(home)["sites"][1]["state"] == "down", "the site to be down")
     until(lambda: "revives it" in home.log("up").read_text(), "the report")
     assert site.name not in ask.control(home.control, command="report")  # nobody restarts it unasked
     done = up(home)
     assert (done.returncode, done.stdout) == (0, f"revived {site.name}; all serve\n")
+    for member in (site, home.members()[0]):  # what it had answered for is kept, and comes up the stream
+        until(lambda one=member: read(one, caller, "/v3/auth/tokens", **subject).status == 404, "the refusal")
+    assert read(site, caller, "/v3/auth/tokens", **{"X-Subject-Token": caller}).status == 200
     until(lambda: status(home)["sites"][1]["lag_entries"] == 0, "the site to follow")
 
 
