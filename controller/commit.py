@@ -48,6 +48,7 @@ BACKLOG_BYTES = 64 * 1024 * 1024  # of what is in the log and not yet in the tab
 _URGENT = frozenset(("revocations", "taken", "condemned"))
 _NUMBERS_BYTES = 16  # what an entry's number and time add to its size
 _PAUSE_S = 0.005
+_DATED_S = 3  # after which who may not write by this clock may try again
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +64,7 @@ class Sequencer:
 
     def __init__(self, *, store: Writer, follower: Follower, clock: Clock, wake: Wake) -> None:
         self.publish: Callable[[Sequence[Entry]], None] = _nobody
+        self.refuses: Callable[[Transaction], str | None] = _whatever  # says why this cannot be dated now
         self.committed = self.batches = self.collisions = 0
         self._store = store
         self._follower = follower
@@ -106,6 +108,8 @@ class Sequencer:
 
         Whatever the log does, one of these comes within DEADLINE_S.
         """
+        if (why := self.refuses(transaction)) is not None:
+            raise Unavailable(why, retry_after_s=_DATED_S)
         size_bytes = len(encode_entry(Entry(0, transaction.id, 0, transaction.changes))) + _NUMBERS_BYTES
         if size_bytes > BATCH_BYTES:
             raise TooLarge("This changes more at once than one transaction can hold; do it in parts.")
@@ -399,6 +403,11 @@ def _same(some: tuple[Change, ...], others: tuple[Change, ...]) -> bool:
 def _looked_at(task: asyncio.Task[None]) -> None:
     if not task.cancelled():
         task.exception()  # whoever waits has it; nobody may be waiting any more
+
+
+def _whatever(transaction: Transaction) -> None:
+    """Of a controller whose clock nobody compares."""
+    del transaction
 
 
 def _nobody(entries: Sequence[Entry]) -> None:

@@ -3,6 +3,8 @@
 It says what this controller is sure of, and when it was: one that is cut off from the log says nothing.
 """
 
+from collections.abc import Callable
+
 import structlog
 
 from regional_keystone.errors import Unavailable
@@ -15,12 +17,18 @@ log = structlog.get_logger("heartbeat")
 _SURE_S = 2 * BEAT_S
 
 
-async def beat(heartbeat: Heartbeat, follower: Follower, clock: Clock) -> None:
-    """Say each second how far the log went and when that was, for ever; a store that is away is tried again."""
+async def beat(
+    heartbeat: Heartbeat, follower: Follower, clock: Clock, why_wrong: Callable[[], str | None] = lambda: None
+) -> None:
+    """Say each second how far the log went and when that was, for ever; a store that is away is tried again.
+
+    While `why_wrong` says that the clock is, nothing is said: it would tell of another moment.
+    """
     reachable = True
     while True:
         at, head = follower.fresh_at(), follower.position
-        if at is not None and follower.age_s() <= _SURE_S:  # of longer ago our wall clock may have been another
+        is_sure = follower.age_s() <= _SURE_S and why_wrong() is None  # of longer ago our clock may have been another
+        if at is not None and is_sure:
             try:
                 await heartbeat.beat(at, head)
                 reachable = True

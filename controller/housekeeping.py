@@ -3,8 +3,9 @@
 Removals are entries of the log like any other, so that all replicas stay equal.
 """
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
@@ -39,27 +40,40 @@ async def keep_house(
     lock: Lock,
     clock: Clock,
     retention_s: float,
+    why_not: Callable[[], str | None] = lambda: None,
 ) -> None:
-    """Every half minute, for ever; of several controllers whichever is first."""
+    """Every half minute, for ever; of several controllers whichever is first. Nothing goes while there is a `why_not`.
+
+    What the newest moment is that anybody knows of is asked at once: later it may be one that we have written, by a
+    clock that is ahead.
+    """
     rests_until, steady, limited = float("-inf"), follower.expiry.steady, False
-    while True:
-        await clock.sleep(EVERY_S)
-        try:
-            if not limited and (latest := await _newest(store, overlay, sequencer.head)):
-                steady.limit(latest)  # a clock that was ahead when this began would take away what still counts
-            limited, now = True, steady.now()
-            follower.expiry.due(now)
-            async with mine(lock, "housekeeping") as is_mine:
-                if not is_mine:
+    asked = asyncio.create_task(_newest_now(store, overlay, sequencer.head, clock))
+    try:
+        while True:
+            await clock.sleep(EVERY_S)
+            try:
+                if not limited and (latest := await asked):
+                    steady.limit(latest)  # a clock that was ahead when this began would take away what still counts
+                limited = True
+                if (why := why_not()) is not None:
+                    log.error("house_not_kept", why=why)
                     continue
-                if (began := clock.ticks()) >= rests_until:
-                    await expire(overlay, sequencer, now)
-                    rests_until = clock.ticks() + _REST * (clock.ticks() - began)
-                before = now - int(retention_s * 1_000_000)
-                latest = now - int(max(LATEST * retention_s, _DAY_S) * 1_000_000)
-                await prune(store, overlay, acknowledgements, before, latest)
-        except IdentityError as error:  # a full disk, a busy log: it is tried again
-            log.error("house_not_kept", why=error.message)
+                now = steady.now()
+                follower.expiry.due(now)
+                async with mine(lock, "housekeeping") as is_mine:
+                    if not is_mine:
+                        continue
+                    if (began := clock.ticks()) >= rests_until:
+                        await expire(overlay, sequencer, now)
+                        rests_until = clock.ticks() + _REST * (clock.ticks() - began)
+                    before = now - int(retention_s * 1_000_000)
+                    latest = now - int(max(LATEST * retention_s, _DAY_S) * 1_000_000)
+                    await prune(store, overlay, acknowledgements, before, latest)
+            except IdentityError as error:  # a full disk, a busy log: it is tried again
+                log.error("house_not_kept", why=error.message)
+    finally:
+        asked.cancel()
 
 
 @asynccontextmanager
@@ -82,6 +96,16 @@ async def expire(overlay: Overlay, sequencer: Sequencer, now: int) -> int:
             count += await _remove(overlay, sequencer, gone)
             gone = []
     return count + await _remove(overlay, sequencer, gone)
+
+
+async def _newest_now(store: Writer, overlay: Overlay, head: int, clock: Clock) -> int:
+    """The same, however long it takes until the store says it."""
+    while True:
+        try:
+            return await _newest(store, overlay, head)
+        except Unavailable as error:
+            log.error("house_not_kept", why=error.message)
+            await clock.sleep(EVERY_S)
 
 
 async def _newest(store: Writer, overlay: Overlay, head: int) -> int:

@@ -17,6 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from controller.acknowledgements import Acknowledgements
 from controller.authority import certified, identity
 from controller.commit import Sequencer
+from controller.late import Late
 from controller.seldom import Seldom
 from controller.take_over import Flood, Foreign, TakeOver
 from regional_keystone.errors import IdentityError, TooLarge, Unavailable
@@ -82,6 +83,7 @@ class Session:
     held_back: bool = False  # its feed waits
     sender: asyncio.Task[None] | None = None
     highest: dict[str, int] = field(default_factory=dict)
+    owed: bool = False  # entries of its own feed came and could not be taken by our clock
 
     def side(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this beside what the stream brings, and no longer than it lasts."""
@@ -114,6 +116,7 @@ class Replicator:
         self.offered: Callable[[str, Offer], Awaitable[None]] = _unwanted  # is told when a site offers a signing key
         self.compare: Callable[[Compare | Ask], Awaitable[Compared | Told]] = _unable  # says what lies in our tables
         self.converged: Callable[[str, Convergence], None] = _unheeded  # is told what a site found in comparing
+        self.late = Late(clock, 0, lambda _: False)  # what sites' clocks say of ours; at first nothing
         self.cas = 0  # the number of the CAs that count
         self._cluster = cluster
         self._store = store
@@ -258,7 +261,8 @@ class Replicator:
 
     async def _hear(self, session: Session, message: object) -> None:
         match message:
-            case Probe(ticks=ticks):
+            case Probe(ticks=ticks, now=now):
+                self.late.heard(session.site, now)
                 await self._echo(session, ticks)
             case Acknowledge():
                 await self._note(session, message)
@@ -300,7 +304,7 @@ class Replicator:
         except Unavailable as error:
             self._say_of(log.error, "log_not_readable", session.site, why=error.message)
             return
-        await self._say(session, Echo(ticks, self._sequencer.head, self._clock.now()))
+        await self._say(session, Echo(ticks, self._sequencer.head, self.late.now()))
 
     def _has_room(self, session: Session, request: Request) -> bool:
         """Whether this request may be under way as well, by number and by what all of them take in memory."""
@@ -331,6 +335,10 @@ class Replicator:
             session.compares = False
 
     async def _take_over(self, session: Session, feed: str, entries: Sequence[Entry]) -> None:
+        if (why := self.late.why_not()) is not None:  # what the site dated right would be cut to our clock
+            session.owed = True
+            self._say_of(log.error, "own_feed_not_taken", session.site, feed=feed[:200], why=why)
+            return
         try:
             await self.taking.take(session.site, feed, entries)
         except Flood:
@@ -402,6 +410,9 @@ class Replicator:
         """Close the stream of a site that has fallen silent: it is stopped, or cut off."""
         while self._clock.ticks() - session.heard_ticks <= SILENCE_S:
             await self._clock.sleep(SILENCE_S / 5)
+            if session.owed and self.late.why_not() is None:
+                await self._close(session)  # it comes again with what could not be taken
+                return
         self._say_of(log.warning, "site_silent", session.site, site=session.site)
         self._forget(session)
         await self._close(session)

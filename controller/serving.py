@@ -29,7 +29,9 @@ async def serve(settings: Settings, ready: Callable[[], None], shared: Store | N
         await controller.sequencer.start()
         running = [controller.part.follower.run(), controller.sequencer.run(), wiring.look_after_keys(controller.part)]
         async with wiring.background(running) as group:
+            newest = await controller.newest()  # before we write ourselves
             await controller.first()
+            await controller.begin_clock(newest)
             await open_stream(stack, controller)
             await wiring.open_doors(
                 stack, settings, controller.part, controller.door, controller.status, controller.ready

@@ -30,6 +30,10 @@ class Controller:
         least=0.01,
         most=5,
     )
+    trust_clock: bool = option(
+        False,  # noqa: FBT003
+        "Write by this clock though most sites' clocks, or the log's newest entry, say that it is wrong.",
+    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

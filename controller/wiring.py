@@ -21,6 +21,7 @@ from controller.credential_keys import CredentialKeys
 from controller.heartbeat import beat
 from controller.housekeeping import keep_house
 from controller.key_export import KeyFiles
+from controller.late import Late
 from controller.regions import Regions
 from controller.replicate import Replicator
 from controller.rotate import Rotator
@@ -36,6 +37,7 @@ from regional_keystone.bundle import read_header
 from regional_keystone.errors import IdentityError, StoreRefused, Unavailable
 from regional_keystone.holder import TOKEN
 from regional_keystone.issue_counts import totals
+from regional_keystone.log import LOG
 from regional_keystone.messages import Request, Response
 from regional_keystone.model import Ring
 from regional_keystone.passwords import recipe
@@ -67,6 +69,7 @@ class Controller:
         self._is_shared = bool(shared or settings.cassandra.contact_points)
         self.authority: Authority
         self.part: parts.Replica
+        self.late: Late
         self.sequencer: Sequencer
         self.acknowledgements: Acknowledgements
         self.replicator: Replicator
@@ -149,6 +152,8 @@ class Controller:
         tell("sites", lambda: {**Counter(self._states.values()), "drained": len(self._drained)})
         tell("certificate_left_seconds", lambda: report.left_s(self.certificates(), self.clock))
         tell("deletions_pending", lambda: len(self.sweeper.pending))
+        tell("clock_ahead_seconds", lambda: self.late.ahead_us() / 1_000_000)
+        tell("clock_wrong", lambda: float(self.late.why_wrong() is not None))
         tell("log_backlog_bytes", lambda: self.sequencer.backlog_bytes)
 
     async def _coordinate(self, stack: AsyncExitStack) -> None:
@@ -196,6 +201,7 @@ class Controller:
             rules=settings.security_compliance,
             **shared,
         )
+        self._compare_clocks()
         self.trusts = Trusts(keep_s=wiring.keep_s(settings), **shared)
         shared["replicator"] = self.replicator
         self.sites = Sites(
@@ -217,6 +223,21 @@ class Controller:
             keep_s=wiring.keep_s(settings),
         )
         self._build_keys(shared)
+
+    def _compare_clocks(self) -> None:
+        """Go by our clock only while most of the active sites do not contradict it."""
+        most_us, trusted = terms(self.settings).skew_us, self.settings.controller.trust_clock
+        self.late = Late(self.clock, most_us, lambda site: self._states.get(site) == "active", trusted=trusted)
+        self.sequencer.refuses, self.replicator.late = self.late.refuses, self.late
+
+    async def newest(self) -> int:
+        """When the log's newest entry was written, by whoever did; 0 where it has none."""
+        return max([entry.at for entry in await self.part.store.tail(LOG, max(0, self.sequencer.head - 1))], default=0)
+
+    async def begin_clock(self, newest: int) -> None:
+        """Compare our clock with an entry of then, and with those sites that there are."""
+        self._states = {site.id: site.state for site in await self.sites.all()}
+        self.late.begin(newest, expects="active" in self._states.values())
 
     def _build_keys(self, shared: dict[str, Any]) -> None:
         settings, part = self.settings, self.part
@@ -269,6 +290,7 @@ class Controller:
                 lock=self.lock,
                 clock=self.clock,
                 retention_s=self.settings.log.retention_s,
+                why_not=self.late.why_not,
             ),
             self.sweeper.run(),
             self.compromise.run(),
@@ -290,7 +312,7 @@ class Controller:
             running.append(self.sequencer.follow(self.settings.controller.poll_s))
         heartbeat = backends.store_heartbeat(self.part.store)
         if heartbeat is not None:
-            running.append(beat(heartbeat, self.part.follower, self.clock))
+            running.append(beat(heartbeat, self.part.follower, self.clock, self.late.why_wrong))
         return running
 
     async def _refresh_bundles(self) -> None:
@@ -345,6 +367,8 @@ class Controller:
 
     def ready(self) -> str | None:
         """What /readyz says to be missing, None for nothing: others may read the log that cannot be read from here."""
+        if (why := self.late.why_wrong()) is not None:
+            return why
         if self.part.follower.age_s() <= READY_S:
             return None
         return f"the end of the log has not been read for more than {READY_S:g} s"
@@ -383,6 +407,7 @@ class Controller:
             "quarantined": sorted(name for name, state in self._states.items() if state == "quarantined"),
             "certificates": self.certificates(),
             "deletions": self.sweeper.status(),
+            "clock": {"ahead_s": round(self.late.ahead_us() / 1_000_000, 1), "refuses": self.late.why_not()},
             **({} if self.purge is None else {"middleware_cache": self.purge.status()}),
             **({} if self.counterpart is None else {"convergence": self.counterpart.status()}),
         }
@@ -405,6 +430,7 @@ class Controller:
             if said
             else {},
             "acknowledged_at": said.at if said else None,
+            "clock_behind_s": self.late.ahead_of_s(name),
             "convergence": self.counterpart.status_of(name) if self.counterpart else None,
         }
 

@@ -87,6 +87,8 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "commit_batches": ("counter", "Appends to the log, each of one or more transactions", ()),
     "collisions": ("counter", "Transactions that had to be run again", ()),
     "sites": ("gauge", "Enrolled sites by state", ("state",)),
+    "clock_ahead_seconds": ("gauge", "How far this controller's clock is ahead of most of its sites'", ()),
+    "clock_wrong": ("gauge", "1 while this controller's clock is so wrong that it writes and forgets nothing", ()),
     "deletions_pending": ("gauge", "Deletions that go on in steps", ()),
     "log_backlog_bytes": (
         "gauge",
