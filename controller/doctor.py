@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from controller import ask
 from controller.authority import issuing, lent
 from controller.caches import unreached
 from controller.db import database
 from controller.settings import Settings as ControllerSettings
+from controller.turn_checks import turn_checks
 from regional_keystone import backends, exposure
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.middleware_cache import strategies
@@ -51,6 +53,7 @@ async def examine(settings: Settings, services: Iterable[Path] = ()) -> list[Che
             await _reached("zookeeper", host, "start it, or correct [zookeeper] hosts")
             for host in settings.zookeeper.hosts
         ]
+        found += await asyncio.to_thread(lambda: [*_turns(settings.site.state_dir)])
     return [*found, *_caches(settings, services)]
 
 
@@ -119,6 +122,20 @@ def _certificate(path: Path, now: int, cure: str) -> Check:
     if left_s < min((ends - begins) / 4, _SOON_S):
         return Check("certificate", WARN, f"{until}, that is soon", cure)
     return Check("certificate", OK, until)
+
+
+def _turns(state: Path) -> Iterator[Check]:
+    """Whether the keys turn as they should; nothing where no controller runs that could be asked."""
+    check = "turns"
+    try:
+        status = ask.admin(state / "admin.sock", "/keys/status", timeout_s=10.0)
+    except ask.Absent:
+        return
+    except (ask.Unanswered, ask.Refusal) as error:
+        yield Check(check, WARN, str(error), "look as the user who runs the controller, and at its log")
+        return
+    for finding in turn_checks(status):
+        yield Check(check, *finding)
 
 
 async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
