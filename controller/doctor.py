@@ -16,6 +16,9 @@ from controller.settings import Settings as ControllerSettings
 from controller.turn_checks import turn_checks
 from regional_keystone import backends, exposure
 from regional_keystone.errors import StoreRefused, Unavailable
+from regional_keystone.followed import Followed
+from regional_keystone.key_directory import examine as examine_keys
+from regional_keystone.key_files import Damage, KeyRepositoryError, is_there
 from regional_keystone.middleware_cache import strategies
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
 
@@ -40,7 +43,7 @@ async def examine(settings: Settings, services: Iterable[Path] = ()) -> list[Che
     `services`: configurations of services of the region, whose caches are looked for.
     """
     found = [Check("settings", OK, "every option is known"), _state(settings)]
-    found += [*_rights(settings), *_certificates(settings)]
+    found += [*_rights(settings), *_key_directories(settings), *_certificates(settings)]
     if settings.cassandra.contact_points:
         found += [one async for one in _cassandra(settings)]
     else:
@@ -93,6 +96,29 @@ def _rights(settings: Settings) -> list[Check]:
     """What a server would not start with."""
     found = [Check("rights", FAIL, f"{one.path}: {one.why}", one.cure) for one in exposure.exposed(settings)]
     return found or [Check("rights", OK, "nobody else reaches keys and secrets, or changes what is believed")]
+
+
+def _key_directories(settings: Settings) -> Iterator[Check]:
+    """What is wrong with the directories of keys; nothing where all is well or nothing is there yet."""
+    keys, state, check = settings.keys, settings.site.state_dir, "keys"
+    own = (keys.directory, "fernet-keys"), (keys.credential_directory, "credential-keys")
+    for named, name in (*own, (keys.receipt_directory, "receipt-keys")):
+        for one in _damage(named or state / name):
+            cure = one.cure or "nothing to do while the process runs: it is written again from the controllers' ring"
+            yield Check(check, FAIL if one.cure else WARN, f"{one.file}: {one.what}", cure)
+    if keys.follow is not None:
+        followed = Followed(keys.follow, keys.follow_seals, logs=False)
+        followed.read()
+        if followed.problem:
+            what, _, cure = followed.problem.partition("; mend it: ")
+            yield Check(check, FAIL, what, cure or "copy it once more from where Keystone turns it")
+
+
+def _damage(directory: Path) -> Iterable[Damage]:
+    try:
+        return examine_keys(directory).damage if is_there(directory) else ()
+    except KeyRepositoryError as error:
+        return (error.damage or Damage(directory, str(error)),)
 
 
 def _certificates(settings: Settings) -> list[Check]:

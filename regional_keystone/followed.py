@@ -5,6 +5,9 @@ that every site has a key before it seals, nor that it is kept for as long as it
 Source: keystone/common/fernet_utils.py; docs/adr/0023-following-a-keystones-directory.md
 """
 
+import errno
+import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,10 @@ log = structlog.get_logger("followed")
 
 POLL_S = 0.5
 _ATTEMPTS = 5
+_NO_KEY = (
+    "it holds no key; mend it: `keystone-manage fernet_setup --keystone-user U --keystone-group G` where the keys are"
+    " turned, and bring them there, or name another in [keys] follow"
+)
 
 
 @dataclass(slots=True)
@@ -29,6 +36,7 @@ class Followed:
     keys: tuple[bytes, ...] = ()  # the primary first
     changes: int = 0
     problem: str | None = None
+    logs: bool = True  # whether a problem is logged as well
     _looked: Look | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -38,7 +46,7 @@ class Followed:
         """Read it for the first time, and say what that means. Raises KeyRepositoryError if it cannot be used."""
         self.read()
         if not self.keys:
-            raise KeyRepositoryError(self.problem or f"{self.directory}: it holds no key")
+            raise KeyRepositoryError(self.problem or f"{self.directory}: {_NO_KEY}")
         log.warning(
             "keystone_followed",
             directory=str(self.directory),
@@ -60,7 +68,7 @@ class Followed:
             try:
                 files = scan(self.directory)
             except KeyRepositoryError as problem:
-                self._complain(str(problem))
+                self._complain(self._out_of_reach(problem))
                 return
             if look(self.directory) == before:
                 self._take(files)
@@ -91,10 +99,11 @@ class Followed:
             if damage.file == self.directory:
                 continue  # whom Keystone's files belong to, and who may read them, is not ours to judge
             if damage.cure.startswith("rm ") or int(damage.file.name) not in files.keys:
-                self._complain(str(damage))
+                unread = not damage.cure and not os.access(damage.file, os.R_OK)
+                self._complain(f"{damage}; mend it: {self._readable()}" if unread else str(damage))
                 return
         if not files.keys:
-            self._complain(f"{self.directory}: it holds no key")
+            self._complain(f"{self.directory}: {_NO_KEY}")
             return
         keys = tuple(dict.fromkeys(files.keys[name] for name in sorted(files.keys, reverse=True)))
         self.problem = None
@@ -105,8 +114,22 @@ class Followed:
             log.warning("followed_keys_turned", keys=[check_value(key) for key in keys])
         self.keys = keys
 
+    def _out_of_reach(self, problem: KeyRepositoryError) -> str:
+        """Why it cannot be listed, and what mends that: whose directory it is, is not ours to change."""
+        error, damage = problem.__cause__, problem.damage
+        if isinstance(error, FileNotFoundError):
+            return f"{problem}; mend it: bring Keystone's there, or name where it is in [keys] follow"
+        if isinstance(error, OSError) and error.errno == errno.EACCES and damage and damage.file == self.directory:
+            return f"{self.directory}: {damage.what}; mend it: {self._readable()}"
+        return str(problem)
+
+    def _readable(self) -> str:
+        """The command that lets us read what is there and what Keystone will put there."""
+        user, name = os.geteuid(), shlex.quote(str(self.directory))
+        return f"setfacl -R -m u:{user}:rX -m d:u:{user}:rX {name}"
+
     def _complain(self, problem: str) -> None:
-        if problem != self.problem:
+        if problem != self.problem and self.logs:
             log.error(
                 "followed_keys_unreadable", why=problem, cure="mend the directory; the keys read last stay in use"
             )

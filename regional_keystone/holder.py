@@ -18,7 +18,7 @@ from regional_keystone.bundle import BundleRefused, Reason, Seen, open_, read_he
 from regional_keystone.errors import Unavailable
 from regional_keystone.followed import POLL_S, Followed
 from regional_keystone.key_directory import Found, endangered, examine, unmarked, write_directory
-from regional_keystone.key_files import Damage, KeyRepositoryError, Look, look
+from regional_keystone.key_files import Damage, KeyRepositoryError, Look, is_there, look, unwritten
 from regional_keystone.keys import KeyRing
 from regional_keystone.model import Ring
 from regional_keystone.ports import Clock
@@ -68,12 +68,12 @@ class Holder:
         """Take up what the directory holds, if any; what is damaged is told, and mended from the replica.
 
         Raises KeyRepositoryError for what only an operator can judge: files that others can read or replace, or that
-        only a Keystone takes for keys.
+        only a Keystone takes for keys, and a directory that is none or cannot be entered.
         """
         if self.followed is not None:
             self.followed.start()
         self._highest = self._remembered()
-        if not self.directory.exists():
+        if self.keeps and not is_there(self.directory):
             return
         self._looked, found = _examined(self.directory)
         for damage in found.damage:
@@ -259,8 +259,10 @@ class Holder:
         try:
             await asyncio.to_thread(self._write, ring)
             self._looked = await asyncio.to_thread(look, self.directory)
-        except (KeyRepositoryError, OSError) as error:
+        except KeyRepositoryError as error:
             return str(error)
+        except OSError as error:
+            return unwritten(self.directory, error)
         self._said = ""
         return None
 
@@ -351,5 +353,5 @@ def _examined(directory: Path) -> tuple[Look | None, Found]:
     try:
         return seen, examine(directory)
     except KeyRepositoryError as error:
-        file, _, what = str(error).partition(": ")
-        return seen, Found(None, lost=True, epoch=0, fingerprint="", damage=(Damage(Path(file), what),))
+        damage = error.damage or Damage(directory, str(error))
+        return seen, Found(None, lost=True, epoch=0, fingerprint="", damage=(damage,))

@@ -19,13 +19,14 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from regional_keystone.durable import locked, sync_directory
-from regional_keystone.key_files import Damage, Files, KeyRepositoryError, scan
+from regional_keystone.key_files import Damage, Files, KeyRepositoryError, is_there, scan
 from regional_keystone.keys import KeyRing, check_value, ring_fingerprint
 
 LEDGER = ".ring"
 """The file with the ring's epoch and numbers; holds no key. Upstream ignores it, as its name is no number."""
 
 _DAMAGED = b"damaged"
+_AGAIN = "; mend it: copy the whole directory once more from where these keys were turned last"
 
 Step: TypeAlias = Callable[[str], None]
 """Is told the name of what comes next; what it raises stops there."""
@@ -86,8 +87,11 @@ def read_directory(path: Path) -> KeyRing:
     if files.damage:
         raise KeyRepositoryError(str(files.damage[0]))
     if 0 not in files.keys:
-        raise KeyRepositoryError(f"{path}: no staged key, file 0 is missing or empty")
-    return _ring_by_ledger(files.keys, _read_ledger(path)) or _ring_by_names(path, files.keys)
+        raise KeyRepositoryError(f"{path}: no staged key, file 0 is missing or empty{_AGAIN}")
+    try:
+        return _ring_by_ledger(files.keys, _read_ledger(path)) or _ring_by_names(path, files.keys)
+    except KeyRepositoryError as problem:
+        raise KeyRepositoryError(f"{problem}{_AGAIN}") from None
 
 
 def unmarked(path: Path) -> KeyRing | None:
@@ -203,7 +207,8 @@ def write_directory(path: Path, ring: KeyRing, step: Step = _go_on) -> None:
     others can get at it or are replacing it too, and OSError.
     """
     step("make")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not is_there(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     sync_directory(path.parent)
     with _locked(path) as directory, _staging(path, step) as staging:
         _replace(path, directory, staging, _contents(path, ring), step)

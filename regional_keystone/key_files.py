@@ -4,6 +4,7 @@ Separate from key_directory, which knows what they mean together; synchronous, r
 Source: keystone/common/fernet_utils.py.
 """
 
+import errno
 import os
 import shlex
 import stat
@@ -17,7 +18,14 @@ Look: TypeAlias = tuple[tuple[str, int, int, int, int, int, int], ...]
 
 
 class KeyRepositoryError(Exception):
-    """The directory cannot be used as it is; says which file, why, and where there is one the command that mends it."""
+    """The directory cannot be used as it is; says which file, why, and where there is one the command that mends it.
+
+    `damage` says the same in parts, where it is of one file.
+    """
+
+    def __init__(self, said: "str | Damage") -> None:
+        super().__init__(str(said))
+        self.damage = said if isinstance(said, Damage) else None
 
 
 class Damage(NamedTuple):
@@ -47,7 +55,7 @@ def scan(path: Path) -> Files:
         directory = path.stat()
         entries = sorted(path.iterdir())
     except OSError as problem:
-        raise KeyRepositoryError(f"{problem.filename or path}: {problem.strerror}") from problem
+        raise KeyRepositoryError(unlisted(path, problem)) from problem
     damage = [*_rights(path, directory, os.geteuid() or directory.st_uid, "700")]
     keys: dict[int, bytes] = {}
     damaged, empty, taken = set(), set(), set()
@@ -71,6 +79,57 @@ def scan(path: Path) -> Files:
         elif not found:
             empty.add(number)
     return Files(keys, tuple(damage), frozenset(damaged), frozenset(empty), frozenset(taken))
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a directory. Raises KeyRepositoryError for a file in its place, or one out of reach."""
+    try:
+        entries = os.scandir(path)
+    except FileNotFoundError:
+        return False
+    except OSError as problem:
+        raise KeyRepositoryError(unlisted(path, problem)) from problem
+    entries.close()
+    return True
+
+
+def unlisted(path: Path, problem: OSError) -> Damage:
+    """Why this directory cannot be listed, and the command that mends it; none for one that is not there."""
+    match problem.errno:
+        case errno.ENOENT:
+            return Damage(path, "there is no such directory")
+        case errno.ENOTDIR:
+            file = next((one for one in reversed(path.parents) if not one.is_dir()), path)
+            name = shlex.quote(str(file))
+            return Damage(file, "it is no directory", f"mv {name} {name}.away")
+        case errno.EACCES | errno.EPERM:
+            return _shut(next((one for one in reversed(path.parents) if not os.access(one, os.X_OK)), path), path)
+        case _:
+            return Damage(path, problem.strerror or str(problem))
+
+
+def unwritten(path: Path, problem: OSError) -> str:
+    """Why the ring could not be written into this directory, and the command that mends it, where there is one."""
+    said, above, user = str(problem), shlex.quote(str(path.parent)), os.geteuid()
+    match problem.errno:
+        case errno.EACCES | errno.EPERM if not os.access(path.parent, os.W_OK | os.X_OK):
+            why = f"user {user} cannot write there, where files are made before they are renamed into {path}"
+            return str(Damage(path.parent, why, f"setfacl -m u:{user}:rwx {above}"))
+        case errno.EXDEV:
+            why = "it is a file system of its own, into which nothing can be renamed from beside it"
+            return f"{Damage(path, why)}; mend it: mount the file system at {above}"
+        case _:
+            return said
+
+
+def _shut(shut: Path, path: Path) -> Damage:
+    """A directory on the way to this one, or it itself, that we may not enter."""
+    user, name = os.geteuid(), shlex.quote(str(shut))
+    if shut.stat().st_uid == user:
+        cure = f"chmod 700 {name}"
+    else:
+        cure = f"chown {user} {name}" if shut == path else f"setfacl -m u:{user}:x {name}"
+    return Damage(shut, f"user {user} cannot enter it", cure)
 
 
 def look(path: Path) -> Look | None:

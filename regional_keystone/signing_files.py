@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from regional_keystone import durable
 from regional_keystone.jws import PrivateKey, PublicKey, key_id, public_key
-from regional_keystone.key_files import KeyRepositoryError
+from regional_keystone.key_files import Damage, KeyRepositoryError, unlisted
 
 CURRENT, NEXT = "private.pem", "next.pem"
 MOST_TRUSTED = 8
@@ -39,7 +39,7 @@ def load_private(directory: Path, name: str) -> PrivateKey | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise KeyRepositoryError(f"{path}: {error.strerror}") from None
+        raise KeyRepositoryError(unlisted(directory, error)) from None
     quoted = shlex.quote(str(path))
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise KeyRepositoryError(f"{path}: open to other users; mend it: chmod 600 {quoted}")
@@ -81,12 +81,24 @@ def load_trusted(directory: Path) -> dict[str, PublicKey]:
             key = public_key(path.read_bytes())
             found[key_id(key)] = key
     except OSError as error:
-        raise KeyRepositoryError(f"{error.filename or directory}: {error.strerror}") from None
+        raise KeyRepositoryError(f"{_unread(directory, error)}; or take this option out") from None
     except ValueError as error:
         raise KeyRepositoryError(f"{path}: {error}; take it out of this directory") from None
     if len(found) > MOST_TRUSTED:
         raise KeyRepositoryError(f"{directory}: {len(found)} keys; {MOST_TRUSTED} are the most that are tried")
     return found
+
+
+def _unread(directory: Path, error: OSError) -> Damage:
+    """What keeps us from the public keys of others, and the command that mends it."""
+    path = Path(error.filename or directory)
+    name = shlex.quote(str(path))
+    if path != directory:
+        cure = f"rmdir {name}" if isinstance(error, IsADirectoryError) else f"chmod a+r {name}"
+        return Damage(path, f"it cannot be read, {error.strerror}", cure)
+    if isinstance(error, FileNotFoundError):
+        return Damage(directory, "there is no such directory", f"mkdir -m 755 {name}")
+    return unlisted(directory, error)
 
 
 def write_public(directory: Path, keys: Mapping[str, PublicKey]) -> list[str]:

@@ -8,8 +8,11 @@ import pytest
 from controller.doctor import examine
 from controller.settings import Settings
 from controller.turn_checks import turn_checks
+from regional_keystone.key_directory import write_directory
 from tests.cloud import running
 from tests.controller.test_key_status import SECOND, asked
+from tests.language.test_key_directory import upstream_layout
+from tests.site.test_key_damage import RING
 
 DAY_S = 86_400
 
@@ -93,3 +96,37 @@ async def test_the_doctor_asks_the_controller_that_runs_here_and_is_silent_where
     async with server:
         [turns] = [one for one in await examine(settings) if one.check == "turns"]
         assert (turns.state, "does not answer" in turns.detail) == ("WARN", True)
+
+
+async def test_the_doctor_looks_at_directories_of_keys_and_says_what_mends_them(tmp_path, capsys):
+    state, theirs = tmp_path / "state", tmp_path / "theirs"
+    state.mkdir(mode=0o700)
+    settings = dataclasses.replace(Settings(), site=dataclasses.replace(Settings().site, state_dir=state))
+
+    async def keys(**options):
+        found = await examine(dataclasses.replace(settings, keys=dataclasses.replace(settings.keys, **options)))
+        return [(one.state, one.detail, one.cure) for one in found if one.check == "keys"]
+
+    assert await keys() == [], "nothing is there yet"
+    write_directory(state / "fernet-keys", RING)
+    upstream_layout(theirs, RING)
+    assert await keys(follow=theirs) == []
+    (state / "fernet-keys" / "1").write_bytes(b"x")
+    (state / "receipt-keys").write_text("x")
+    (theirs / "01").touch()
+    before = snapshot(tmp_path)
+    own, receipts, followed = await keys(follow=theirs)
+    assert own[0] == "WARN"
+    assert "nothing to do while the process runs" in own[2]
+    assert receipts == (
+        "FAIL",
+        f"{state / 'receipt-keys'}: it is no directory",
+        f"mv {state / 'receipt-keys'} {state / 'receipt-keys'}.away",
+    )
+    assert followed == ("FAIL", f"{theirs / '01'}: Keystone takes this for key 1", f"rm {theirs / '01'}")
+    assert snapshot(tmp_path) == before, "the doctor changes nothing"
+    assert capsys.readouterr().out == "", "what it prints is for programs, too"
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

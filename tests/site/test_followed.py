@@ -151,7 +151,7 @@ async def test_what_cannot_be_read_takes_no_key_away_and_is_told_once(holder, ke
 
 def test_a_directory_without_keys_is_refused_at_the_start(tmp_path):
     (tmp_path / "empty").mkdir()
-    for name, why in (("empty", "it holds no key"), ("absent", "No such file")):
+    for name, why in (("empty", "it holds no key"), ("absent", "no such directory")):
         with pytest.raises(KeyRepositoryError, match=why):
             Followed(tmp_path / name, seals=True).start()
 

@@ -146,7 +146,7 @@ async def test_a_directory_that_is_gone_is_made_again(holder, capsys):
         file.unlink()
     holder.directory.rmdir()
     await holder.look_after()
-    assert "No such file" in capsys.readouterr().out
+    assert "there is no such directory" in capsys.readouterr().out
     assert examine(holder.directory).ring == RING
 
 
