@@ -19,6 +19,7 @@ from controller.replicate import Replicator
 from controller.sites import RINGS, Sites
 from controller.sure_now import SureNow
 from controller.turning import HOLDING, Terms, sealed_again, turned
+from controller.unaware import Unaware
 from regional_keystone.condemned import KEY_ID, SETTLE_US
 from regional_keystone.errors import IdentityError, Invalid, NotFound
 from regional_keystone.holder import CREDENTIAL, TOKEN
@@ -85,6 +86,7 @@ class Compromise:
         self._terms = terms
         self._issued_here = issued_here
         self._sure_now = SureNow(clock)
+        self._unaware = Unaware(clock)
         self._more = asyncio.Event()
 
     async def keys(self) -> list[Key]:
@@ -270,14 +272,15 @@ class Compromise:
         async def decide(reader: Recording) -> tuple[list[Change], int | None]:
             record = await reader.get(Ring, name)
             condemned = {one.id async for one in reader.scan(Condemned)}
+            if record is not None:
+                self._unaware.is_fresh(record.checks[0])  # from now on it is known
             if record is None or condemned.isdisjoint(record.checks.values()):
                 return [], None
             ring = await self._sites.held(record)
             turned_ = away(ring, condemned, fresh, opens=name == CREDENTIAL)
             if turned_ is None:
                 return [], None
-            active = [one async for one in reader.scan(Site) if one.state == "active"]
-            held = not self._replicator.holdouts(active, name, record.epoch, record.fingerprint)
+            held = self._is_held(record, [one async for one in reader.scan(Site)])
             timed = times_away(record, ring, turned_, self._terms, now, staged_is_held=held)
             made = await self._sites.sealed(reader, name, turned_, record, now)
             told = {field: getattr(timed, field) for field in ("turned_at", "times", "retired", "settles_at")}
@@ -327,6 +330,13 @@ class Compromise:
             return 0.0
         word = self._replicator.acknowledgements.word(name)
         return round(max(0.0, (self._clock.now() - word.at) / 1_000_000), 1) if word is not None and word.at else None
+
+    def _is_held(self, record: Ring, sites: Sequence[Site]) -> bool:
+        """Whether the staged key may seal now: who is waited for has it, and nobody else can have overlooked it."""
+        members = [site for site in sites if site.state in HOLDING]
+        lacking = self._replicator.holdouts(members, record.id, record.epoch, record.fingerprint)
+        fresh = self._unaware.is_fresh(record.checks[0])
+        return not any(site.id in lacking and (fresh or site.state == "active") for site in members)
 
     async def _counted(self) -> dict[str, Issues]:
         """What each site has issued, and this controller; others of several controllers are not known here."""

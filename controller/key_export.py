@@ -22,9 +22,10 @@ from controller.commit import Sequencer
 from controller.sites import RINGS, Sites
 from controller.turning import Terms, with_former
 from regional_keystone.errors import Conflict, Invalid
+from regional_keystone.holder import CREDENTIAL
 from regional_keystone.keys import KeyRing, check_value
 from regional_keystone.log import Change, put
-from regional_keystone.model import Ring
+from regional_keystone.model import Condemned, Ring
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.ports import Clock
 
@@ -120,7 +121,8 @@ class KeyFiles:
     async def take_in(self, text: str, under: Under, names: Sequence[str], *, merge: bool) -> dict[str, int]:
         """Take in these rings of a file: how many keys of each are new. `merge`: as former keys, beside a ring.
 
-        Raises Conflict, and changes nothing, where there is a ring and `merge` is not asked for.
+        What was condemned here stays away. Raises Conflict, and changes nothing, where there is a ring and `merge` is
+        not asked for, and where a first ring would have a condemned key.
         """
         found = await asyncio.to_thread(opened, text.encode(), under)
         try:
@@ -143,8 +145,10 @@ class KeyFiles:
     async def _taken(
         self, reader: Recording, name: str, ring: KeyRing, now: int, *, merge: bool
     ) -> tuple[list[Change], int]:
-        record = await reader.get(Ring, name)
+        record, stolen = await reader.get(Ring, name), await _stolen(reader, name, ring)
         if record is None:
+            if stolen:
+                raise Conflict(f"Keys of this file were condemned: {', '.join(stolen)}. A new ring is made without it.")
             made = await self._sites.sealed(reader, name, ring, None, now)
             return [put(msgspec.structs.replace(made, times={}))], len(ring.numbers)
         if not merge:
@@ -153,7 +157,8 @@ class KeyFiles:
                 " as former ones: what they sealed opens, nothing new is sealed with them, they go as any former key."
             )
         held = await self._sites.held(record)
-        new = [key for key in ring.numbers.values() if key not in held.numbers.values()]
+        good = [key for key in ring.numbers.values() if check_value(key) not in stolen]
+        new = [key for key in good if key not in held.numbers.values()]
         if not new:
             return [], 0
         numbers = dict(held.numbers)
@@ -162,6 +167,14 @@ class KeyFiles:
         made = await self._sites.sealed(reader, name, KeyRing(numbers, held.epoch + 1), record, now)
         times = with_former(record, self._terms, now, len(new))
         return [put(msgspec.structs.replace(made, times=times), record)], len(new)
+
+
+async def _stolen(reader: Recording, name: str, ring: KeyRing) -> list[str]:
+    """Which keys of this ring were condemned; none where they have to open what they sealed."""
+    if name == CREDENTIAL:
+        return []
+    condemned = {one.id async for one in reader.scan(Condemned)}
+    return sorted(condemned.intersection(ring.key_ids.values()))
 
 
 def _derived(passphrase: str, salt: bytes) -> bytes:

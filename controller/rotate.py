@@ -18,7 +18,8 @@ from controller.commit import Sequencer
 from controller.replicate import Replicator
 from controller.sites import Sites
 from controller.sure_now import SureNow
-from controller.turning import Plan, Terms, plan, postponed, turned
+from controller.turning import HOLDING, Plan, Terms, plan, postponed, turned
+from controller.unaware import Unaware
 from regional_keystone.errors import Conflict, IdentityError, Unavailable
 from regional_keystone.holder import RECEIPT, TOKEN
 from regional_keystone.keys import KeyRing
@@ -76,6 +77,7 @@ class Rotator:
         self._terms = terms
         self._deadline_s = deadline_s
         self._sure_now = SureNow(clock)
+        self._unaware = Unaware(clock)
 
     @property
     def deadline_s(self) -> float:
@@ -123,9 +125,10 @@ class Rotator:
             deadline, missed = self._clock.ticks() + self._deadline_s, set[Missed]()
             while True:
                 await self._acknowledged(mine, since, rings, deadline, missed)
+                await self._not_overlooked(mine, rings)
                 try:
                     return await self._turn(mine, since, rings, missed)
-                except _Awaits as awaited:  # a site has joined, or was taken back, just now
+                except _Awaits as awaited:  # a site has joined or was set aside, or a ring was made anew, just now
                     log.info("turn_waits", why=awaited.message)
 
     async def run(self) -> None:
@@ -152,13 +155,17 @@ class Rotator:
         self.primary_age_s = {ring.id: max(0, now - ring.turned_at) / 1_000_000 for ring in records}
         self.active_keys = {ring.id: len(ring.checks) for ring in records}
         self.waits_for = {site for ring in records for site in self._plan(ring, sites).waits_for}
+        for ring in records:
+            self._unaware.is_fresh(ring.checks[0])  # from now on it is known
         if self._terms.interval_us and records:
             self.next_turn_s = {"": (records[0].turned_at + self._terms.interval_us - now) / 1_000_000}
 
     async def take_back(self, site: str) -> None:
-        """A quarantined site that acknowledges the newest ring is waited for again."""
+        """A quarantined site that acknowledges the newest ring is waited for again, unless an operator set it aside."""
 
         async def holds(reader: Recording, member: Site) -> bool:
+            if member.by_operator:  # that may have come since somebody looked
+                return False
             records = [await reader.get(Ring, name) for name in TURNED]  # so that it collides with a turn
             present = msgspec.structs.replace(member, state="active")
             waits_for = [self._plan(record, [present]).waits_for for record in records if record is not None]
@@ -206,9 +213,26 @@ class Rotator:
         for name in rings:
             if (record := await self._overlay.get(Ring, name)) is None:
                 continue
+            self._unaware.is_fresh(record.checks[0])  # from now on it is known
             for site in self._plan(record, sites).waits_for:
                 found.setdefault(site, []).append(f"epoch {record.epoch} of the {name} keys")
         return found
+
+    async def _not_overlooked(self, mine: Hold, rings: Sequence[str]) -> None:
+        """Wait until no site that this turn does not wait for can have overlooked what is staged."""
+        while True:
+            await self._replicator.acknowledgements.refresh()
+            records, sites = [await self._overlay.get(Ring, name) for name in rings], await self._sites.all()
+            lacking = [self._may_overlook(record, sites) for record in records if record is not None]
+            if not any(lacking):
+                return
+            _still(mine)
+            await self._clock.sleep(POLL_S)
+
+    def _may_overlook(self, record: Ring, sites: Sequence[Site]) -> list[str]:
+        """Who lacks this ring, of all members, while its staged key is that new."""
+        members = [msgspec.structs.replace(site, state="active") for site in sites if site.state in HOLDING]
+        return list(self._plan(record, members).waits_for) if self._unaware.is_fresh(record.checks[0]) else []
 
     async def _turn(
         self, mine: Hold, since: int, rings: Sequence[str] = TURNED, missed: Collection[Missed] = ()
@@ -223,6 +247,8 @@ class Rotator:
                 raise _UnderWay("Another controller has turned the keys meanwhile.")
             found = [site async for site in reader.scan(Site)]
             sites = _without(found, missed)
+            if lacking := {site for record in records for site in self._may_overlook(record, found)}:
+                raise _Awaits(f"What is staged is new, and may have been overlooked by {', '.join(sorted(lacking))}.")
             made = [await self._turned(reader, record, sites, fresh[record.id]) for record in records]
             late = self._late(records, found, sites)
             changes: list[Change] = [put(ring, record) for ring, record in zip(made, records, strict=True)]

@@ -5,7 +5,6 @@ Source: docs/security.md, "Signers".
 """
 
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -72,46 +71,46 @@ class SignerTurn:
         """Turn to the spare signer, with the steps that are still to be done; its own spare is announced with it.
 
         Raises Conflict, naming them, while sites have not acknowledged: it goes on from there when it is asked again.
-        Also where no new key can be kept; then nothing was done.
+        Also where no new key can be kept, then nothing was done, and where another has made a step meanwhile: no step
+        is made upon a statement that this turn has not waited for.
         """
         trusted, _ = await self._now()
         if not trusted.ceasing:
             self._authority.check_writable()
             if trusted.spare is None:
                 spare = self._authority.new_signer()
-                await self._state(lambda now: announced(now, spare))
+                trusted = await self._state(trusted, announced(trusted, spare))
             await self._acknowledged("the spare signer is not known")
-            spare = self._authority.new_signer()
-            await self._state(lambda now: changed(now, spare))
+            trusted = await self._state(trusted, changed(trusted, self._authority.new_signer()))
         await self._sites.refresh()
         await self._check_rings()
         await self._acknowledged("rings that the new signer has signed are not held")
-        await self._state(retired)
+        await self._state(trusted, retired(trusted))
         return await self.status()
 
     async def _now(self) -> tuple[Trusted, SignerChain | None]:
         reader = Recording(self._overlay)
         return await self._sites.trusted(reader), await reader.get(SignerChain, SIGNERS)
 
-    async def _state(self, say: Callable[[Trusted], Trusted]) -> None:
-        expected, _ = await self._now()
+    async def _state(self, expected: Trusted, said: Trusted) -> Trusted:
+        """Say this next, if all is still as `expected`. Raises Conflict if not."""
 
-        async def decide(reader: Recording) -> tuple[list[Change], Trusted]:
+        async def decide(reader: Recording) -> tuple[list[Change], None]:
             trusted = await self._sites.trusted(reader)
             if trusted != expected:
-                raise Conflict("Another controller has changed the signers meanwhile.")
+                raise Conflict("Another controller has changed the signers meanwhile; see `rkctl authority status`.")
             old = await reader.get(SignerChain, SIGNERS)
-            said = say(trusted)
             statement = signed(said, self._authority.signer_of(trusted.signing))
             chain = (*(old.chain if old else ()), statement)
-            return [put(SignerChain(id=SIGNERS, number=said.number, chain=chain), old)], said
+            return [put(SignerChain(id=SIGNERS, number=said.number, chain=chain), old)], None
 
-        said, _ = await transact(self._overlay, self._sequencer, f"signers/{secrets.token_hex(8)}", decide)
+        await transact(self._overlay, self._sequencer, f"signers/{secrets.token_hex(8)}", decide)
         log.warning("signers_stated", number=said.number, signing=signer_id(said.signing))
         for _ in range(100):  # who joins from now on is told by what this controller believes
             if self._sites.chain is None or self._sites.chain.trusted.number >= said.number:
-                return
+                break
             await self._clock.sleep(0.02)
+        return said
 
     async def _acknowledged(self, lacking: str) -> None:
         deadline = self._clock.ticks() + self._deadline_s

@@ -21,6 +21,7 @@ from controller.seldom import Seldom
 from controller.sites import Sites
 from controller.sure_now import SureNow
 from controller.turning import HOLDING, Terms
+from controller.unaware import Unaware
 from regional_keystone.errors import Conflict, IdentityError, Invalid, NotFound
 from regional_keystone.log import Change, put
 from regional_keystone.messages import Offer
@@ -166,6 +167,7 @@ class SigningKeys:
         self._terms = terms
         self._deadline_us = int(deadline_s * _SECOND_US)
         self._sure_now = SureNow(clock)
+        self._unaware = Unaware(clock)
         self._stirred = asyncio.Event()
 
     def stir(self) -> None:
@@ -313,10 +315,15 @@ class SigningKeys:
 
     def _settled(self, record: Signing, sites: Sequence[Site], now: int) -> Signing | None:
         there = {site.id for site in sites if site.state in HOLDING}
-        return settled(record, there, lambda epoch: self._waits(sites, epoch), now, self._terms, self._sure_now())
+        fresh = {key.epoch for name, key in record.keys.items() if not key.signs_from and self._unaware.is_fresh(name)}
 
-    def _waits(self, sites: Sequence[Site], epoch: int) -> list[str]:
-        return [site.id for site in sites if site.state == "active" and not self._holds(site, epoch)]
+        def waits(epoch: int) -> list[str]:
+            return self._waits(sites, epoch, HOLDING if epoch in fresh else ("active",))
+
+        return settled(record, there, waits, now, self._terms, self._sure_now())
+
+    def _waits(self, sites: Sequence[Site], epoch: int, states: Collection[str] = ("active",)) -> list[str]:
+        return [site.id for site in sites if site.state in states and not self._holds(site, epoch)]
 
     def _holds(self, site: Site, epoch: int) -> bool:
         """Whether it has acknowledged this epoch of the record, or a later one, which has all that is not retired."""

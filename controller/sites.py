@@ -134,7 +134,8 @@ class Sites:
             if site.join_instance is not None:
                 raise Forbidden("The join token was used; make another with `rkctl region add NAME`.")
             used = {"join_instance": who, "instance": request.instance, "box_key": request.box_key, "tls_key": key}
-            member = msgspec.structs.replace(site, state="active", since=now, **used)
+            state = "quarantined" if site.by_operator else "active"  # an operator takes it back who set it aside
+            member = msgspec.structs.replace(site, state=state, since=now, **used)
             rings = [change for name in RINGS for change in await self.resealed(reader, name, now, member)]
             return [put(member, site), *rings], None
 

@@ -145,10 +145,11 @@ def sealed_again(ring: Ring, terms: Terms) -> dict[int, KeyTimes]:
 def with_former(ring: Ring, terms: Terms, now: int, count: int) -> dict[int, KeyTimes]:
     """The times of a ring to which so many former keys come, numbered below the primary, which makes room for them.
 
-    They are kept as if they had ceased now: who sealed with them elsewhere may have done so until now.
+    They are kept as if they had ceased now: who sealed with them elsewhere may have done so until now. Here nobody
+    seals with them, ever: others may lack them.
     """
     known, primary = sealed_again(ring, terms), max(ring.checks)
-    came = msgspec.structs.replace(_ceased(KeyTimes(), terms, now), ceased_in=ring.epoch + 1)
+    came = msgspec.structs.replace(_ceased(KeyTimes(), terms, now), seal_until=now, ceased_in=ring.epoch + 1)
     return known | dict.fromkeys(range(primary, primary + count), came) | {primary + count: known[primary]}
 
 

@@ -1,7 +1,8 @@
-"""What may be proved by a run: the keys' protocol, or revocation."""
+"""What may be proved by a run: the keys' protocol, the same among operators' deeds, or revocation."""
 
 from typing import NamedTuple
 
+from tests.model.operators import OperatorsWorld
 from tests.model.revocation_world import RevocationWorld
 from tests.model.world import World
 
@@ -14,4 +15,8 @@ class Area(NamedTuple):
     length: int
 
 
-AREAS = {"keys": Area(World, 100, 20_000), "revocation": Area(RevocationWorld, 10, 20_000)}
+AREAS = {
+    "keys": Area(World, 100, 20_000),
+    "operators": Area(OperatorsWorld, 50, 20_000),
+    "revocation": Area(RevocationWorld, 10, 20_000),
+}

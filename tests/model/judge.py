@@ -23,6 +23,8 @@ class Violation(AssertionError):
 class Judge:
     """Knows everything that ever was."""
 
+    isolation_s = ISOLATION_S  # the longest that was ever promised
+
     def __init__(self, world):
         self.world = world
         self.turns = 0
@@ -77,10 +79,22 @@ class Judge:
                 self.world.tell(f"{change.key[0][:6]} is condemned")
                 self.count["key condemned"] += 1
                 self.condemned.setdefault(change.key[0], entry.number)
-                self.accepted_until.pop(change.key[0], None)  # its tokens are lost, as they should
-                self.signed_until.pop(change.key[0], None)
+                self.lost(change.key[0])
             elif change.table == "condemned":
                 self.condemned.pop(change.key[0], None)
+
+    def lost(self, key):
+        """Its tokens are owed to nobody any more, as they should."""
+        self.accepted_until.pop(key, None)
+        self.signed_until.pop(key, None)
+
+    def is_owed(self, key):
+        """Whether what it seals now has to be good."""
+        return key not in self.condemned
+
+    def lives_s(self, site):
+        """For how long a token that this site issues now is accepted."""
+        return EXPIRY_S + ALLOW_EXPIRED_S
 
     def _site_changed(self, old, new):
         if old is None or old.state != new.state:
@@ -166,12 +180,12 @@ class Judge:
         if key in site.follower.condemned:
             self.broken("condemned", f"{site.name} signs with {key[:6]}, which it knows to be stolen")
         record = self.world.rows.at_head(SiteRecord).get((site.name,))
-        if record is None or record.instance != site.instance or not site.clock_is_right or key in self.condemned:
+        if record is None or record.instance != site.instance or not site.clock_is_right or not self.is_owed(key):
             return
         known = self.signing.keys.get(key)
         if known is None or known.signs_from is None or known.owner != site.name:
             self.broken("INV-9", f"{site.name} signs with {key[:6]}, which the log has not, or not as usable by it")
-        self.signed_until[key] = now + EXPIRY_S + ALLOW_EXPIRED_S
+        self.signed_until[key] = now + self.lives_s(site)
         self.signed_at[key] = max(site.clock.now(), self.signed_at.get(key, 0))
         self.look_signed()
 
@@ -203,18 +217,18 @@ class Judge:
         if record is None or record.instance != site.instance or not site.clock_is_right:
             return
         lacks = site.follower.position + 1
-        if lacks < len(self.appended_s) and now - self.appended_s[lacks] > ISOLATION_S + 0.001:
+        if lacks < len(self.appended_s) and now - self.appended_s[lacks] > self.isolation_s + 0.001:
             self.broken(
                 "lease", f"{site.name} seals, and lacks an entry that is {now - self.appended_s[lacks]:.1f} s old"
             )
-        if key in self.condemned:
+        if not self.is_owed(key):
             return  # by one that has not heard of it yet: nobody is owed that this is good
         ceased = self.ceased_s.get(key)
-        if ceased is not None and now > ceased + ISOLATION_S + SKEW_S:
+        if ceased is not None and now > ceased + self.isolation_s + SKEW_S:
             self.broken("lease", f"{site.name} seals with {key[:6]}, which ceased {now - ceased:.1f} s ago")
         if key not in self._newest[TOKEN].checks.values():
             self.broken("INV-9", f"{site.name} seals with {key[:6]}, which is retired")
-        self.accepted_until[key] = now + EXPIRY_S + ALLOW_EXPIRED_S
+        self.accepted_until[key] = now + self.lives_s(site)
         self.sealed_at[key] = max(site.clock.now(), self.sealed_at.get(key, 0))
         self.texts[key] = text
         self.look(site_changed=None)

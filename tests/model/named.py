@@ -4,6 +4,9 @@ Each is driven by the product's own objects as in the random runs, with the judg
 history again and again, with its fault a little later each time.
 """
 
+from contextlib import contextmanager
+from unittest import mock
+
 import pytest
 
 from regional_keystone.errors import IdentityError
@@ -13,6 +16,7 @@ from regional_keystone.model import Site as SiteRecord
 from tests.model.judge import key_ids
 from tests.model.nodes import ALLOW_EXPIRED_S, DEADLINE_S, EXPIRY_S, ISOLATION_S, SKEW_S
 from tests.model.run import world
+from tests.model.world import World
 
 SWEEP = range(0, 240, 20)
 
@@ -72,6 +76,12 @@ class History:
         if site.stream is not None:
             site.stream.break_()
 
+    @contextmanager
+    def quickly(self):
+        """Nothing takes its time, so that two things that follow one another do so at once."""
+        with mock.patch.object(self.world.loop, "latency_s", return_value=0.005):
+            yield
+
     def mend(self, site):
         self.world._mend(site)
 
@@ -100,24 +110,24 @@ class History:
         assert self.world.until(lambda: self.state(site) == "active", 30.0), self.state(site)
 
 
-def history(told):
+def history(told, kind=World):
     """A function that is handed a `History`, as a test."""
 
     def test():
-        with world(1, turns_itself=False) as made:
+        with world(1, kind, turns_itself=False) as made:
             told(History(made))
 
     test.__name__, test.__doc__ = told.__name__, told.__doc__
     return test
 
 
-def sweep(told, points=SWEEP):
+def sweep(told, points=SWEEP, kind=World):
     """A function that is handed a `History` and a number of steps, as a test."""
 
     @pytest.mark.parametrize("steps", [pytest.param(points, id=f"{points.start} to {points[-1]}")])
     def test(steps):
         for after in steps:
-            with world(after, turns_itself=False) as made:
+            with world(after, kind, turns_itself=False) as made:
                 told(History(made), after)
 
     test.__name__, test.__doc__ = told.__name__, told.__doc__

@@ -44,10 +44,14 @@ TERMS = Terms(
     skew_us=int(SKEW_S * 1e6),
     interval_us=int(INTERVAL_S * 1e6),
 )
-SIGNING_TERMS = TERMS._replace(interval_us=8_000_000)  # of an owner there are never many keys at a time
 KEEP_S = EXPIRY_S + ALLOW_EXPIRED_S + ISOLATION_S + SKEW_S
 DEADLINE_S, POLL_S = 6.0, 0.3
 SHIFT_S = SKEW_S / 4  # two machines and the moments of a turn differ by no more than the skew that is promised
+
+
+def signing_terms(terms):
+    """Of an owner there are never many keys at a time."""
+    return terms._replace(interval_us=8_000_000)
 
 
 @cache
@@ -179,7 +183,7 @@ class Controller(Machine):
         loop, world = self.loop, self.world
         self.ready = False
         store = Store(world.rows, loop, self.faults, world.judge.appended)
-        mine = authority()
+        mine = world.authority
         self.follow(HOLDER, mine.cluster, mine.box, (mine.signer_key,), store)
         self.sequencer = Sequencer(store=store, follower=self.follower, clock=self.clock, wake=world.wake)
         self.acknowledgements = Acknowledgements(store=store, clock=self.clock, controller=self.name)
@@ -205,7 +209,7 @@ class Controller(Machine):
             **shared,
         )
         self.signing_keys = SigningKeys(
-            sites=self.sites, cluster=mine.cluster, terms=SIGNING_TERMS, deadline_s=DEADLINE_S, **shared
+            sites=self.sites, cluster=mine.cluster, terms=signing_terms(self.terms), deadline_s=DEADLINE_S, **shared
         )
         self.replicator.offered = self.signing_keys.hear
         self.replicator.heard = lambda site: self.signing_keys.stir()
@@ -245,7 +249,8 @@ class Controller(Machine):
                 sites = await self.sites.all()
                 await self.replicator.review(sites)
                 for site in sites:
-                    if site.state == "quarantined" and not await self.signing_keys.lacks(site):
+                    lacks = site.state == "quarantined" and await self.signing_keys.lacks(site)
+                    if site.state == "quarantined" and not site.by_operator and not lacks:
                         await self.rotator.take_back(site.id)
             except IdentityError:
                 pass
@@ -293,7 +298,7 @@ class SiteLink(Link):
         if site.stream is not None:
             site.stream.break_()
         site.stream = stream = Stream(site.loop, site, site.world.count)
-        found.serve(stream, identity(authority().cluster, site.name, site.instance))
+        found.serve(stream, identity(site.world.authority.cluster, site.name, site.instance))
         try:
             await self._converse(stream.up, controller)
         finally:
@@ -335,11 +340,14 @@ class Site(Machine):
         request = JoinRequest(
             name=self.name, secret=token.secret, instance=self.instance, csr=request_of_a_certificate(), box_key=public
         )
-        await controller.sites.join(request)
+        self._welcomed(await controller.sites.join(request))
         self.joined = True
 
+    def _welcomed(self, welcome):
+        """What this model keeps of the answer."""
+
     async def _start(self, process):
-        mine = authority()
+        mine = self.world.authority
         member = Membership(
             cluster=mine.cluster,
             name=self.name,

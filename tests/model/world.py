@@ -17,7 +17,7 @@ from regional_keystone.overlay import transact
 from regional_keystone.signing import SIGNING
 from tests.model.judge import Judge, Violation
 from tests.model.loop import Loop
-from tests.model.nodes import DEADLINE_S, ISOLATION_S, SHIFT_S, Controller, Locks, Site, Wakes
+from tests.model.nodes import DEADLINE_S, ISOLATION_S, SHIFT_S, Controller, Locks, Site, Wakes, authority
 from tests.model.stores import Rows, Store
 
 TRACE = 60
@@ -77,6 +77,7 @@ class World:
         self.trace = deque(maxlen=TRACE)
         self.rows = Rows()
         self.lock, self.wake = Locks(self.loop), Wakes()
+        self.authority = self._authority()
         judge, controller_of, self.site_of = self.made_of
         self.judge = judge(self)
         self.controllers = {f"c{number}": None for number in range(1, controllers + 1)}
@@ -86,6 +87,9 @@ class World:
         self.old = []  # records of rings that were in the log: what an attacker has
         self._using = {}
         self._start(sites)
+
+    def _authority(self):
+        return authority()
 
     def _start(self, sites):
         for controller in self.controllers.values():
