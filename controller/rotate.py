@@ -259,6 +259,8 @@ class Rotator:
         for site in late:
             log.error("site_state", site=site.id, state=site.state, why=site.why)
         self.turns.update(ring.id for ring in made)
+        for ring in made:
+            self._unaware.is_fresh(ring.checks[0])  # from now on it is known
         late_us = self._clock.now() - made[0].turned_at
         if late_us > self._terms.skew_us:
             made = await self._postpone(made, late_us)
