@@ -79,15 +79,16 @@ bench: $(ALL) ## CPU per validation beside a static answer of the same size
 bench-engines: $(ALL) ## appends, changes and validations on real engines, alive and dead; WRITE=1 keeps the page
 	$(BIN)/python -m tests.bench.bench_engines $(if $(SHORT),--smoke) $(if $(WRITE),--write docs/performance.md)
 
-bench-index: $(ALL) ## live revocations: memory, CPU of a validation, a start, catching up, with 0, 10^5 and 10^6; WRITE=1 keeps the page
-	$(BIN)/python -m tests.bench.bench_index $(if $(SHORT),--smoke) $(if $(ONLY),--only $(ONLY)) \
+bench-index: $(ALL) ## live revocations, with 0, 10^5 and 10^6; ONLY='memory start cost missed' MISSED=10000, WRITE=1 keeps the page
+	$(BIN)/python -m tests.bench.bench_index $(if $(SHORT),--smoke) $(if $(ONLY),--only '$(ONLY)') \
+		$(if $(MISSED),--missed $(MISSED)) \
 		$(if $(WRITE),--write docs/performance.md)
 
 bench-purge: $(ALL) ## until stock services turn away 10,000 tokens that ended, by strategy and cause; STRATEGY=MAC
 	$(BIN)/python -W ignore -m tests.bench.bench_purge $(if $(SHORT),--smoke) $(if $(STRATEGY),--strategy $(STRATEGY))
 
-bench-revoke: $(ALL) ## from the 204 of a revocation to the first refusal: same node, 3 and 50 sites, far apart, 1,000 a second; SHORT=1 WRITE=1
-	$(BIN)/python -m tests.bench.bench_revoke $(if $(SHORT),--smoke) $(if $(WRITE),--write docs/performance.md)
+bench-revoke: $(ALL) ## from the 204 of a revocation to the first refusal; ONLY='near apart many burst', SHORT=1, WRITE=1 keeps the page
+	$(BIN)/python -m tests.bench.bench_revoke $(if $(SHORT),--smoke) $(if $(ONLY),--only '$(ONLY)') $(if $(WRITE),--write docs/performance.md)
 
 bench-scale: $(ALL) ## lists and a great deletion among 100,000 users, on both stores; ONLY=sqlite, WRITE=1 keeps the page
 	$(BIN)/python -m tests.bench.bench_scale $(if $(SHORT),--smoke) $(if $(ONLY),--only $(ONLY)) $(if $(WRITE),--write docs/scale.md)

@@ -1,8 +1,9 @@
-"""What live revocations cost: `python -m tests.bench.bench_index [--smoke] [--only memory] [--write docs/performance.md]`.
+"""What live revocations cost: `python -m tests.bench.bench_index [--smoke] [--only "memory missed"] [--write PAGE]`.
 
-In fresh processes: bytes of an event, microseconds of a question, the longest slice of an expiry. Then at real sites, one
-for each number of events, asked in turn: CPU of a validation, alone and with ten revocations a second; seconds until a
-site that is started again answers; and, while clients go on, until one that was cut off knows what it has missed.
+`memory`, in fresh processes: bytes of an event, microseconds of a question, the longest slice of an expiry. Then real
+sites, one for each number of events. `start`: seconds until one that is started again answers. `cost`, asked in turn: CPU
+of a validation, alone and with ten revocations a second. `missed`: how long one that was cut off takes to know what it
+has missed, while its clients go on.
 """
 
 import argparse
@@ -45,6 +46,7 @@ from tests.bench.bench_validate import (
     listeners,
     measure,
 )
+from tests.bench.parts import kept, some_of
 
 EVENTS, SHORT_EVENTS = (0, 100_000, 1_000_000), (0, 2_000, 20_000)
 MISSED, SHORT_MISSED = 100_000, 2_000
@@ -54,7 +56,7 @@ ROUNDS, PROCESSES = 5, 3
 PER_S = 10
 TOKENS = 200
 PATIENCE_S = 300
-BEGIN, END = "<!-- make bench-index -->", "<!-- end of make bench-index -->"
+COMMAND, PARTS = "make bench-index", ("memory", "start", "cost", "missed")
 
 
 def traits_of(number: int) -> dict[str, str]:
@@ -310,13 +312,18 @@ def until(holds: Callable[[], bool]) -> None:
 # --- what is said of it -----------------------------------------------------------------------------------------------
 
 
+HEAD = 2  # lines above the cases
+
+
 class Report:
-    """The lines of the table."""
+    """The lines of a part's table."""
 
     def __init__(self) -> None:
         self.lines = ["| Case | Figure | Ratio, remarks |", "|---|---|---|"]
 
     def add(self, case: str, figure: str, remark: str = "") -> None:
+        if len(self.lines) == HEAD:
+            print(*self.lines, sep="\n", flush=True)
         self.lines.append(f"| {case} | {figure} | {remark} |")
         print(self.lines[-1], flush=True)
 
@@ -349,7 +356,12 @@ def in_memory(report: Report, counts: Sequence[int]) -> None:
     )
 
 
-def at_sites(report: Report, counts: Sequence[int], count_missed: int, seconds: float) -> None:
+def at_sites(
+    parts: Sequence[str], counts: Sequence[int], count_missed: int, seconds: float, done: Callable[[str, Report], None]
+) -> None:
+    """These parts, one after another, each at a site of its own for each number of events; `done` with each."""
+    if parts == ["missed"]:
+        counts = counts[-1:]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         script = folder / "load.lua" if found("wrk", "wrk") else None
@@ -357,7 +369,7 @@ def at_sites(report: Report, counts: Sequence[int], count_missed: int, seconds: 
         spent = {
             count: list(federation_tokens(one, int(2 * ROUNDS * PER_S * seconds) + 50))
             for count, one in places.items()
-            if count in (counts[0], counts[-1])
+            if "cost" in parts and count in (counts[0], counts[-1])
         }
         started = {}
         for count, one in places.items():
@@ -367,16 +379,29 @@ def at_sites(report: Report, counts: Sequence[int], count_missed: int, seconds: 
                 fill(one.state / name, events)
             del events
             started[count] = restarted(one)
-        for count, figures in started.items():
-            more = (figures["rss"] - started[counts[0]]["rss"]) / count if count else 0
-            remark = f"{figures['cpu_s']:.1f} s of CPU; process of {figures['rss'] / 2**20:.0f} MiB"
-            report.add(
-                f"a site that is started again, {count:,} events, to its first answer",
-                f"{figures['ready_s']:.1f} s",
-                remark + (f", {more:.0f} B for each event" if count else ""),
-            )
-        compare(report, places, spent, seconds, script)
-        catch_up(report, places[counts[-1]], counts[-1], count_missed)
+        for part in parts:
+            report = Report()
+            match part:
+                case "start":
+                    starts(report, started)
+                case "cost":
+                    compare(report, places, spent, seconds, script)
+                case _:
+                    catch_up(report, places[counts[-1]], counts[-1], count_missed)
+            done(part, report)
+
+
+def starts(report: Report, started: dict[int, dict[str, float]]) -> None:
+    """How long each of these sites took to its first answer."""
+    least_rss = next(iter(started.values()))["rss"]
+    for count, figures in started.items():
+        more = (figures["rss"] - least_rss) / count if count else 0
+        remark = f"{figures['cpu_s']:.1f} s of CPU; process of {figures['rss'] / 2**20:.0f} MiB"
+        report.add(
+            f"a site that is started again, {count:,} events, to its first answer",
+            f"{figures['ready_s']:.1f} s",
+            remark + (f", {more:.0f} B for each event" if count else ""),
+        )
 
 
 def compare(
@@ -436,7 +461,8 @@ def federation_tokens(one: Federation, count: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="short: that it runs, not what it shows")
-    parser.add_argument("--only", choices=("memory", "sites"), help="one part")
+    parser.add_argument("--only", type=some_of(PARTS), default=list(PARTS), help=f"some of {' '.join(PARTS)}")
+    parser.add_argument("--missed", type=int, help="how many entries a site misses")
     parser.add_argument("--seconds", type=float, default=3.0, help="per case and round")
     parser.add_argument("--write", type=Path, help="put the table into this page")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
@@ -444,16 +470,18 @@ def main() -> None:
     if told.child is not None:
         print(json.dumps(memory(told.child)))
         return
-    report, counts = Report(), SHORT_EVENTS if told.smoke else EVENTS
-    if told.only != "sites":
-        in_memory(report, counts)
-    if told.only != "memory":
-        at_sites(report, counts, SHORT_MISSED if told.smoke else MISSED, 1.0 if told.smoke else told.seconds)
-    if told.write:
-        page = told.write.read_text()
-        before, _, rest = page.partition(BEGIN)
-        table = "\n".join(report.lines)
-        told.write.write_text(f"{before}{BEGIN}\n\n{table}\n\n{rest[rest.index(END) :]}")
+    counts, count_missed = SHORT_EVENTS if told.smoke else EVENTS, SHORT_MISSED if told.smoke else MISSED
+
+    def done(part: str, report: Report) -> None:
+        print(flush=True)
+        if told.write:
+            told.write.write_text(kept(told.write.read_text(), COMMAND, part, "\n".join(report.lines)))
+
+    if "memory" in told.only:
+        in_memory(report := Report(), counts)
+        done("memory", report)
+    if at := [part for part in told.only if part != "memory"]:
+        at_sites(at, counts, told.missed or count_missed, 1.0 if told.smoke else told.seconds, done)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""How long a revoked token is taken: `python -m tests.bench.bench_revoke [--smoke] [--write docs/performance.md]`.
+"""How long a revoked token is taken: `python -m tests.bench.bench_revoke [--smoke] [--only "near many"] [--write PAGE]`.
 
 A controller, real sites with real streams, regions that are as far apart as is said, and validations everywhere all the
-while. From the 204 of a revocation to the first refusal: at the same node, at three sites as their clients see it, and
-at fifty sites in few processes. Then a thousand revocations a second, by requests and without them.
+while. From the 204 of a revocation to the first refusal. `near`: at the same node. `apart`: at three sites as their
+clients see it. `many`: at fifty sites in few processes. `burst`: a thousand revocations a second, by requests and without
+them. Between parts the federation becomes level: each site knows all, and nothing of its own feed is under way.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from controller import ask
 from controller.probe import password
 from regional_keystone.key_directory import read_directory
 from regional_keystone.token import new_audit_id, pack, unpack
+from tests.bench.parts import kept, some_of
 from tests.bench.parts_of_revoke import Connection
 from tests.engines.tcp_proxy import TcpProxy
 from tests.processes import free_port
@@ -36,7 +38,7 @@ SECRET = "first password"
 NAMES = ("RegionOne", "RegionTwo", "RegionThree")
 P50_S, P99_S, SAME_NODE_S = 0.250, 1.0, 0.002
 LATE_S = 60.0
-BEGIN, END = "<!-- revoke: written by make bench-revoke WRITE=1 -->\n", "<!-- end of revoke -->\n"
+COMMAND, PARTS = "make bench-revoke", ("near", "apart", "many", "burst")
 
 
 class Size(NamedTuple):
@@ -305,6 +307,16 @@ async def one_by_one(federation, parts, tokens, pause_s=0.05):
     return await collected(federation, parts, done)
 
 
+async def settled(federation, parts):
+    """Return once every site knows all, and the log has all of every site. Raises SystemExit if it never does."""
+    end = time.monotonic() + LATE_S
+    while any([await one.ask("pending") for one in parts]):
+        if time.monotonic() > end:
+            raise SystemExit(f"revocations made at a site are not in the log after {LATE_S:.0f} s")
+        await asyncio.sleep(0.05)
+    await collected(federation, parts, {})
+
+
 async def collected(federation, parts, done):
     """By site, how late each token that was done then was refused. Raises SystemExit if one was lost."""
     await federation.level(parts)
@@ -352,11 +364,16 @@ class Report:
         print(text, flush=True)
 
 
-async def three(federation, size, links, report):
-    """Three sites, each in a process of its own, behind each delay in turn."""
+async def three(federation, links):
+    """Three sites, each in a process of its own, no distance away; with somebody who has logged in."""
     ports_of_links = await links.ask("slow", delays_s=[0.0] * 3)
     parts, ports = await federation.sites(NAMES, ports_of_links[:3], 3)
     await federation.log_in()
+    return parts, ports
+
+
+async def near(federation, size, ports, report):
+    """Revoked and asked for over one connection."""
     tokens = federation.fresh(size.singles)
     async with loaded(federation, ports, size.validations_per_s, remarks := []):
         late = await same_node(federation.public, federation.caller, tokens)
@@ -364,16 +381,23 @@ async def three(federation, size, links, report):
     async with loaded(federation, ports, size.validations_per_s, remarks := []):
         late = await same_node(ports[0], federation.caller, federation.fresh(size.singles))
     report.add(Row("same node: revoked at a site", late, (SAME_NODE_S, float("inf")), remarks[0]))
-    await collected(federation, parts, {})
+
+
+async def apart(federation, size, links, parts, ports, report):
+    """Three sites behind each delay in turn."""
+    for delay_ms in size.delays_ms:
+        alone_s, crowded_s = await asyncio.to_thread(measured_delays, delay_ms / 1000)
+        report.note(
+            f"link of {delay_ms} ms: {alone_s * 1000:.1f} ms one way alone, {crowded_s * 1000:.1f} ms the last of 100"
+        )
     for delay_ms in size.delays_ms:
         await links.ask("slow", delays_s=[delay_ms / 1000] * 3)
         async with loaded(federation, ports, size.validations_per_s, remarks := []):
             late = await as_clients_see(federation, ports, federation.fresh(size.singles))
         what = f"3 sites, {delay_ms} ms one way: as clients see it"
         report.add(Row(what, late, (P50_S + delay_ms / 1000, P99_S + delay_ms / 1000), remarks[0]))
+        await settled(federation, parts)
     await links.ask("slow", delays_s=[0.0] * 3)
-    await collected(federation, parts, {})
-    return parts, ports
 
 
 async def many(federation, size, links, parts, ports, report):
@@ -478,57 +502,63 @@ async def same_node_anew(port, caller, token):
     return [time.monotonic() - answered]
 
 
-async def measure(folder, size, report, *, upstream=True):
-    if upstream:
-        await keystone(report, min(30, size.singles))
-    for delay_ms in size.delays_ms:
-        alone_s, crowded_s = await asyncio.to_thread(measured_delays, delay_ms / 1000)
-        report.note(
-            f"link of {delay_ms} ms: {alone_s * 1000:.1f} ms one way alone, {crowded_s * 1000:.1f} ms the last of 100"
-        )
+async def measure(folder, size, only, done, *, upstream=True):
+    """These parts, in their order; `done` with each and its report."""
     async with AsyncExitStack() as stack:
         federation = await Federation(stack, folder).start()
         links = await federation.part(
             "links", target=federation.stream, delays_s=[0.0] * (len(NAMES) + len(size.delays_ms))
         )
-        parts, ports = await three(federation, size, links, report)
-        await many(federation, size, links, parts, ports, report)
-        await burst(federation, size, parts, ports, report)
+        parts, ports = await three(federation, links)
+        for part in only:
+            await settled(federation, parts)
+            report = Report()
+            match part:
+                case "near":
+                    if upstream:
+                        await keystone(report, min(30, size.singles))
+                    await near(federation, size, ports, report)
+                case "apart":
+                    await apart(federation, size, links, parts, ports, report)
+                case "many":
+                    await many(federation, size, links, parts, ports, report)
+                case _:
+                    await burst(federation, size, parts, ports, report)
+            done(part, report)
 
 
-def page(report):
-    """The part of docs/performance.md between BEGIN and END."""
+def page(part, report):
+    """What docs/performance.md says of a part."""
+    notes = "".join(f" {one[:1].upper()}{one[1:]}." for one in report.notes)
     return "\n".join(
         [
-            f"Measured in one run by `make bench-revoke` on {os.cpu_count()} cores, which ran everything. "
-            + "; ".join(report.notes)
-            + ".",
+            f"Measured by `{COMMAND} ONLY={part}` on {os.cpu_count()} cores, which ran everything.{notes}",
             "",
             "| Case | p50 / p99 / worst | Goal, remarks |",
             "|---|---|---|",
             *(f"| {row.what} | {row.shown} | {row.judged} |" for row in report.rows),
-            "",
         ]
     )
-
-
-def kept(text, report):
-    """The page with this table in the place of the one before."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + page(report) + END + rest.partition(END)[2]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="short: that it runs, not what it shows")
-    parser.add_argument("--write", type=Path, help="keep the table in this page")
+    parser.add_argument("--only", type=some_of(PARTS), default=list(PARTS), help=f"some of {' '.join(PARTS)}")
+    parser.add_argument("--write", type=Path, help="keep the tables in this page")
     told = parser.parse_args()
-    report = Report()
+    rows = []
+
+    def done(part, report):
+        print(flush=True)
+        rows.extend(report.rows)
+        if told.write:
+            told.write.write_text(kept(told.write.read_text(), COMMAND, part, page(part, report)))
+
+    size = SHORT if told.smoke else Size()
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(measure(Path(folder), SHORT if told.smoke else Size(), report, upstream=not told.smoke))
-    if told.write:
-        told.write.write_text(kept(told.write.read_text(), report))
-    if not told.smoke and not all(row.met for row in report.rows):
+        asyncio.run(measure(Path(folder), size, told.only, done, upstream=not told.smoke))
+    if not told.smoke and not all(row.met for row in rows):
         raise SystemExit("a goal is not met")
 
 

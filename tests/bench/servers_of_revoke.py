@@ -97,6 +97,10 @@ class Sites:
         """Until every site knows this much of the log."""
         return all([await one.site.part.follower.reached(position, 60.0) for one in self.all])
 
+    async def pending(self):
+        """How many entries of these sites' own feeds the log has not shown yet."""
+        return sum(one.site.own.pending() for one in self.all)
+
     async def report(self):
         """For each site: by audit id, when it was refused first, and how many revocations count there."""
         found = {

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from tests.bench.bench_index import BEGIN, END, GOAL_BYTES, apart, reached
+import pytest
+
+from tests.bench.bench_index import COMMAND, GOAL_BYTES, PARTS, apart, reached
+from tests.bench.parts import begin, end
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
@@ -13,9 +16,11 @@ def test_an_event_takes_no_more_memory_than_it_may():
     assert figures["slices"] >= 20
 
 
-def test_the_page_has_the_last_run_s_table():
-    table = PAGE.read_text().partition(BEGIN)[2].partition(END)[0].strip().splitlines()
-    assert sum("goal: " in line for line in table) >= 6
+@pytest.mark.parametrize(("part", "goals"), list(zip(PARTS, (3, 0, 3, 1), strict=True)))
+def test_the_page_has_each_part_s_last_table(part, goals):
+    table = PAGE.read_text().partition(begin(COMMAND, part))[2].partition(end(COMMAND, part))[0].strip().splitlines()
+    assert len(table) > 2
+    assert sum("goal: " in line for line in table) >= goals
     assert all(line.startswith("| ") or set(line) <= set("|-") for line in table)
 
 

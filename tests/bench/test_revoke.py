@@ -1,8 +1,11 @@
 """What `make bench-revoke` measures with: links that are as late as is said, figures with what was aimed at beside them."""
 
+import argparse
+
 import pytest
 
-from tests.bench.bench_revoke import BEGIN, END, PAGE, Report, Row, kept, measured_delays, page
+from tests.bench.bench_revoke import COMMAND, PAGE, PARTS, Report, Row, measured_delays, page
+from tests.bench.parts import begin, end, kept, some_of
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.08])
@@ -25,12 +28,24 @@ def test_the_table_is_kept_in_its_place_and_the_rest_of_the_page_stays():
     report = Report()
     report.rows.append(Row("a case", [0.001]))
     report.notes.append("a link")
-    before, after = "# Performance\n\nabove\n", "\nbelow\n"
-    written = kept(before + BEGIN + "old\n" + END + after, report)
-    assert written == before + BEGIN + page(report) + END + after
-    assert kept(written, report) == written
+    first, last = begin(COMMAND, "many"), end(COMMAND, "many")
+    before, after = f"# Performance\n\n{begin(COMMAND, 'near')}\nother\n{end(COMMAND, 'near')}\n", "\nbelow\n"
+    table = page("many", report)
+    written = kept(before + first + "\nold\n" + last + after, COMMAND, "many", table)
+    assert written == f"{before}{first}\n\n{table}\n\n{last}{after}"
+    assert kept(written, COMMAND, "many", table) == written
+    with pytest.raises(SystemExit, match="no place for make bench-revoke ONLY=burst"):
+        kept(written, COMMAND, "burst", table)
 
 
-def test_the_page_has_a_place_for_it():
+def test_parts_are_named_in_any_order_and_run_in_theirs():
+    assert some_of(PARTS)("many near") == some_of(PARTS)("near,many") == ["near", "many"]
+    for told in ("nearly", ""):
+        with pytest.raises(argparse.ArgumentTypeError, match="some of near, apart"):
+            some_of(PARTS)(told)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_page_has_a_place_for_each_part(part):
     text = PAGE.read_text()
-    assert text.index(BEGIN) < text.index(END)
+    assert text.index(begin(COMMAND, part)) < text.index(end(COMMAND, part))
