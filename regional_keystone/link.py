@@ -13,11 +13,11 @@ import aiohttp
 import structlog
 
 from regional_keystone.bundle import Seen
+from regional_keystone.catching_up import take_up
 from regional_keystone.enrol import CAS, Identity
 from regional_keystone.errors import StoreRefused, Unavailable, outlived
 from regional_keystone.follow import Follower
 from regional_keystone.issue_counts import Issues
-from regional_keystone.log import Entry
 from regional_keystone.messages import (
     VERSION,
     Acknowledge,
@@ -59,7 +59,6 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 _CLOSE_S = 1.0  # who does not say good-bye by then is left
 _OFFER_S = 5.0  # between offers of the same signing key
 _OWN_BATCH = 200
-_AT_ONCE = 128  # entries: about a millisecond
 _OWN_BYTES = 256 * 1024
 _AWAY = "The controller cannot be reached from this region, so nothing can change now; reading and validating go on."
 _REFUSED = "The controller refuses this region ({why}), so nothing can change here; an operator has to act."
@@ -302,7 +301,7 @@ class Link:
             connection.heard_ticks = self._clock.ticks()
             match at_site(raw.data):
                 case Entries(entries=entries, head=head):
-                    await self._note(entries)
+                    await take_up(self._follower.note, entries, self._clock)
                     log.debug("entries", position=self._follower.position, head=head)
                 case Echo(ticks=ticks, head=head, now=now):
                     self._follower.heard(ticks, head, now)
@@ -316,12 +315,6 @@ class Link:
                     raise ValueError(reason)
                 case _:
                     continue
-
-    async def _note(self, entries: Sequence[Entry]) -> None:
-        """Take them up, some at a time: who has missed many still answers between them."""
-        for start in range(0, max(1, len(entries)), _AT_ONCE):
-            self._follower.note(entries[start : start + _AT_ONCE])
-            await self._clock.sleep(0)
 
     def _answered(self, request_id: str, response: Response) -> None:
         waiting = self._waiting.get(request_id)

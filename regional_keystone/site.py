@@ -13,6 +13,7 @@ import structlog
 
 from regional_keystone import durable, exposure, logs, operator_socket, secret_file
 from regional_keystone.backends import only_user, open_replica, open_store, region_cache, store_heartbeat, system_clock
+from regional_keystone.catching_up import take_up
 from regional_keystone.convergence import Comparing
 from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
@@ -266,7 +267,7 @@ class Site:
                 stream_is_late = follower.age_s() > 2 * BEAT_S
                 beat = await heartbeat.last() if heartbeat is not None and stream_is_late else None
                 while entries := await store.tail(LOG, follower.position):
-                    follower.note(entries)
+                    await take_up(follower.note, entries, self.clock)
                 if beat is not None:  # read before the entries, or it would always be ahead of them
                     follower.beaten(*beat, skew_s)
                 await self.own.settle()

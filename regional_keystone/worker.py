@@ -184,6 +184,8 @@ class Worker:
                     tasks.create_task(self._refresh.begin(map(read_touch, message.touched)))
                 else:
                     self._take(message)
+                    if isinstance(message, Entries):  # more may be here already, and nothing else would come in between
+                        await self.clock.sleep(0)
 
     def _take(self, message: ToWorker) -> None:
         follower = self.part.follower
