@@ -38,6 +38,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
     at: int = 0
     controller: str = ""
     issued: dict[str, dict[int, int]] = {}  # tokens, by key id and hour since 1970 UTC
+    provider: str = ""  # what it issues, if it is known
 
 
 class Acknowledgements:
@@ -78,7 +79,7 @@ class Acknowledgements:
         """This was said on a stream here."""
         before = self._here.get(site)
         word = Acknowledged(instance, message.position, possible(message.rings), self._clock.now(), self.controller)
-        self._say(site, msgspec.structs.replace(word, issued=bounded(message.issued)))
+        self._say(site, msgspec.structs.replace(word, issued=bounded(message.issued), provider=message.provider[:16]))
         if before is None or before.rings != word.rings:
             self._urgent.set()
 
@@ -173,7 +174,8 @@ def _less(one: Acknowledged, other: Acknowledged | None) -> Acknowledged | None:
         return None
     names = {*one.rings, *other.rings}
     rings = {name: one.rings[name] if one.rings.get(name) == other.rings.get(name) else (0, "") for name in names}
-    return msgspec.structs.replace(one, position=min(one.position, other.position), rings=rings)
+    provider = one.provider if one.provider == other.provider else ""
+    return msgspec.structs.replace(one, position=min(one.position, other.position), rings=rings, provider=provider)
 
 
 def _decoded(data: bytes | None) -> Acknowledged | None:

@@ -3,6 +3,7 @@
 import msgspec
 from aiohttp import web
 
+from controller.sealed_tokens import SealedTokens
 from controller.signing_keys import ANY, SigningKeys
 from regional_keystone.errors import Invalid
 from regional_keystone.operator_listener import answered
@@ -14,7 +15,12 @@ class _Allowed(msgspec.Struct, frozen=True):
     system: bool | None = None
 
 
-def routes(signing: SigningKeys) -> list[web.RouteDef]:
+class _Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    refuse: bool
+    now: bool = False
+
+
+def routes(signing: SigningKeys, sealed: SealedTokens) -> list[web.RouteDef]:
     """What is answered; every answer is JSON."""
 
     async def status(request: web.Request) -> web.Response:
@@ -37,8 +43,19 @@ def routes(signing: SigningKeys) -> list[web.RouteDef]:
             {"name": asked.name, "domains": ANY if may.domains is None else may.domains, "system": may.system}
         )
 
+    async def sealed_status(request: web.Request) -> web.Response:
+        del request
+        return answered(await sealed.status())
+
+    async def state_sealed(request: web.Request) -> web.Response:
+        """{refuse, now?}: whether sealed tokens are refused from now on; `now` ends those that may still be shown."""
+        asked = msgspec.json.decode(await request.read(), type=_Sealed)
+        return answered(await (sealed.refuse(now=asked.now) if asked.refuse else sealed.read()))
+
     return [
         web.get("/signing/status", status),
         web.post("/signing/rotate", rotate),
         web.post("/signing/allow", allow),
+        web.get("/signing/sealed", sealed_status),
+        web.post("/signing/sealed", state_sealed),
     ]

@@ -26,6 +26,8 @@ def signing_status(state: State = STATE, config: ConfigFile = None, as_json: AsJ
             return
         shown = found if as_json else [{**key, "since (UTC)": _since(key)} for key in found]
         show(shown, ("owner", "id", "state", "since (UTC)", "waits_for", "domains", "system"), as_json=as_json)
+        if not as_json:
+            print(_told(ask_controller(state, config, "/signing/sealed")))
 
 
 @app.command("rotate")
@@ -54,6 +56,42 @@ def signing_allow(
     with errors():
         wanted = {"name": name, "domains": domains.split(",") if domains else None, "system": system}
         show([ask_controller(state, config, "/signing/allow", wanted)], (), as_json=as_json)
+
+
+@app.command("sealed")
+def signing_sealed(
+    refuse: Annotated[bool | None, typer.Option("--refuse/--read", help="Refuse them, or read them again.")] = None,
+    now: Annotated[bool, typer.Option("--now", help="Also those that may still be shown: they end.")] = False,
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether tokens that are sealed with the shared keys are refused everywhere; without an option, show it.
+
+    Once every region signs its tokens, nobody needs them any more but a thief of the keys. It is refused while a region
+    still seals, or what one has sealed may still be shown.
+
+    Example: rkctl signing sealed --refuse
+    """
+    if now and not refuse:
+        raise typer.BadParameter("--now is for --refuse")
+    with errors():
+        asked = None if refuse is None else {"refuse": refuse, "now": now}
+        told = ask_controller(state, config, "/signing/sealed", asked)
+        if as_json:
+            show([told], (), as_json=True)
+            return
+        print(_told(told))
+
+
+def _told(told: dict[str, Any]) -> str:
+    """In a line what is known of sealed tokens."""
+    said = "Sealed tokens are refused" if told["refused"] else "Sealed tokens are read"
+    if told["waits_for"]:
+        return f"{said}, which these have not heard of yet: {', '.join(told['waits_for'])}"
+    if told["refused"] or not told["seal"]:
+        return f"{said} everywhere"
+    return f"{said}; not known to sign: {', '.join(told['seal'])}"
 
 
 def _since(key: Mapping[str, Any]) -> str:

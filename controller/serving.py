@@ -92,7 +92,7 @@ def _admin(controller: Controller) -> Admin:
         cassandra=bool(controller.settings.cassandra.contact_points),
         two_person=controller.settings.keys.two_person,
         more=[
-            *admin_signing.routes(controller.signing_keys),
+            *admin_signing.routes(controller.signing_keys, controller.sealed_tokens),
             *admin_authority.routes(controller.signer_turn, ca_turn),
             *compromise.routes(),
         ],

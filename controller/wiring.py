@@ -25,6 +25,7 @@ from controller.late import Late
 from controller.regions import Regions
 from controller.replicate import Replicator
 from controller.rotate import Rotator
+from controller.sealed_tokens import SealedTokens
 from controller.settings import Settings, terms
 from controller.signer_turn import SignerTurn
 from controller.signing_keys import SigningKeys
@@ -247,6 +248,13 @@ class Controller:
             cluster=self.authority.cluster,
             terms=terms(settings),
             deadline_s=settings.keys.acknowledge_deadline_s,
+            **shared,
+        )
+        self.sealed_tokens = SealedTokens(
+            terms=terms(settings),
+            owner=f"{CONTROLLER}{self.name}",
+            signs=settings.token.provider == "jws",
+            issued_here=part.follower.issues.told,
             **shared,
         )
         self.compromise = Compromise(

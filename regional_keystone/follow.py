@@ -29,7 +29,7 @@ from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import R, Touch, decode
 from regional_keystone.relay import Relay
 from regional_keystone.revocation import Revocation, RevocationIndex
-from regional_keystone.sealing import Leave, Noted
+from regional_keystone.sealing import Leave, Noted, check_read
 from regional_keystone.signer_chain import SIGNERS, Chain
 from regional_keystone.signing import SIGNING, Signatory, Signers
 
@@ -194,6 +194,7 @@ class Follower:
         async for event in self._store.scan(RevocationEvent):  # they count before the position says that they do
             self.void(event)
         self.condemn([one.id async for one in self._store.scan(Condemned)])
+        self._take_signing([one async for one in self._store.scan(Signing)])
         before, position = self.overlay.position, await self.overlay.start(at)
         if position > before:  # else what waits is not in the replica yet
             self._projected = position
@@ -209,7 +210,8 @@ class Follower:
             if ring.id in self.holders and self.holders[ring.id].lacks(ring):
                 await self._install(ring)
             self.leave.installed(ring, self._age.sure_since)
-        await self._start_signing()
+        if self.signatory is not None:
+            await self.signatory.settle(*[record async for record in self._store.scan(Signing)])
         self._wake()
         if self.relay is not None:
             self.relay.replaced()
@@ -286,7 +288,9 @@ class Follower:
         """Whether what the key of this id has sealed or signed is taken for a token now."""
         if key_id in self.condemned:
             return False
-        return key_id in self.holder.ring.ids or (self.signatory is not None and self.signatory.accepts(key_id))
+        if key_id in self.holder.ring.ids:
+            return self.signers.reads_sealed
+        return self.signatory is not None and self.signatory.accepts(key_id)
 
     def may_lack_key(self, sealed_at: int) -> bool:
         """Whether a key that is not known here may have sealed something by then, in microseconds since 1970 UTC.
@@ -358,6 +362,7 @@ class Follower:
 
     def sealing_number(self) -> int:
         """The number of the key that seals now. Raises Unavailable if it is none."""
+        check_read(self.signers.record, self._clock.now())
         return self.leave.number(self.ring, self.condemned)
 
     def take(self, entry: Entry) -> None:
@@ -391,7 +396,7 @@ class Follower:
                 self.pending.drop(decode(Taken, change.row).number)  # from now on the log shows it
         self.condemn(ids_in(entry.changes))
         self.overlay.note((entry,))
-        self._take_signing((entry,))
+        self._take_signing(told((entry,), Signing))
         self._queue.append(entry)
         self._queue_bytes += memory_bytes(entry)
         late = [answer for event in events for answer in self.answers(event)]
@@ -411,19 +416,12 @@ class Follower:
         self.drained = drained
         self._quarantined = site is not None and site.state == "quarantined"
 
-    def _take_signing(self, batch: Sequence[Entry]) -> None:
+    def _take_signing(self, records: Iterable[Signing]) -> None:
         """Whose keys count, from now on; where somebody may sign for something else, all is asked again."""
-        for record in told(batch, Signing):
+        for record in records:
             if self.signatory is not None and self.signatory.take(record):
                 for forget in self.forgetters:
                     forget()
-
-    async def _start_signing(self) -> None:
-        if self.signatory is not None:
-            stored = [record async for record in self._store.scan(Signing)]
-            for record in stored:
-                self.signatory.take(record)
-            await self.signatory.settle(*stored)
 
     async def _work(self) -> None:
         """Wait until something is to be projected; meanwhile try again to install a ring that was refused."""

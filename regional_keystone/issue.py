@@ -368,7 +368,7 @@ class Issuer:
             trust_id=aim.trust.id if aim.trust else None,
             application_credential_id=aim.credential.id if aim.credential else None,
         )
-        self._check_signers(proof.signers, token.scope, prepared)
+        self._check_signers(proof, token.scope, prepared)
         text = self._written(token, prepared, proof.signers)
         for user_id in (token.user_id, *([aim.trust.trustor_user_id] if aim.trust else ())):
             self._knowledge.note_issue(user_id, issued_at)
@@ -379,14 +379,16 @@ class Issuer:
         """An expiry as it can be written: signed tokens know no part of a second."""
         return instant if self._signatory is None else instant // _SECOND * _SECOND
 
-    def _check_signers(self, names: Sequence[str], scope: Scope, prepared: Shared) -> None:
+    def _check_signers(self, proof: Proof, scope: Scope, prepared: Shared) -> None:
         """Refuse to make of a token what one of its signers could not have signed.
 
         A signed token says of what it was made, and is bound by it further on. A sealed one cannot; but then every site
         holds the keys that seal, and could have sealed it.
         """
         signers = self._knowledge.signers
-        for name in names:
+        if proof.made_from and not proof.signers and not signers.reads_sealed:  # since it was looked at
+            raise Unauthenticated
+        for name in proof.signers:
             owner = signers.owner(name)
             if owner is None or not self._knowledge.accepts_key(name):
                 raise Unauthenticated

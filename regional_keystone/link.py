@@ -364,13 +364,16 @@ class Link:
             position, held = self.held()
             held = held | self._trusted()
             rings = {name: (seen.epoch, seen.fingerprint) for name, seen in held.items()}
-            await self._send(connection, Acknowledge(position, rings, self.issued()))
+            await self._send(connection, Acknowledge(position, rings, self.issued(), self._provider()))
             await self._own.returned()
             entries = portion(await self._own.after(connection.own_sent), _OWN_BATCH, _OWN_BYTES)
             if entries:
                 await self._send(connection, Own(self._own.name, entries))
                 connection.own_sent = entries[-1].number
                 self._speak.set()
+
+    def _provider(self) -> str:
+        return "jws" if self._signatory is not None and self._signatory.signs else "fernet"
 
     def _held(self) -> tuple[int, dict[str, Seen]]:
         """What this process holds: how far its replica is, and its rings."""

@@ -114,12 +114,14 @@ class Echo(msgspec.Struct, frozen=True, tag="echo"):
 class Acknowledge(msgspec.Struct, frozen=True, tag="acknowledge"):
     """The site holds everything up to `position` durably, and these rings (epoch, fingerprint) in each process.
 
-    `issued`: tokens that it has issued, by key id and hour since 1970 UTC.
+    `issued`: tokens that it has issued, by key id and hour since 1970 UTC. `provider`: what it issues now; nothing from
+    a version that does not say it.
     """
 
     position: int
     rings: dict[str, tuple[int, str]] = {}
     issued: dict[str, dict[int, int]] = {}
+    provider: str = ""
 
 
 class Offer(msgspec.Struct, frozen=True, tag="offer"):

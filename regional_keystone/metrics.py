@@ -54,6 +54,12 @@ _TOLD: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
     "key_directories_mended": ("counter", "Times that a damaged key directory was written again", ("ring",)),
     "follows_keystone": ("gauge", "1 while keys are used that a Keystone turns, for which nothing is guaranteed", ()),
     "tokens_beyond_signer": ("counter", "Tokens signed by a place for what it may not sign for", ("signer",)),
+    "sealed_tokens_read": (
+        "gauge",
+        "1 while tokens sealed with the shared keys are taken, 0 once they are refused",
+        (),
+    ),
+    "sealed_tokens_refused": ("counter", "Tokens sealed with a good key that came after they were to be refused", ()),
     "password_hash_queue": ("gauge", "Password hashes waiting or at work", ()),
     "cache_lookups": ("counter", "Facts asked of the region's cache; all results but hit are misses", ("result",)),
     "cache_failures": ("counter", "Requests to the region's cache that came to nothing", ("reason",)),

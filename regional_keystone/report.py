@@ -32,6 +32,7 @@ def common_status(part: Replica, opened: Door) -> dict[str, Any]:
         "age_s": None if age_s == float("inf") else round(age_s, 3),
         "too_old_for": opened.validator.limits.passed(),
         "sealing": {"left_s": round(follower.leave.left_s(), 3), "refused": follower.why_not_seal()},
+        "sealed_tokens": {"read": follower.signers.reads_sealed, "refused": opened.validator.sealed},
         "ring_epoch": seen.epoch,
         "rings": rings,
         "drained": follower.drained,
@@ -64,6 +65,7 @@ def export(part: Replica, opened: Door) -> None:
     tell("key_damage", lambda: {name: len(holder.damage) for name, holder in follower.holders.items()})
     tell("key_directories_mended", lambda: {name: holder.mended for name, holder in follower.holders.items()})
     tell("condemned_keys", lambda: len(follower.condemned))
+    tell("sealed_tokens_read", lambda: float(follower.signers.reads_sealed))
     holders = follower.holders
     tell("bundle_left_seconds", lambda: left_s({name: one.not_after for name, one in holders.items()}, part.clock))
     tell("follows_keystone", lambda: float(any(one.followed for one in follower.holders.values())))

@@ -11,12 +11,12 @@ import msgspec
 import structlog
 
 from regional_keystone.bundle import BundleRefused, read_header
-from regional_keystone.condemned import sealing_number
+from regional_keystone.condemned import SETTLE_US, sealing_number
 from regional_keystone.errors import Unavailable
 from regional_keystone.holder import Holder
 from regional_keystone.keys import KeyRing
 from regional_keystone.lease import Lease
-from regional_keystone.model import Ring
+from regional_keystone.model import Ring, Signing
 from regional_keystone.ports import Clock
 
 log = structlog.get_logger("sealing")
@@ -25,6 +25,12 @@ _NO_KEY = (
     "The key that tokens are sealed with here was condemned, and its successor is not in use yet, so no token can be"
     " issued; tokens of other keys are good."
 )
+
+_REFUSED = (
+    "Sealed tokens are refused in this federation, and this region is set to issue them: set `[token] provider = jws`"
+    " here, or have them read again with `rkctl signing sealed --read`."
+)
+_NOT_YET_READ = "Sealed tokens are to be read again, which some region may not have heard of yet; try again."
 
 
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,6 +194,17 @@ class Leave:
             if isolation_us is not None:
                 return isolation_us / 1_000_000
         return self._lease.promise_s  # of a bundle of the former format
+
+
+def check_read(said: Signing, now: int) -> None:
+    """Raises Unavailable where a sealed token would be refused, or might be by who has not heard that it is read again.
+
+    By the end of `SETTLE_US` who has not heard of it knows that it has been apart, as with a key that settles.
+    """
+    if said.refuses_sealed:
+        raise Unavailable(_REFUSED, retry_after_s=30)
+    if said.sealed_told_at and now < said.sealed_told_at + SETTLE_US:
+        raise Unavailable(_NOT_YET_READ, retry_after_s=5)
 
 
 def _place(ring: KeyRing, key_id: str) -> int:

@@ -50,6 +50,7 @@ class Signers:
             except ValueError as error:
                 log.error("signing_key_unreadable", id=name, owner=key.owner, why=str(error))
         self.ids = frozenset({*self.public, *trusted})
+        self.reads_sealed = not self.record.refuses_sealed  # whether tokens of the shared keys count as well
 
     def opener(self, signed: Signed) -> str:
         """The id of the key that signed this. Raises NotAToken, NoKeyFits among them.

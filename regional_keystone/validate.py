@@ -40,7 +40,7 @@ from regional_keystone.token import (
 log = structlog.get_logger("validate")
 
 _SECOND = 1_000_000
-_SAY_AGAIN_S = 60.0  # of the same signer
+_SAY_AGAIN_S = 60.0  # of the same signer or key
 _ATTEMPTS = 3
 _NOBODY = "\x00"  # no user has this id
 _ACTIONS = ("identity:validate_token", "identity:check_token")
@@ -95,6 +95,7 @@ class Validator:
         self._under_way: dict[object, asyncio.Future[None]] = {}
         self.limits = Limits(settings.freshness, knowledge.age_s)
         self.beyond: Counter[str] = Counter()  # tokens beyond what their signer may sign for, by signer
+        self.sealed = 0  # sealed tokens, by keys that are good, where those are refused
         self._said: dict[str, float] = {}
         self.active_until: Callable[[User], int | None] | None = None  # set where who does not log in is shut out
 
@@ -216,8 +217,17 @@ class Validator:
         except NotAToken:
             raise NotFound(_UNRECOGNIZED) from None
         if not all(map(self._knowledge.accepts_key, signers)):  # keys are refused here and by the fast path alone
+            if not self._knowledge.signers.reads_sealed and not jws.is_signed(text):
+                self._refuse_sealed(token, *signers)
             raise NotFound(_UNRECOGNIZED)
         return token, signers
+
+    def _refuse_sealed(self, token: Token, key: str) -> None:
+        """Say so, loudly: none is issued any more. Raises Unavailable where it may have been, without our knowledge."""
+        if self._knowledge.may_lack_key(token.issued_at):
+            raise Unavailable("Whether sealed tokens are read again may not have reached this region yet; try again.")
+        self.sealed += 1
+        self._complain("sealed_token_refused", key, id=key, refused=self.sealed)
 
     def _unsealed(self, text: str) -> tuple[Token, tuple[str, ...]]:
         ring, methods = self._knowledge.ring, self._settings.auth.methods
@@ -237,11 +247,14 @@ class Validator:
         if owner is None or what is None:
             return
         self.beyond[owner] += 1
-        ticks = self._clock.ticks()
-        if ticks - self._said.get(owner, float("-inf")) >= _SAY_AGAIN_S:
-            self._said[owner] = ticks
-            log.error("token_beyond_its_signer", signer=owner, id=key, what=what, refused=self.beyond[owner])
+        self._complain("token_beyond_its_signer", owner, signer=owner, id=key, what=what, refused=self.beyond[owner])
         raise NotFound(_UNRECOGNIZED)
+
+    def _complain(self, event: str, of: str, **more: object) -> None:
+        ticks = self._clock.ticks()
+        if ticks - self._said.get(of, float("-inf")) >= _SAY_AGAIN_S:
+            self._said[of] = ticks
+            log.error(event, **more)
 
     def _check_times(self, token: Token, within: Within | None = None, *, allow_expired: bool) -> None:
         now = self._clock.now()

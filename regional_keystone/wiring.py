@@ -196,6 +196,7 @@ def door(
         signatory=part.signatory if settings.token.provider == "jws" else None,
     )
     metrics.tell("tokens_beyond_signer", lambda: validator.beyond)
+    metrics.tell("sealed_tokens_refused", lambda: validator.sealed)
     engine = Api(
         _shapes(settings, part, issuer, validator, verifier),
         reader=part.overlay,

@@ -17,6 +17,7 @@ from controller.compromise import Compromise
 from controller.counterpart import Counterpart
 from controller.replicate import Replicator
 from controller.rotate import Rotator
+from controller.sealed_tokens import SealedTokens
 from controller.signing_keys import SigningKeys
 from controller.sites import Sites
 from controller.turning import Terms
@@ -179,6 +180,9 @@ class ControllerNode(Node):
             terms=self.terms,
             deadline_s=self.deadline_s,
             **shared,
+        )
+        self.sealed_tokens = SealedTokens(
+            terms=self.terms, owner=owner, signs=self.signs, issued_here=self.follower.issues.told, **shared
         )
         self.replicator.offered = self.signing_keys.hear
         self.replicator.heard = lambda _: self.signing_keys.stir()

@@ -182,7 +182,8 @@ class MaySign(msgspec.Struct, frozen=True, kw_only=True):
 class Signing(Record, frozen=True, kw_only=True):
     """Who signs tokens, with which keys, for what: one row. `keys` by id; `may` by owner, where one was told.
 
-    `renew` tells by owner when it was asked last to make itself a new key.
+    `renew` tells by owner when it was asked last to make itself a new key. `refuses_sealed`: tokens that were sealed,
+    with keys that all sites have, are worth nothing; `sealed_told_at` is when that, or its end, was said last.
     """
 
     id: Id
@@ -190,6 +191,8 @@ class Signing(Record, frozen=True, kw_only=True):
     keys: dict[str, SigningKey] = {}
     may: dict[str, MaySign] = {}
     renew: dict[str, int] = {}
+    refuses_sealed: bool = False
+    sealed_told_at: int = 0
 
 
 @table("signers", small=True)

@@ -75,7 +75,7 @@ def test_the_commands_are_those_that_operators_are_told_of():
     told += ", keys setup, keys distribute, keys export, keys import, fernet_setup, fernet_rotate, receipt_setup, receipt_rotate"
     told += ", credential_setup, credential_rotate, credential_migrate"
     told += ", credential status, credential setup, credential rotate, credential migrate"
-    told += ", signing status, signing rotate, signing allow, authority status, authority rotate"
+    told += ", signing status, signing rotate, signing allow, signing sealed, authority status, authority rotate"
     assert {*told.split(", ")} == set(COMMANDS)
 
 
@@ -364,6 +364,35 @@ def test_without_a_signing_key_it_is_told_what_makes_one(monkeypatch):
     monkeypatch.setattr(commands_signing, "ask_controller", lambda *_: [])
     assert "`[token] provider = jws`" in CliRunner().invoke(cli.app, ["signing", "status"]).stdout
     assert CliRunner().invoke(cli.app, ["signing", "status", "--json"]).stdout == "[]\n"
+
+
+def test_what_is_known_of_sealed_tokens_is_one_line(monkeypatch):
+    told = {"refused": False, "told_at": None, "waits_for": [], "seal": ["Oslo"], "shown_until": {}}
+    asked = []
+
+    def answer(_state, _config, _target, body=None):
+        asked.append(body)
+        return told
+
+    monkeypatch.setattr(commands_signing, "ask_controller", answer)
+
+    def said(*words):
+        return CliRunner().invoke(cli.app, ["signing", "sealed", *words])
+
+    assert said().stdout == "Sealed tokens are read; not known to sign: Oslo\n"
+    told |= {"refused": True, "waits_for": ["Rome"], "seal": []}
+    assert said("--refuse").stdout == "Sealed tokens are refused, which these have not heard of yet: Rome\n"
+    told["waits_for"] = []
+    assert said("--refuse", "--now").stdout == "Sealed tokens are refused everywhere\n"
+    assert json.loads(said("--read", "--json").stdout) == told
+    assert asked == [
+        None,
+        {"refuse": True, "now": False},
+        {"refuse": True, "now": True},
+        {"refuse": False, "now": False},
+    ]
+    assert said("--read", "--now").exit_code == said("--now").exit_code == 2
+    assert len(asked) == 4
 
 
 def test_a_site_that_was_set_aside_shows_so_with_the_reason_unless_it_is_cut_off():

@@ -50,7 +50,9 @@ async def asked(controller, path, told=None, **settings):
     app = web.Application(middlewares=[rendered])
     people = {"people": None, "name": "one", "two_person": False}
     stolen = CompromiseAdmin(compromise=controller.compromise, sites=controller.sites, **people)
-    app.add_routes([*keys.routes(), *stolen.routes(), *admin_signing.routes(controller.signing_keys)])
+    app.add_routes(
+        [*keys.routes(), *stolen.routes(), *admin_signing.routes(controller.signing_keys, controller.sealed_tokens)]
+    )
     runner = web.AppRunner(app)
     await runner.setup()
     await web.UnixSite(runner, str(path / "s")).start()  # the names of sockets are short

@@ -84,7 +84,9 @@ def exported(store):
     metrics = Metrics()
     seen, leave = {"token": SimpleNamespace(epoch=1)}, SimpleNamespace(left_s=lambda: 1.0)
     known = {"position": 1, "head": 1, "index": (), "condemned": (), "holders": {}}
-    follower = SimpleNamespace(**known, age_s=lambda: 0.0, seen=seen, leave=leave)
+    follower = SimpleNamespace(
+        **known, age_s=lambda: 0.0, seen=seen, leave=leave, signers=SimpleNamespace(reads_sealed=True)
+    )
     limits = Limits(Freshness(), lambda: 0.0)
     export(
         SimpleNamespace(store=store, follower=follower, clock=None),
