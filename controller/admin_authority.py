@@ -26,4 +26,18 @@ def routes(signers: SignerTurn, cas: CaTurn) -> list[web.RouteDef]:
             return answered({"turned": False, **await signers.would_turn()})
         return answered({"turned": True, **await asyncio.shield(signers.turn())})
 
-    return [web.get("/authority/status", status), web.post("/authority/rotate", rotate)]
+    async def spare(request: web.Request) -> web.Response:
+        """{ca?}: sees to it that there is a spare signer, or CA, that every active site knows; `made`: by this."""
+        body = msgspec.json.decode(await request.read() or b"{}", type=dict[str, bool])
+        if body.get("ca"):
+            return answered(await asyncio.shield(cas.spare()))
+        made = await asyncio.shield(signers.spare())
+        found = await signers.status()
+        then = f"copy signer-{found['spare']}.key to every other controller, mode 0400, and into the backup"
+        return answered({"made": made, **found, "then": then})
+
+    return [
+        web.get("/authority/status", status),
+        web.post("/authority/rotate", rotate),
+        web.post("/authority/spare", spare),
+    ]

@@ -36,3 +36,20 @@ def authority_rotate(
     """
     with errors():
         show([ask_controller(state, config, "/authority/rotate", {"ca": ca, "dry_run": dry_run})], (), as_json=as_json)
+
+
+@app.command("spare")
+def authority_spare(
+    ca: Annotated[bool, typer.Option("--ca", help="A spare CA, which sites trust and nobody issues with.")] = False,
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """See to it that a spare key is there and every site knows it, so that a turn in a hurry waits for nobody.
+
+    Safe to repeat: what is there already stays. It says which file to copy to the other controllers.
+
+    Example: rkctl authority spare
+    """
+    with errors():
+        show([ask_controller(state, config, "/authority/spare", {"ca": ca})], (), as_json=as_json)

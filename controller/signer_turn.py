@@ -77,16 +77,29 @@ class SignerTurn:
         trusted, _ = await self._now()
         if not trusted.ceasing:
             self._authority.check_writable()
-            if trusted.spare is None:
-                spare = self._authority.new_signer()
-                trusted = await self._state(trusted, announced(trusted, spare))
-            await self._acknowledged("the spare signer is not known")
+            trusted = await self._with_spare(trusted)
             trusted = await self._state(trusted, changed(trusted, self._authority.new_signer()))
         await self._sites.refresh()
         await self._check_rings()
         await self._acknowledged("rings that the new signer has signed are not held")
         await self._state(trusted, retired(trusted))
         return await self.status()
+
+    async def spare(self) -> bool:
+        """See to it that there is a spare signer and every active site knows it; whether it was made now.
+
+        Raises Conflict, naming them, while sites have not acknowledged it; also where no key can be kept.
+        """
+        before, _ = await self._now()
+        return await self._with_spare(before) != before
+
+    async def _with_spare(self, trusted: Trusted) -> Trusted:
+        """What is trusted once every active site knows a spare signer, which is made where there is none."""
+        if trusted.spare is None:
+            spare = self._authority.new_signer()
+            trusted = await self._state(trusted, announced(trusted, spare))
+        await self._acknowledged("the spare signer is not known")
+        return trusted
 
     async def _now(self) -> tuple[Trusted, SignerChain | None]:
         reader = Recording(self._overlay)

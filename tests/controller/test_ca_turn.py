@@ -57,12 +57,19 @@ async def test_the_ca_is_turned_without_starting_a_site(cloud, tmp_path):
     thief = Identity(tmp_path / "copy")
     shutil.copytree(cloud.sites[NAME].identity.directory, thief.directory)
     followers = [site.follower for site in cloud.sites.values()]
-    said = []
+    said, spare = [], [(await turning(controller).spare())["done"]]
+    await anew(controller)
+    spare.append((await turning(controller).spare())["made"])
     for number in (1, 2, 3):
-        said.append((await step(cloud))["done"])
+        said.append((await step(cloud))["done"] if number > 1 else spare[0])
+        if number == 2:
+            with pytest.raises(Conflict, match="being turned"):
+                await turning(controller).spare()
+            spare.append("being turned")
         for site in cloud.sites.values():
             await told(site, number)
             site.identity.certificate().verify_directly_issued_by(controller.authority.ca)
+    assert spare == ["the next one is announced", False, "being turned"]
     assert said == ["the next one is announced", "the next one issues", "the old one is ended"]
     new = controller.authority.ca
     assert new.public_key() != old.public_key()

@@ -75,7 +75,8 @@ def test_the_commands_are_those_that_operators_are_told_of():
     told += ", keys setup, keys distribute, keys export, keys import, fernet_setup, fernet_rotate, receipt_setup, receipt_rotate"
     told += ", credential_setup, credential_rotate, credential_migrate"
     told += ", credential status, credential setup, credential rotate, credential migrate"
-    told += ", signing status, signing rotate, signing allow, signing sealed, authority status, authority rotate"
+    told += ", signing status, signing rotate, signing allow, signing sealed"
+    told += ", authority status, authority rotate, authority spare"
     assert {*told.split(", ")} == set(COMMANDS)
 
 

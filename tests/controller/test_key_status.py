@@ -263,6 +263,10 @@ async def test_what_people_are_told_while_a_site_is_away(tmp_path):
             True
         ) == 1
         assert "the turn would wait for RegionTwo, at most 2 s each" in said
+        await cloud.controller.sites.set_state("RegionTwo", "quarantined", "its disk is full")
+        code, out, _ = await rkctl(tmp_path, "keys", "rotate", "--dry-run")
+        assert (code, "RegionTwo: quarantined, not waited for: its disk is full" in out.splitlines()) == (0, True)
+        assert "the turn would wait for" not in out
         code, out, _ = await rkctl(tmp_path, "keys", "status", "--json", "--ring", "receipt")
         assert (code, list(json.loads(told(out))["rings"])) == (0, ["receipt"])
 

@@ -105,6 +105,33 @@ async def test_while_a_site_does_not_acknowledge_both_count_and_it_goes_on_when_
     assert (await turning(controller).turn())["signing"] == status["spare"]
 
 
+async def test_a_spare_signer_is_made_once_and_known_to_all_before_anybody_is_in_a_hurry(cloud):
+    controller, site = cloud.controller, cloud.sites[OTHER]
+    before, signing = await ring(controller), controller.follower.chain.trusted.signing
+    assert await turning(controller).spare()
+    status = await turning(controller).status()
+    assert (status["waits_for"], status["ceasing"], status["signing"]) == ([], [], signer_id(signing))
+    assert (controller.authority.directory / f"signer-{status['spare']}.key").stat().st_mode & 0o777 == 0o400
+    assert await ring(controller) == before, "nothing is signed with it"
+    for one in cloud.sites.values():
+        assert [signer_id(known) for known in one.identity.trusted().signers] == [signer_id(signing), status["spare"]]
+    assert not await turning(controller).spare(), "it is there"
+    assert (await turning(controller).status())["spare"] == status["spare"]
+    await site.stop()
+    assert not await turning(controller, 0.0).spare(), "who knows it may be away"
+    with pytest.raises(Conflict, match=f"In {OTHER} rings that the new signer"):
+        await turning(controller, 0.2).turn()
+    assert (await turning(controller).status())["signing"] == status["spare"], "it signs at once"
+
+
+async def test_a_spare_signer_that_a_site_does_not_know_yet_is_told_as_such(cloud):
+    await cloud.sites[OTHER].stop()
+    with pytest.raises(Conflict, match=f"{OTHER} the spare signer is not known yet"):
+        await turning(cloud.controller, 0.0).spare()
+    await cloud.sites[OTHER].start()
+    assert not await turning(cloud.controller).spare()
+
+
 async def test_a_quarantined_site_is_not_waited_for_and_follows_when_it_comes(cloud):
     controller, site = cloud.controller, cloud.sites[OTHER]
     await site.stop()
