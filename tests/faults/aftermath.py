@@ -9,7 +9,7 @@ from regional_keystone import settings
 from regional_keystone.backends import open_log, open_store, system_clock
 from regional_keystone.log import LOG, Entry, Put
 from regional_keystone.model import RevocationEvent
-from regional_keystone.record import decode
+from regional_keystone.record import decode, unspread
 from tests.faults.checker import EQUAL_S
 from tests.faults.cluster import Cluster
 from tests.faults.history import Audit, Calm, Did, Logged, Saw
@@ -103,10 +103,11 @@ async def audit(world: World, place: str, cluster: Cluster, scratch: Path) -> No
 
 
 def _logged(entry: Entry) -> Logged:
-    audits = []
+    audits, revocations = [], []
     for change in entry.changes:
         if change.table == "revocations" and isinstance(change, Put):
             found = decode(RevocationEvent, change.row)
             audits += [found.audit_id] if found.audit_id else []
+            revocations.append(unspread(found.id))
     rows = [f"{change.table}/{'/'.join(map(str, change.key))}" for change in entry.changes]
-    return Logged(number=entry.number, id=entry.id, rows=rows, audits=audits)
+    return Logged(number=entry.number, id=entry.id, rows=rows, audits=audits, revocations=revocations)

@@ -8,6 +8,7 @@ from tests.faults.history import OK, UNKNOWN, Did, Event
 from tests.faults.known import Known, Violation
 from tests.faults.records import RECORDS, check_links, check_names, check_records
 from tests.faults.tokens import check_freshness, check_logins, check_tokens
+from tests.faults.unheard import check_unheard
 
 EQUAL_S = 30.0
 _EXPECTED = frozenset((0, 200, 201, 204, 401, 403, 404, 409, 503))
@@ -119,7 +120,6 @@ def check_log(known: Known) -> Iterator[Violation]:
             what = f"transaction {entry.id} is at {by_id[entry.id]} and at {entry.number}"
             yield Violation("exactly once", what)
     yield from _acknowledged(known, by_id, {entry.number: entry.rows for entry in known.logged})
-    yield from _revoked(known)
 
 
 def _acknowledged(known: Known, by_id: dict[str, int], rows: dict[int, list[str]]) -> Iterator[Violation]:
@@ -134,25 +134,6 @@ def _acknowledged(known: Known, by_id: dict[str, int], rows: dict[int, list[str]
             yield Violation("one position, one change", what, (one.number,))
         elif one.table in RECORDS and f"{one.table}/{one.key}" not in rows[number]:
             yield Violation("whole or not at all", f"entry {number} does not touch {one.key}", (one.number,))
-
-
-def _revoked(known: Known) -> Iterator[Violation]:
-    """A revocation is in the log, as often as somebody asked for it at the most."""
-    times: dict[str, int] = defaultdict(int)
-    for entry in known.logged:
-        for audit_id in entry.audits:
-            times[audit_id] += 1
-    asked: dict[str, list[Did]] = defaultdict(list)
-    for one in known.done:
-        if one.kind == "revoke" and one.outcome in (OK, UNKNOWN):
-            asked[one.sent["audit"]].append(one)
-    for audit_id, asks in asked.items():
-        done = [one.number for one in asks if one.outcome == OK]
-        if done and not times[audit_id]:
-            yield Violation("acknowledged is there", f"the revocation of {audit_id} is not in the log", tuple(done))
-        if times[audit_id] > len(asks):
-            numbers = tuple(one.number for one in asks)
-            yield Violation("exactly once", f"{times[audit_id]} revocations of {audit_id}, asked {len(asks)}", numbers)
 
 
 LATE = frozenset(("the rest goes on", "available when whole"))
@@ -174,6 +155,7 @@ RULES: tuple[Callable[[Known], Iterable[Violation]], ...] = (
     check_calm,
     check_rest,
     check_log,
+    check_unheard,
 )
 
 

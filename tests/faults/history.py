@@ -86,12 +86,16 @@ class Calm(msgspec.Struct, tag="calm", kw_only=True):
 
 
 class Logged(msgspec.Struct, tag="logged", kw_only=True, omit_defaults=True):
-    """One entry of the log as it was read in the end; `rows` as table/key, `audits` of the revocations in it."""
+    """One entry of the log as it was read in the end; `rows` as table/key, `audits` of the revocations in it.
+
+    `revocations` are the names of those: of one from a site's feed where it stands there.
+    """
 
     number: int
     id: str
     rows: list[str] = []
     audits: list[str] = []
+    revocations: list[str] = []
 
 
 class Audit(msgspec.Struct, tag="audit", kw_only=True):

@@ -12,8 +12,9 @@ from tests.faults import aftermath
 from tests.faults.checker import Verdict, check
 from tests.faults.cluster import SYSTEM_S, Cluster
 from tests.faults.history import Calm, Did, Event, Fault, History, Setup, latest, shown
-from tests.faults.known import Violation
+from tests.faults.known import Known, Violation
 from tests.faults.nemesis import Nemesis, Step, kinds_for, schedule
+from tests.faults.unheard import hear
 from tests.faults.workload import Load
 from tests.faults.world import World, set_up
 
@@ -142,6 +143,7 @@ def summary(events: Sequence[Event], violations: Sequence[Violation], late: Sequ
     lines += [
         "",
         f"{len(faults)} faults, {len(done)} operations, {len(violations)} violations; {len(late)} late ({share})",
+        hear(Known(events)).told(),
     ]
     return "\n".join(lines)
 
