@@ -61,6 +61,7 @@ ALLOWED = [
         "{whose}/jws-keys/private/*", "signing key", "a site's own, which signs its tokens and never leaves it; 0600"
     ),
     Allowed("controller*/authority/ca.key", "CA key", "controllers admit sites; 0400"),
+    Allowed("controller*/authority/ca-*.key", "CA key", "likewise, after `rkctl authority rotate --ca`; 0400"),
     Allowed("controller*/authority/signer.key", "bundle signer", "controllers sign bundles; 0400"),
     Allowed("controller*/authority/signer-*.key", "bundle signer", "likewise, after `rkctl authority rotate`; 0400"),
     Allowed("controller*/authority/box.key", "box key of controllers", "opens what is sealed for controllers; 0400"),
@@ -157,7 +158,7 @@ def of_files(home):
             keys = read_directory(state / folder).numbers.values() if (state / folder).exists() else ()
             found += [Secret(kind, name, raw(key)) for key in keys]
         for file in state.glob("*/*.key"):
-            known = "signer.key" if file.name.startswith("signer-") else file.name
+            known = f"{file.name.removesuffix('.key').partition('-')[0]}.key"  # turned ones have their id behind that
             holder = file.parent.name == "authority" and known in AUTHORITY
             kind = AUTHORITY[known] if holder else {"box.key": "box key"}.get(file.name, "TLS key")
             found.append(
@@ -327,12 +328,17 @@ class Use:
         self.run("keys", "import", str(file), "--merge", "--passphrase-file", str(words))
         self.run("authority", "rotate")
         self.secrets += of_files(self.home)
+        self.run("authority", "rotate", "--ca")
         self.run("signing", "rotate", self.sites[-1].name)
+        self.run("signing", "sealed", "--refuse", "--now")
         self.run("signing", "status")
         found = json.loads(self.run("keys", "status", "--json"))
         held = [key["id"] for key in found["rings"]["receipt"]["keys"] if key["number"] is not None]
         staged, older = held[0], held[-1]
-        self.run("keys", "compromised", "--key", older, "--yes", "--wait", "30")
+        sealing = next(key["id"] for key in found["rings"]["credential"]["keys"] if key["state"] == "primary")
+        for key in (older, sealing):
+            self.run("keys", "compromised", "--key", key, "--yes", "--wait", "30")
+        self.run("credential", "migrate")
         config = str(self.home.config(self.sites[-1].name))
         done = CliRunner().invoke(sites, ["--config", config, "panic", "--key", staged, "--yes"])
         assert done.exit_code == 0, done.output

@@ -5,6 +5,8 @@ import os
 import random
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.security import scanner
 from tests.security.scanner import Secret, scan
@@ -19,9 +21,17 @@ WAYS = {
     "HEX": lambda value: value.hex().upper().encode(),
     "base64": base64.b64encode,
     "url-safe base64": base64.urlsafe_b64encode,
+    "PKCS8 in PEM": lambda value: pem(value, PrivateFormat.PKCS8),
+    "PEM of its own": lambda value: pem(value, PrivateFormat.TraditionalOpenSSL),
     "base64 of more": lambda value: base64.b64encode(b'{"a": "' + value + b'"}'),
     "url-safe base64 of even more": lambda value: base64.urlsafe_b64encode(b"12345678" + value + b"1"),
 }
+
+
+def pem(value, form):
+    """As a private key lies in a file: in lines, with more before and after it."""
+    key = ec.derive_private_key(int.from_bytes(value.ljust(32)[:32], "big"), ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, form, NoEncryption())
 
 
 def planted(tmp_path, content):
@@ -43,7 +53,7 @@ def test_a_key_is_found_however_it_is_written(tmp_path, way, turned):
     assert repr(KEY)[2:-1] not in repr(Secret("token key", "Oslo", KEY))
 
 
-@pytest.mark.parametrize("way", [WAYS[one] for one in WAYS if "half" not in one])
+@pytest.mark.parametrize("way", [WAYS[one] for one in WAYS if "half" not in one and "PEM" not in one])
 def test_a_text_is_found_however_it_is_written(tmp_path, way):
     assert scan([Secret("password", "ann", TEXT.encode())], [planted(tmp_path, way(TEXT.encode()))])
 
