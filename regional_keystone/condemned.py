@@ -29,11 +29,13 @@ def sealing_number(ring: KeyRing, condemned: Collection[str], record: Ring | Non
     """The number of the key to seal with, None for none: the primary, else the latest former one that still may.
 
     A former primary may for as long as a site that missed the turn seals with it, so everybody keeps it for as long as
-    that takes. `record` is the log's of this ring, if it is known. The staged key never seals: others may lack it.
+    that takes. `record` is the log's of this ring, else of a newer one, if any is known: while that has a primary which
+    must not be used yet, so may this one. The staged key never seals: others may lack it.
     """
     good = [number for number, name in ring.key_ids.items() if number and name not in condemned]
     if record is None or record.epoch != ring.epoch:
-        return ring.primary if ring.primary in good else None
+        settled = record is None or now >= record.settles_at
+        return ring.primary if ring.primary in good and settled else None
     if ring.primary in good and now >= record.settles_at:
         return ring.primary
     former = (number for number in good if number != ring.primary and number in record.times)

@@ -25,6 +25,10 @@ _NO_KEY = (
     "The key that tokens are sealed with here was condemned, and its successor is not in use yet, so no token can be"
     " issued; tokens of other keys are good."
 )
+_UNTOLD = (
+    "The keys in the directory here are newer than what is known of them, so no token can be issued for a few seconds"
+    " after a start."
+)
 
 _REFUSED = (
     "Sealed tokens are refused in this federation, and this region is set to issue them: set `[token] provider = jws`"
@@ -93,6 +97,7 @@ class Leave:
         self._leads = leads
         self._lease = Lease(isolation_s)
         self._newest: Ring | None = None
+        self._began = clock.ticks()
         self._lasting = Lasting()
 
     def heard(self, ring: Ring) -> None:
@@ -149,7 +154,10 @@ class Leave:
         if followed is not None and followed.seals and ring.key_ids[ring.primary] not in condemned:
             return ring.primary
         turned = ring if followed is None else self._holder.installed
-        number = sealing_number(turned, condemned, self._newest, self._clock.now())
+        record = self._newest
+        if record is not None and record.epoch < turned.epoch and self._clock.ticks() - self._began < SETTLE_US / 1e6:
+            raise Unavailable(_UNTOLD, retry_after_s=5)  # it came before this process began: by then it may be used
+        number = sealing_number(turned, condemned, record, self._clock.now())
         if number is None:
             raise Unavailable(_NO_KEY, retry_after_s=5)
         return number if turned is ring else _place(ring, turned.key_ids[number])

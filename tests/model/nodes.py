@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -340,8 +340,18 @@ class Site(Machine):
         request = JoinRequest(
             name=self.name, secret=token.secret, instance=self.instance, csr=request_of_a_certificate(), box_key=public
         )
-        self._welcomed(await controller.sites.join(request))
+        self._welcomed(await self._answered(controller, request))
         self.joined = True
+
+    async def _answered(self, controller, request):
+        """It asks until it is answered, at whichever controller there is."""
+        for _ in range(30):
+            with suppress(Unavailable, Unknown, TimeoutError):
+                async with asyncio.timeout(3.0):
+                    return await controller.sites.join(request)
+            await asyncio.sleep(0.5)
+            controller = next((one for one in self.world.controllers.values() if one.ready), controller)
+        raise Unavailable("nobody answers")
 
     def _welcomed(self, welcome):
         """What this model keeps of the answer."""

@@ -109,11 +109,12 @@ class OperatorsWorld(World):
     async def takes_back(self, controller, name):
         """An operator's word, from the moment at which it is spoken."""
         self.tell(f"an operator takes {name} back")
-        self.judge.taken_back.add(name)
+        self.judge.taken_back[name] += 1
         try:
             await controller.regions.rejoin(name)
         except IdentityError as error:
             self.count(f"rejoin refused {error.status}")
+        self.judge.taken_back[name] -= 1
 
     # stolen keys
 

@@ -3,6 +3,8 @@
 Beside the rules of `judge`, and of the signers of bundles: INV-23.
 """
 
+from collections import Counter
+
 from regional_keystone.bundle import read_header, signer_id
 from regional_keystone.log import Put
 from regional_keystone.model import Ring, SignerChain
@@ -21,7 +23,7 @@ class OperatorsJudge(Judge):
 
     def __init__(self, world):
         super().__init__(world)
-        self.taken_back = set()  # sites that an operator was asked to take back since they were set aside
+        self.taken_back = Counter()  # sites that operators are about to take back, and how many
         self.panicked = set()  # keys that a site's operator has begun to condemn there
         self.imported = set()
         self.trusted = None  # by the log: whose signatures on bundles count
@@ -64,10 +66,9 @@ class OperatorsJudge(Judge):
             self.broken("operator", f"{new.id} is {new.state}, and an operator has set it aside")
         if old is None or not old.by_operator or new.state == "removed":
             return
-        if not new.by_operator and new.id not in self.taken_back:
+        if not new.by_operator and not self.taken_back[new.id]:
             self.broken("operator", f"{new.id} counts again, and no operator has said so")
         if not new.by_operator:
-            self.taken_back.discard(new.id)
             self.count["taken back by an operator"] += 1
 
     def _stated(self, record):

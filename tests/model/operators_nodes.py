@@ -76,3 +76,7 @@ class Region(Site):
         own = OwnFeed(f"{self.name}/{self.instance}", store=feed, follower=self.follower, clock=self.clock)
         self.panic = Panic(follower=self.follower, own=own, clock=self.clock, place=self.name)
         return own
+
+    def restore(self):
+        super().restore()
+        self.panicked = set()  # what the log has taken over, its backup need not have: it hears of it again

@@ -117,8 +117,7 @@ def test_an_operators_word_stands_against_one_who_is_about_to_take_the_site_back
     one.start(one.s3)
     one.level()
     assert (record(one, one.s3).state, record(one, one.s3).by_operator) == ("quarantined", True)
-    one.world.judge.taken_back.add("s3")
-    one.act(one.c1, one.c1.regions.rejoin("s3"))
+    one.act(one.c1, one.world.takes_back(one.c1, "s3"))
     one.active(one.s3)
 
 
@@ -129,8 +128,7 @@ def test_a_site_that_was_set_aside_and_joins_anew_is_not_waited_for_until_it_is_
     one.level()
     one.world.pass_(3.0)
     assert (record(one, one.s2).state, record(one, one.s2).by_operator) == ("quarantined", True)
-    one.world.judge.taken_back.add("s2")
-    one.act(one.c2, one.c2.regions.rejoin("s2"))
+    one.act(one.c2, one.world.takes_back(one.c2, "s2"))
     one.active(one.s2)
 
 
@@ -216,3 +214,38 @@ def test_two_turns_of_the_signer_at_two_controllers_make_one_and_the_rings_turn_
     one.turns_soon(one.c2)
     one.level()
     assert one.world.judge.count["signer retired"]
+
+
+@history
+def test_a_primary_that_is_to_wait_waits_also_while_the_ring_that_follows_cannot_be_taken_up(one):
+    """The site knows the newer ring of the log, and uses the one before it, whose primary others may lack."""
+    stolen = [one.ring.checks[number] for number in (max(one.ring.checks), 0)]
+    one.s2.held = True
+    one.act(one.c1, one.c1.compromise.condemn(dict.fromkeys(stolen, TOKEN), "an operator", "they were stolen"))
+    one.act(one.c1, one.c1.compromise.turn_away())
+    one.level(one.s1)
+    assert one.ring.settles_at > one.s1.clock.now()
+    one.s1.disk.full = True
+    one.act(one.c1, one.c1.sites.distribute([TOKEN]))
+    assert one.world.until(lambda: one.s1.follower.leave.epoch == one.ring.epoch, 5)
+    assert one.s1.ring.epoch < one.ring.epoch
+    assert one.ring.settles_at > one.s1.clock.now()
+    assert one.seal(one.s1) is None
+
+
+@history
+def test_a_primary_that_is_to_wait_waits_also_after_a_restart_that_knows_nothing_of_its_ring(one):
+    """The ring was written, and the site killed before its replica had the entry that it came with."""
+    stolen = [one.ring.checks[number] for number in (max(one.ring.checks), 0)]
+    one.s1.faults.away = True
+    one.act(one.c1, one.c1.compromise.condemn(dict.fromkeys(stolen, TOKEN), "an operator", "they were stolen"))
+    one.act(one.c1, one.c1.compromise.turn_away())
+    assert one.world.until(lambda: one.s1.ring.epoch == one.ring.epoch, 5)
+    one.s1.kill()
+    one.cut(one.s1)
+    one.s1.faults.away = False
+    one.start(one.s1)
+    assert one.s1.follower.leave.epoch < one.s1.ring.epoch
+    assert one.s1.follower.why_not_seal() is None
+    assert one.ring.settles_at > one.s1.clock.now()
+    assert one.seal(one.s1) is None

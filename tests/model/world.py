@@ -108,6 +108,9 @@ class World:
             await site.join(controller)
         except IdentityError:
             return
+        record = self.rows.at_head(SiteRecord).get((name,))
+        if record is None or record.instance != site.instance:
+            return  # another has joined since
         if name in self.sites:
             self.sites[name].kill()
         self.sites[name] = site

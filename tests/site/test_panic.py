@@ -238,6 +238,9 @@ def test_which_key_seals():
     assert sealing_number(ring, (), fresh, 19) == 2
     assert sealing_number(ring, (), fresh, 20) == 3
     assert sealing_number(ring, {name[1], name[2]}, fresh, 19) is None
+    newer = replace(fresh, epoch=5)
+    assert sealing_number(ring, (), newer, 19) is None, "its primary may be the one that is to wait"
+    assert sealing_number(ring, (), newer, 20) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- issue counts
