@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from controller.command_line import PLAIN, AsJson, ConfigFile, Sets, errors, show
+from controller.command_line import PLAIN, STATE, AsJson, ConfigFile, Sets, State, ask_controller, errors, show
 
 if TYPE_CHECKING:
     from controller.db import Database
 
 T = TypeVar("T")
+_REPAIR_S = 3600.0  # one table of many rows, read at the pace that is set
 
 app = typer.Typer(help="Schema and roles in Cassandra. Nothing is ever dropped.", **PLAIN)
 
@@ -192,6 +193,54 @@ def roles(
         _told_role(db_roles.MIGRATION if migration else db_roles.CONTROLLER, password_file, as_json=as_json)
 
     _with_database(config, set_, work)
+
+
+@app.command()
+def repair(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is wrong.")] = False,
+    state: State = STATE,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let the controller read all tables in Cassandra, and the log as far as it reaches, and put right what differs.
+
+    However much that is: what it does by itself is limited. Exit code 1 when something is wrong and stays so.
+
+    Example: rkctl db repair --dry-run --config controller.conf
+    """
+    from controller.display import Display, console
+
+    with errors(), Display(console(stderr=True)) as display:
+        done = _repair(state, config, display.tell, dry_run=dry_run)
+        wrong = [one for one in done["found"] if not one["mended"]]
+        if as_json:
+            print(json.dumps(done))
+        else:
+            show(done["found"], ("table", "key", "how", "mended"), as_json=False)
+            print(f"{done['rows']} rows and copies read, {len(done['found'])} wrong, {len(wrong)} stay so")
+        raise SystemExit(int(bool(wrong)))
+
+
+def _repair(state: Path, config: Path | None, tell: Any, *, dry_run: bool) -> dict[str, Any]:
+    """Table by table, then the log stretch by stretch."""
+    target = "/db/repair"
+    done: dict[str, Any] = {"dry_run": dry_run, "rows": 0, "found": []}
+    tables = ask_controller(state, config, target)["tables"]
+
+    def step(what: str, **asked: Any) -> Any:
+        tell("wait", f"{what}: {len(done['found'])} wrong so far")
+        told = ask_controller(state, config, target, {**asked, "dry_run": dry_run}, _REPAIR_S)
+        done["rows"] += told["rows"]
+        known = {(one["table"], one["key"]) for one in done["found"] if not one["mended"]}
+        done["found"] += [one for one in told["found"] if (one["table"], one["key"]) not in known]
+        return told["next"]
+
+    for place, table in enumerate(tables, 1):
+        step(f"{table} ({place} of {len(tables)})", table=table)
+    after: int | None = 0
+    while after is not None:
+        after = step(f"the log from {after}", after=after)
+    return done
 
 
 def doctor(

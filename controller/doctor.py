@@ -48,6 +48,8 @@ async def examine(settings: Settings, services: Iterable[Path] = ()) -> list[Che
         found += [one async for one in _cassandra(settings)]
     else:
         found.append(Check("cassandra", OK, "not configured: records lie in a file"))
+    if isinstance(settings, ControllerSettings) and settings.cassandra.contact_points:
+        found.append(_drift(settings))
     for server in settings.memcached.servers:
         alone = dataclasses.replace(settings.memcached, servers=(server,))
         found.append(await _memcached(dataclasses.replace(settings, memcached=alone)))
@@ -192,6 +194,24 @@ async def _cassandra(settings: Settings) -> AsyncIterator[Check]:
         yield Check("cassandra", FAIL, error.message, "see the nodes' logs")
     finally:
         await driver.close()
+
+
+def _drift(settings: ControllerSettings) -> Check:
+    """What the running controller says of rows that no entry made so."""
+    try:
+        found = ask.admin(settings.site.state_dir / "admin.sock", "/status", timeout_s=_REACH_S).get("drift") or {}
+    except (ask.Unanswered, ask.Refusal) as error:
+        return Check("drift", OK, f"not looked at: {error}")
+    rows = "rows in Cassandra that no entry of the log made as they are"
+    if found.get("waiting"):
+        cure = "find out who wrote them; `rkctl db repair --dry-run` shows them, `rkctl db repair` puts them right"
+        return Check("drift", FAIL, f"{found['waiting']} {rows}: too many to be put right unasked", cure)
+    if found.get("unmended"):
+        cure = "docs/operate.md, A row that drifted: the log does not reach back to what they were"
+        return Check("drift", WARN, f"{found['unmended']} {rows}, and nothing tells what they should be", cure)
+    if found.get("read_at") is None:
+        return Check("drift", OK, "not looked at: no reading has ended at this controller yet, or another one reads")
+    return Check("drift", OK, f"{found['rows']} rows and copies read, {sum(found['found'].values())} ever put right")
 
 
 async def _schema(section: Cassandra) -> Check:

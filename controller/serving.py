@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from controller import admin_authority, admin_signing
+from controller import admin_authority, admin_repair, admin_signing
 from controller.admin import Admin
 from controller.admin_compromise import CompromiseAdmin
 from controller.ca_turn import CaTurn
@@ -95,5 +95,6 @@ def _admin(controller: Controller) -> Admin:
             *admin_signing.routes(controller.signing_keys, controller.sealed_tokens),
             *admin_authority.routes(controller.signer_turn, ca_turn),
             *compromise.routes(),
+            *admin_repair.routes(controller.repair),
         ],
     )

@@ -23,6 +23,7 @@ from controller.housekeeping import keep_house
 from controller.key_export import KeyFiles
 from controller.late import Late
 from controller.regions import Regions
+from controller.repair import Repair
 from controller.replicate import Replicator
 from controller.rotate import Rotator
 from controller.sealed_tokens import SealedTokens
@@ -85,6 +86,7 @@ class Controller:
         self.door: parts.Door
         self.purge: Purge | None = None
         self.counterpart: Counterpart | None = None
+        self.repair: Repair | None = None
         self.stream_tls: StreamTls | None = None  # before the port is open
         self.signer_turn: SignerTurn
         self._states: dict[str, str] = {}
@@ -127,8 +129,20 @@ class Controller:
         self.part.follower.watchers.append(self._saw)
 
     async def _open_counterpart(self) -> None:
-        """Say what lies in an own file to sites that compare; tables of several writers are everybody's."""
+        """Say what lies in an own file to sites that compare; tables of several writers are put right here."""
         how, part = self.settings.convergence, self.part
+        if (drifting := backends.drifting(part.store)) is not None:
+            self.repair = Repair(
+                drifting=drifting,
+                store=part.store,
+                overlay=part.overlay,
+                sequencer=self.sequencer,
+                follower=part.follower,
+                lock=self.lock,
+                clock=self.clock,
+                section=how,
+            )
+            self.repair.export(self.door.metrics.tell)
         if not how.interval_s or self._is_shared:
             return
         survey = Survey(part.store, self.clock, how.share, expects=True)
@@ -316,6 +330,8 @@ class Controller:
             running.append(self.purge.run())
         if self.counterpart is not None:
             running.append(self.counterpart.run(self.settings.convergence.interval_s))
+        if self.repair is not None:
+            running += self.repair.tasks()
         if self._is_shared:
             running.append(self.sequencer.follow(self.settings.controller.poll_s))
         heartbeat = backends.store_heartbeat(self.part.store)
@@ -418,6 +434,7 @@ class Controller:
             "clock": {"ahead_s": round(self.late.ahead_us() / 1_000_000, 1), "refuses": self.late.why_not()},
             **({} if self.purge is None else {"middleware_cache": self.purge.status()}),
             **({} if self.counterpart is None else {"convergence": self.counterpart.status()}),
+            **({} if self.repair is None else {"drift": self.repair.status()}),
         }
 
     def certificates(self) -> dict[str, int]:

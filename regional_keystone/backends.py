@@ -20,6 +20,7 @@ from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.adapters.token_cache import TokenCache
+from regional_keystone.drift import Drifting
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.freshness import Heartbeat
 from regional_keystone.log import LOG
@@ -136,6 +137,11 @@ def cassandra_counters(store: Writer) -> "Counters | None":
 def store_heartbeat(store: Writer) -> Heartbeat | None:
     """The controllers' heartbeat in this store; None for a file, which they do not write."""
     return getattr(store, "heartbeat", None)
+
+
+def drifting(store: Writer) -> Drifting | None:
+    """How rows lie in this store, where several write them; None for a file."""
+    return getattr(store, "drift", None)
 
 
 async def _opened(

@@ -11,12 +11,11 @@ from functools import cache
 from itertools import islice
 from typing import Any, Self
 
+from regional_keystone.adapters.cassandra_drift import Drift
 from regional_keystone.adapters.cassandra_driver import Counters, Driver
 from regional_keystone.adapters.cassandra_heartbeat import Heartbeat
 from regional_keystone.adapters.cassandra_log import EVERYWHERE, Levels, Log, following
-from regional_keystone.adapters.cassandra_schema import (
-    LOG as LOG_TABLE,
-)
+from regional_keystone.adapters.cassandra_schema import LOG as LOG_TABLE
 from regional_keystone.adapters.cassandra_schema import (
     MARKS,
     RANGE,
@@ -53,7 +52,7 @@ class _Store(Unsurveyed):
     """What both do: read records and feeds, and show everything as it was at one position."""
 
     def __init__(self, driver: Driver, tables: Tables, log: Log, clock: Clock, scratch: Scratch) -> None:
-        self.heartbeat = Heartbeat(driver, clock)
+        self.heartbeat, self.drift = Heartbeat(driver, clock), Drift(driver, tables)
         self._driver = driver
         self._tables = tables
         self._log = log
@@ -179,6 +178,7 @@ class Cassandra(_Store):
             )
         store = cls(driver, Tables(driver, tables, EVERYWHERE.read), log, clock, scratch)
         store._leave_s = leave_s
+        await store.drift.load_floors()
         return store
 
     async def head(self, feed: str) -> int:
@@ -336,7 +336,7 @@ class Cassandra(_Store):
                 await self._write(Write(form, seen.place, position, None) for seen in older)
 
     async def _write(self, writes: Iterable[Write]) -> None:
-        await self._driver.change(statements(writes), consistency=EVERYWHERE.write)
+        await self._driver.change(statements(writes, self._tables.floors), consistency=EVERYWHERE.write)
 
 
 class CassandraReplica(_Store):

@@ -79,6 +79,9 @@ class Form:
         self.parts = f"SELECT DISTINCT {', '.join(quoted(one) for one, _ in partition)} FROM {table}"
         self.rows = f"SELECT row FROM {table}"
         self.all = f"SELECT {self.columns}, at, row FROM {table}"
+        self.all_dated = f"SELECT {self.columns}, at, row, WRITETIME(at), WRITETIME(row) FROM {table}"
+        self.find_dated = f"{self.all_dated} WHERE {inside}"
+        self.get_dated = f"{self.all_dated} WHERE {whole}"
         self.move_away = f"DELETE FROM {table} USING TIMESTAMP ? WHERE {whole}"
 
     def writes(self, count: int) -> str:
@@ -196,6 +199,14 @@ class HeartbeatMark:
     feed = "heartbeat"
     write = f"UPDATE {MARKS} USING TIMESTAMP ? SET applied = ?, pruned = ? WHERE feed = ?"
     read = f"SELECT applied, pruned, WRITETIME(applied) FROM {MARKS} WHERE feed = ?"
+
+
+class FloorMarks:
+    """What is said about floors: places whose timestamps begin later, rows of marks under names that no feed has."""
+
+    begin = "floor/"
+    write = f"UPDATE {MARKS} USING TIMESTAMP ? SET applied = ? WHERE feed = ?"
+    all = f"SELECT feed, applied FROM {MARKS}"
 
 
 class Acknowledgements:

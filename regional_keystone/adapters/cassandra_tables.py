@@ -30,6 +30,8 @@ from regional_keystone.record import Key, Like, R, Record, Table, decode, defaul
 
 Row = tuple[str, Key, bytes]
 Statement = tuple[str, Sequence[Any]]
+Floors = Mapping[tuple[str, Place], int]
+"""Where timestamps of a form's place begin: a hand has written there with a clock's. See ADR 39."""
 
 _TOGETHER = 128  # writes of one partition in one batch
 _TOGETHER_BYTES = 512 * 1024
@@ -49,8 +51,12 @@ class Write(NamedTuple):
     @property
     def values(self) -> tuple[Any, ...]:
         """What the form's `write` wants: the timestamp of a removal lies below that of a row at the same position."""
+        return self.above(0)
+
+    def above(self, floor: int) -> tuple[Any, ...]:
+        """The same for a place whose timestamps begin at `floor`."""
         gone = self.row is None
-        return (2 * self.number + (not gone), STONE_S if gone else 0, self.number, self.row, *self.place)
+        return (floor + 2 * self.number + (not gone), STONE_S if gone else 0, self.number, self.row, *self.place)
 
 
 class Seen(NamedTuple):
@@ -103,6 +109,7 @@ class Tables:
     def __init__(self, driver: Driver, tables: Mapping[str, Table], level: str) -> None:
         self.forms = forms_of(tables)
         self.level = level
+        self.floors: Floors = {}
         self._driver = driver
 
     @property
@@ -307,14 +314,14 @@ class Tables:
         return [row async for page in pages for (row,) in page if row is not None]
 
 
-def statements(writes: Iterable[Write]) -> Iterator[Statement]:
+def statements(writes: Iterable[Write], floors: Floors) -> Iterator[Statement]:
     """The writes as statements: those of one entry into one partition are seen all or none."""
     parts: dict[tuple[str, Place], list[Write]] = {}
     for write in writes:
         parts.setdefault((write.form.name, write.place[: len(write.form.partition)]), []).append(write)
     for part in parts.values():
         for batch in _batches(part):
-            yield _together(batch)
+            yield _together(batch, floors)
 
 
 def unknown_place(name: str, key: Key) -> Place:
@@ -348,12 +355,13 @@ def _batches(part: list[Write]) -> Iterator[list[Write]]:
         yield batch
 
 
-def _together(batch: list[Write]) -> Statement:
+def _together(batch: list[Write], floors: Floors) -> Statement:
     """One statement; the shortest write is repeated, so that few different statements are ever prepared."""
     length = 1 << (len(batch) - 1).bit_length()
     filler = min(batch, key=lambda write: len(write.row or b""))
     padded = [*batch, *[filler] * (length - len(batch))]
-    return batch[0].form.writes(length), [value for write in padded for value in write.values]
+    values = [write.above(floors.get((write.form.name, write.place), 0)) for write in padded]
+    return batch[0].form.writes(length), [value for some in values for value in some]
 
 
 def _size(writes: Iterable[Write]) -> int:

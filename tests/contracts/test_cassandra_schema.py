@@ -115,7 +115,7 @@ def test_writes_of_one_entry_into_one_partition_go_together(wanted):
         Write(form, (str(part), f"{part}{count}"), number, b"x")
         for count, (number, part, _) in enumerate(sorted(wanted))
     ]
-    said = list(statements(writes))
+    said = list(statements(writes, {}))
     texts = {cql for cql, _ in said}
     assert all(cql.count("UPDATE") & (cql.count("UPDATE") - 1) == 0 for cql in texts)  # few different ones
     found = []

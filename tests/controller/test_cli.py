@@ -70,7 +70,7 @@ def test_the_commands_are_those_that_operators_are_told_of():
     told = "up, down, status, tour, serve, bootstrap, version, region add, region list, region remove, keys status"
     told += ", region quarantine, region drain, region rejoin, keys compromised, keys confirm"
     told += ", keys rotate, config check, config sample, engines check, engines install, store copy, doctor"
-    told += ", db sync, db version, db status, db check, db site, db roles, db forget"
+    told += ", db sync, db version, db status, db check, db site, db roles, db forget, db repair"
     told += ", policy check, policy sample, trusts flush, user show"
     told += ", keys setup, keys distribute, keys export, keys import, fernet_setup, fernet_rotate, receipt_setup, receipt_rotate"
     told += ", credential_setup, credential_rotate, credential_migrate"
