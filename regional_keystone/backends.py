@@ -20,7 +20,7 @@ from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
 from regional_keystone.adapters.memcached import Memcached
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.adapters.token_cache import TokenCache
-from regional_keystone.drift import Drifting
+from regional_keystone.drift import Drifting, Levelling
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.freshness import Heartbeat
 from regional_keystone.log import LOG
@@ -142,6 +142,11 @@ def store_heartbeat(store: Writer) -> Heartbeat | None:
 def drifting(store: Writer) -> Drifting | None:
     """How rows lie in this store, where several write them; None for a file."""
     return getattr(store, "drift", None)
+
+
+def levelling(store: Writer) -> Levelling | None:
+    """A data centre's part of a store that several have; None for a file."""
+    return getattr(store, "here", None)
 
 
 async def _opened(

@@ -13,11 +13,10 @@ import msgspec
 import structlog
 
 from regional_keystone.errors import Unavailable
-from regional_keystone.log import Put, disturbed
 from regional_keystone.messages import Ask, Compare, Compared, Convergence, Drifted, Sum, Told, encode
 from regional_keystone.ports import Clock, Writer
-from regional_keystone.record import TABLES, Key, Touch, decode, indexed_values
-from regional_keystone.refresh import Refresh
+from regional_keystone.record import TABLES, Key, Touch
+from regional_keystone.refresh import Refresh, touched_by
 from regional_keystone.sums import DEPTH, SUM_BYTES, Lying, Node, Path
 from regional_keystone.survey import Survey
 
@@ -228,7 +227,8 @@ class Comparing:
         self.survey.tree.unread(path)
         touched: set[Touch] = set()
         for _, key, row in new_and_gone:
-            touched |= _touched(table, key, row, mine.get(key))
+            lay = mine.get(key)
+            touched |= touched_by(table, key, row, None if lay is None else lay.row)
             self._name(table, key, kinds[key], mended=True)
         await self._refresh.begin(touched)
         return True
@@ -262,15 +262,3 @@ def _key(data: bytes) -> Key:
 
 _NOTHING = Node()
 _NONE = Sum("", bytes(SUM_BYTES), 0, is_read=True)
-
-
-def _touched(table: str, key: Key, row: bytes | None, lay: Lying | None) -> set[Touch]:
-    """What depends on a row, as it should be and as it lay there."""
-    changes: list[Put] = []
-    for data in (row, None if lay is None else lay.row):
-        try:
-            if data is not None:
-                changes.append(Put(table, key, data, indexed_values(decode(TABLES[table].kind, data))))
-        except msgspec.DecodeError:  # rubbish that lay there: nobody has read it
-            continue
-    return disturbed(changes) | {(table, *key), (table,)}

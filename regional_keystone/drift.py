@@ -72,6 +72,31 @@ class Found(NamedTuple):
     wrong: tuple[Lain, ...]
 
 
+class Behind(NamedTuple):
+    """A row or copy that this data centre showed as `was` while most had `due`; `back`: it shows that now."""
+
+    table: str
+    key: Key
+    was: Lain | None
+    due: Lain
+    back: bool
+
+
+class Levelling(Protocol):
+    """One data centre's part of a store, which others have as well. Whatever cannot be read is Unavailable."""
+
+    async def load_floors(self) -> None:
+        """Know where timestamps begin later than elsewhere."""
+        ...
+
+    async def level_out(self, table: str, upto: int, pace: Pace) -> tuple[int, list[Behind]]:
+        """Compare a table, in which entries up to this one have arrived here, with what most have; how many rows.
+
+        What is missing here is here once that was asked for.
+        """
+        ...
+
+
 class Drifting(Protocol):
     """A store that can be asked how its rows lie there. Whatever cannot be read is Unavailable."""
 

@@ -9,9 +9,9 @@ import structlog
 
 from regional_keystone.errors import Unavailable
 from regional_keystone.follow import Follower, revocation
-from regional_keystone.log import Entry, Put
+from regional_keystone.log import Entry, Put, disturbed
 from regional_keystone.model import RevocationEvent
-from regional_keystone.record import Touch, decode
+from regional_keystone.record import TABLES, Key, Touch, decode, indexed_values
 from regional_keystone.revocation import Revocation, RevocationIndex, Traits
 
 log = structlog.get_logger("refresh")
@@ -107,6 +107,18 @@ class Refresh:
 def read_touch(parts: Iterable[Any]) -> Touch:
     """A touch as it was before it travelled: one that is in another has become a list."""
     return tuple(tuple(part) if isinstance(part, list) else part for part in parts)
+
+
+def touched_by(table: str, key: Key, row: bytes | None, lay: bytes | None) -> set[Touch]:
+    """What depends on a row, as it should be and as it lay there."""
+    changes: list[Put] = []
+    for data in (row, lay):
+        try:
+            if data is not None:
+                changes.append(Put(table, key, data, indexed_values(decode(TABLES[table].kind, data))))
+        except msgspec.DecodeError:  # rubbish that lay there: nobody has read it
+            continue
+    return disturbed(changes) | {(table, *key), (table,)}
 
 
 def _hit(one: Revocation) -> Traits:

@@ -12,9 +12,18 @@ import msgspec
 import structlog
 
 from regional_keystone import durable, exposure, logs, operator_socket, secret_file
-from regional_keystone.backends import only_user, open_replica, open_store, region_cache, store_heartbeat, system_clock
+from regional_keystone.backends import (
+    levelling,
+    only_user,
+    open_replica,
+    open_store,
+    region_cache,
+    store_heartbeat,
+    system_clock,
+)
 from regional_keystone.catching_up import take_up
 from regional_keystone.convergence import Comparing
+from regional_keystone.data_centre import DataCentre
 from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.freshness import BEAT_S
@@ -76,6 +85,7 @@ class Site:
         self.peers: PeerFeeds | None = None
         self.purge: Purge | None = None
         self.comparing: Comparing | None = None
+        self.data_centre: DataCentre | None = None
         self._start = start or spawning(())
         self._forwarded = {"answered": 0, "unavailable": 0}
 
@@ -146,9 +156,23 @@ class Site:
                 self.workers.gone = self.purge.process_ended
 
     async def _open_comparing(self) -> None:
-        """Compare what lies in an own file; the tables of a data centre are everybody's."""
+        """Compare what lies in an own file with the controller's; a data centre with what most have."""
         section, part, link = self.settings.convergence, self.part, self.link
-        if not section.interval_s or self.settings.cassandra.contact_points:
+        if not section.interval_s:
+            return
+        refresh = Refresh(part.follower, self.own.after)
+        note = partial(note_repair, self.settings.site.state_dir / REPAIRED)
+        if (here := levelling(part.store)) is not None:
+            self.data_centre = DataCentre(
+                levelling=here,
+                store=part.store,
+                follower=part.follower,
+                refresh=refresh,
+                clock=self.clock,
+                section=section,
+                note_repair=note,
+            )
+            self.data_centre.export(self.door.metrics.tell)
             return
         survey = Survey(part.store, self.clock, section.share)
         await survey.start()
@@ -156,12 +180,12 @@ class Site:
         self.comparing = Comparing(
             survey=survey,
             store=part.store,
-            refresh=Refresh(part.follower, self.own.after),
+            refresh=refresh,
             ask=link.ask,
             tell=link.tell,
             clock=self.clock,
             interval_s=section.interval_s,
-            note_repair=partial(note_repair, self.settings.site.state_dir / REPAIRED),
+            note_repair=note,
         )
         export_comparing(self.door.metrics.tell, self.comparing)
 
@@ -188,7 +212,7 @@ class Site:
             **({} if self.peers is None else {"peer_feeds": self.peers.status()}),
             **({} if self.workers is None else {"workers": self.workers.status()}),
             **({} if self.purge is None else {"middleware_cache": self.purge.status()}),
-            **({} if self.comparing is None else {"convergence": self.comparing.status()}),
+            **({} if (compares := self.comparing or self.data_centre) is None else {"convergence": compares.status()}),
         }
 
     def missing(self) -> str | None:
@@ -237,8 +261,8 @@ class Site:
         ]
         if self.purge is not None:
             running.append(self.purge.run())
-        if self.comparing is not None:
-            running.append(self.comparing.run())
+        if (compares := self.comparing or self.data_centre) is not None:
+            running.append(compares.run())
         return running if self.peers is None else [*running, self._follow_store(), self.peers.run()]
 
     async def _hear_peers(self, member: Membership) -> None:

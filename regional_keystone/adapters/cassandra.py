@@ -11,7 +11,7 @@ from functools import cache
 from itertools import islice
 from typing import Any, Self
 
-from regional_keystone.adapters.cassandra_drift import Drift
+from regional_keystone.adapters.cassandra_drift import Drift, Here
 from regional_keystone.adapters.cassandra_driver import Counters, Driver
 from regional_keystone.adapters.cassandra_heartbeat import Heartbeat
 from regional_keystone.adapters.cassandra_log import EVERYWHERE, Levels, Log, following
@@ -42,8 +42,7 @@ Scratch = Callable[[], AbstractAsyncContextManager[Writer]]
 """Makes an empty store for a while, to put a snapshot together in."""
 
 _ROWS = 500  # of a snapshot that are written at a time
-_WAIT_S = 2.0  # how long a site waits for its data centre
-_ASK_S = 0.5  # after which it asks the others
+_WAIT_S, _ASK_S = 2.0, 0.5  # how long a site waits for its data centre, and after which it asks the others
 _PAUSE_S = 0.02
 _ASKED, _ASKED_FAR = 64, 4  # reads under way at once while a site waits, here and in other data centres
 
@@ -52,7 +51,7 @@ class _Store(Unsurveyed):
     """What both do: read records and feeds, and show everything as it was at one position."""
 
     def __init__(self, driver: Driver, tables: Tables, log: Log, clock: Clock, scratch: Scratch) -> None:
-        self.heartbeat, self.drift = Heartbeat(driver, clock), Drift(driver, tables)
+        self.heartbeat = Heartbeat(driver, clock)
         self._driver = driver
         self._tables = tables
         self._log = log
@@ -147,8 +146,8 @@ class Cassandra(_Store):
     What it answered is on a majority. Any data centre may be lost.
     """
 
-    _applied = 0
-    _said = 0
+    drift: Drift
+    _applied = _said = 0
     _appended = 0
     _leave_s = 0.0
 
@@ -177,7 +176,7 @@ class Cassandra(_Store):
                 " when that was broken off. Run `rkctl store copy` again, from the same source."
             )
         store = cls(driver, Tables(driver, tables, EVERYWHERE.read), log, clock, scratch)
-        store._leave_s = leave_s
+        store._leave_s, store.drift = leave_s, Drift(driver, store._tables)
         await store.drift.load_floors()
         return store
 
@@ -346,6 +345,7 @@ class CassandraReplica(_Store):
     its own feed is a ValueError, and the database's to refuse.
     """
 
+    here: Here
     _site: str
     _own: Log
     _peer: Callable[[str], Log]
@@ -370,7 +370,7 @@ class CassandraReplica(_Store):
         here = Levels(level, "LOCAL_QUORUM", level, settle="QUORUM")
         log = Log(driver, Feeds(LOG_TABLE), Marks(MARKS), here, clock, size=range_size)
         store = cls(driver, Tables(driver, tables, level), log, clock, scratch)
-        store._site = site
+        store._site, store.here = site, Here(driver, store._tables, level)
         own = Levels("LOCAL_QUORUM", "LOCAL_QUORUM", "LOCAL_SERIAL")
         store._own = Log(driver, Feeds(own_table(site)), Marks(ack_table(site)), own, clock, size=range_size)
         marks = Marks(ack_table(site))  # theirs are not ours to read, nor needed: they tell no more than an end

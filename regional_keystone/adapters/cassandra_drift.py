@@ -7,7 +7,7 @@ which their timestamps begin. Source: ADR 39.
 import asyncio
 import base64
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,12 +15,13 @@ import msgspec
 from regional_keystone.adapters.cassandra_driver import Driver
 from regional_keystone.adapters.cassandra_schema import MARKS, Copy, FloorMarks, Form, Forms, Marks
 from regional_keystone.adapters.cassandra_tables import Tables, Write, statements
-from regional_keystone.drift import Lain, Pace, Place, Reading, Suspect
+from regional_keystone.drift import Behind, Lain, Pace, Place, Reading, Suspect
 from regional_keystone.log import LOG
 from regional_keystone.record import Key, decode, indexed_values
 from regional_keystone.sums import counts, leaf_of, total
 
 _PAGE = 500
+_MOST = "QUORUM"
 _AHEAD = 16  # buckets that are asked for at once
 Sums = dict[str, int]
 
@@ -120,28 +121,32 @@ class Drift:
                 continue
         return found
 
-    async def _one(self, place: Place) -> Lain:
+    async def _one(self, place: Place, level: str = "") -> Lain:
         form = self._forms[place[0]]
-        rows = await self._driver.run(form.get_dated, place[1:], consistency=self._levels.suspects)
+        rows = await self._driver.run(form.get_dated, place[1:], consistency=level or self._levels.suspects)
         return self._lain(form, rows[0]) if rows else Lain(place, None, None, sure=False, dated=False)
 
     async def _rows(self, forms: Forms, pace: Pace) -> AsyncIterator[Lain]:
         """Rows by key, partition by partition: of those, other data centres send digests only."""
-        parts = forms.buckets
-        if parts is None:
-            pages = self._driver.pages(forms.base.parts, consistency=self._levels.rows, page_rows=5000)
-            parts = sorted([part async for page in pages for part in page])
+        parts = await self._parts(forms)
         for start in range(0, len(parts), _AHEAD):
             some = await asyncio.gather(*(self._whole(forms.base, one) for one in parts[start : start + _AHEAD]))
             for lain in (one for part in some for one in part):
                 yield lain
             await pace(sum(map(len, some)))
 
-    async def _whole(self, form: Form, place: tuple[Any, ...]) -> list[Lain]:
-        return [one async for one in self._part(form, place)]
+    async def _parts(self, forms: Forms) -> list[tuple[Any, ...]]:
+        """The partitions of rows by key; of these no data centre may lack a whole one unnoticed."""
+        if forms.buckets is not None:
+            return forms.buckets
+        pages = self._driver.pages(forms.base.parts, consistency=_MOST, page_rows=5000)
+        return sorted([part async for page in pages for part in page])
 
-    async def _part(self, form: Form, place: tuple[Any, ...]) -> AsyncIterator[Lain]:
-        pages = self._driver.pages(form.find_dated, place, consistency=self._levels.rows, page_rows=_PAGE)
+    async def _whole(self, form: Form, place: tuple[Any, ...], level: str = "") -> list[Lain]:
+        return [one async for one in self._part(form, place, level)]
+
+    async def _part(self, form: Form, place: tuple[Any, ...], level: str = "") -> AsyncIterator[Lain]:
+        pages = self._driver.pages(form.find_dated, place, consistency=level or self._levels.rows, page_rows=_PAGE)
         async for page in pages:
             for row in page:
                 yield self._lain(form, row)
@@ -187,6 +192,55 @@ class Drift:
         return Lain(where, at, row, fits and row_written in {None, at_written}, dated)
 
 
+class Here(Drift):
+    """Implements `drift.Levelling` for a site: its data centre beside what most of all replicas have.
+
+    Reading at QUORUM through a node of this data centre gives it what it lacks; other data centres send digests.
+    """
+
+    def __init__(self, driver: Driver, tables: Tables, level: str) -> None:
+        super().__init__(driver, tables, Levels(level, level, level))
+
+    async def level_out(self, table: str, upto: int, pace: Pace) -> tuple[int, list[Behind]]:
+        """Compare a table, in which entries up to this one have arrived here, with what most have; how many rows."""
+        forms, found, behind = self._tables.forms[table], _Weighed(upto), list[Behind]()
+        parts = await self._parts(forms)
+        for start in range(0, len(parts), _AHEAD):
+            some = parts[start : start + _AHEAD]
+            here = await asyncio.gather(*(self._whole(forms.base, one) for one in some))
+            most = await asyncio.gather(*(self._whole(forms.base, one, _MOST) for one in some))
+            shown, due = ({one.place: one for part in side for one in part} for side in (here, most))
+            for lain in due.values():
+                found.take(forms, lain)
+            differing = [(shown.get(place), one) for place, one in due.items() if shown.get(place) != one]
+            behind += await self._given_back(table, 2, differing, upto)
+            await pace(len(due))
+        for copy in forms.copies:
+            behind += await self._level_copy(forms, copy, found, pace)
+        return found.rows, behind
+
+    async def _level_copy(self, forms: Forms, copy: Copy, found: "_Weighed", pace: Pace) -> list[Behind]:
+        beside = await self._weigh_copy(forms, copy, found.upto, pace)
+        leaves = {one for one in found.sums.keys() | beside.sums if found.sums[one] != beside.sums[one]}
+        leaves -= found.moving | beside.moving
+        suspects = await self._look_into(forms, leaves, set(), pace)
+        places = {place for one in suspects for place in one.places}
+        for one in suspects:
+            row = await self._one((forms.base.name, *forms.by_key(one.key)), _MOST)
+            places |= self._copies_of(forms, one.key, [row])
+        wanted = sorted((place for place in places if place[0] == copy.form.name), key=repr)
+        compared = [(await self._one(place), await self._one(place, _MOST)) for place in wanted]
+        differing = [(was, due) for was, due in compared if was != due]
+        return await self._given_back(forms.table.name, 1 + len(copy.form.partition), differing, found.upto)
+
+    async def _given_back(
+        self, table: str, columns: int, differing: Sequence[tuple[Lain | None, Lain]], upto: int
+    ) -> list[Behind]:
+        """What of this was here before an entry that is on its way; and whether it is again."""
+        old = [(was, due) for was, due in differing if max(due.at or 0, (was and was.at) or 0) <= upto]
+        return [Behind(table, due.place[columns:], was, due, await self._one(due.place) == due) for was, due in old]
+
+
 class _Weighed:
     """Sums of live rows by their keys' beginnings, in parts that no entry behind `upto` has changed."""
 
@@ -195,13 +249,13 @@ class _Weighed:
         self.moving: set[str] = set()
         self.suspects: set[Key] = set()
         self.rows = 0
-        self._upto, self._columns = upto, columns
+        self.upto, self._columns = upto, columns
 
     def take(self, forms: Forms, lain: Lain) -> None:
         key = lain.place[1 + self._columns :]
         leaf = leaf_of(forms.table, key)
         self.rows += lain.row is not None
-        if lain.sure and (lain.at or 0) > self._upto:
+        if lain.sure and (lain.at or 0) > self.upto:
             self.moving.add(leaf)
         elif not lain.sure:
             self.suspects.add(key)

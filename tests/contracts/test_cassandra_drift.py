@@ -15,6 +15,7 @@ from controller.commit import Sequencer
 from controller.repair import Repair
 from regional_keystone.adapters.cassandra_schema import packed
 from regional_keystone.adapters.local import LocalLock, LocalWake, SystemClock
+from regional_keystone.data_centre import DataCentre
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder
 from regional_keystone.log import LOG, put, remove
@@ -22,7 +23,9 @@ from regional_keystone.model import Region, RevocationEvent, User
 from regional_keystone.operator_listener import listen, rendered
 from regional_keystone.overlay import Overlay, transact
 from regional_keystone.record import encode
+from regional_keystone.refresh import Refresh
 from regional_keystone.sections import Convergence
+from tests.contracts.cassandra_stores import SITE
 
 
 class Hurried(SystemClock):
@@ -257,3 +260,84 @@ async def test_a_row_that_has_no_copy_is_missed_and_the_log_says_what_it_was(key
             after, some = await late.stretch(after, dry_run=False)
             found += some
         assert [(told.key, told.how, told.mended) for told in found] == [("002r", "lost", True)]
+
+
+# ------------------------------------------------------------------------------------- what one data centre has lost
+
+
+class Forgetful:
+    """A data centre that lacks rows, (table, id), until somebody asks the others for them through it."""
+
+    def __init__(self, driver, lost):
+        self._driver, self._lost = driver, lost
+
+    def __getattr__(self, name):
+        return getattr(self._driver, name)
+
+    async def run(self, cql, values=(), **named):
+        return self._seen(cql, await self._driver.run(cql, values, **named), **named)
+
+    async def pages(self, cql, values=(), **named):
+        async for page in self._driver.pages(cql, values, **named):
+            yield self._seen(cql, page, **named)
+
+    def _seen(self, cql, rows, consistency, **named):
+        touched = {one for one in self._lost if f'FROM "{one[0]}"' in cql and any(one[1] in row for row in rows)}
+        if consistency == "QUORUM" and "DISTINCT" not in cql:
+            self._lost -= touched
+            return rows
+        return [row for row in rows if not any(one[1] in row for one in touched)]
+
+
+@asynccontextmanager
+async def data_centre(keyspace, folder, lost):
+    """What a site in dc2 compares, and the touches of which it is told that they are doubtful."""
+    async with keyspace.replica("dc2", wrap=lambda driver: Forgetful(driver, lost)) as store:
+        holder = Holder(SITE, "c", X25519PrivateKey.generate(), [], folder / "site")
+        clock, noted, doubted = Hurried(), [], set()
+        follower = Follower(store=store, overlay=Overlay(store), holder=holder, clock=clock, lifetime_s=60.0)
+        await follower.start()
+        follower.doubters.append(doubted.update)
+
+        async def note(position):
+            noted.append(position)
+
+        async def pending(number):
+            return []
+
+        compared = DataCentre(
+            levelling=store.here,
+            store=store,
+            follower=follower,
+            refresh=Refresh(follower, pending),
+            clock=clock,
+            section=Convergence(),
+            note_repair=note,
+        )
+        yield compared, noted, doubted
+
+
+async def test_what_one_data_centre_lost_is_named_given_back_and_forgotten(keyspace, tmp_path):
+    await keyspace.empty_all()
+    lost = set()
+    async with controller(keyspace, tmp_path) as one:
+        position = await one.commit(*(put(user(number)) for number in range(5)), put(region("a")))
+        async with data_centre(keyspace, tmp_path, lost) as (compared, noted, doubted):
+            assert await compared.once()
+            lost |= {("users", "002u"), ("users__name", "003u"), ("regions", "a")}
+            assert not await compared.once()
+            assert told(compared) == [
+                ("regions", "a", "lost", True),
+                ("users", "002u", "lost", True),
+                ("users", "003u", "lost", True),
+            ]
+            assert not lost
+            assert {("users", "002u"), ("users", "003u"), ("users", ("name",), ("u3",)), ("regions", "a")} <= doubted
+            assert noted
+            assert min(noted) > position
+            assert await compared.once()
+            # what is on its way is not lost
+            await one.commit(put(user(6)))
+            lost |= {("users", "006u")}
+            assert await compared.once()
+            assert compared.found.total() == 3
