@@ -198,6 +198,9 @@ class Site:
         tell("tokens_issued", lambda: totals(self.link.issued()))
         tell("forwarded", lambda: self._forwarded)
         tell("certificate_left_seconds", lambda: left_s(self.identity.ends_at(), self.clock))
+        if self.peers is not None:
+            tell("peer_feed_rows", self.peers.rows)
+            tell("peer_feed_unread", self.peers.unread)
 
     def status(self) -> dict[str, Any]:
         """What /status tells."""
@@ -269,8 +272,6 @@ class Site:
         """Know what other sites say in the store that all share, and go on to."""
         part, keep = self.part, keep_s(self.settings)
         self.peers = PeerFeeds(member.name, store=part.store, follower=part.follower, clock=self.clock, keep_s=keep)
-        self.door.metrics.tell("peer_feed_rows", self.peers.rows)
-        self.door.metrics.tell("peer_feed_unread", self.peers.unread)
         await self.peers.begin()
 
     async def _open_own(self, stack: AsyncExitStack, member: Membership) -> tuple[str, Writer]:
