@@ -80,7 +80,8 @@ class Sites:
                 f"listen.admin_port={one['admin']}",
                 *one.get("sets", ()),
             )
-            made = site.Site(settings.load(settings.Settings, None, sets), backends.system_clock(), identity)
+            clock = told.get("clock") or backends.system_clock()
+            made = site.Site(settings.load(settings.Settings, None, sets), clock, identity)
             await made.build(stack)
             self.all.append(Recorded(made))
             ready = asyncio.Event()
@@ -120,7 +121,8 @@ class Global:
 
     async def start(self, stack, told):
         made = controller_settings.Settings
-        self.made = controller = Controller(settings.load(made, None, told["sets"]), backends.system_clock())
+        clock = told.get("clock") or backends.system_clock()
+        self.made = controller = Controller(settings.load(made, None, told["sets"]), clock)
         await controller.build(stack)
         await controller.sequencer.start()
         running = [controller.part.follower.run(), controller.sequencer.run(), wiring.look_after_keys(controller.part)]

@@ -3,13 +3,14 @@
 Each cause is a story: it makes tokens, which every place then validates twice; ends them somewhere; and, where that can
 be, undoes what ended them. What upstream does is the measure: keystone/revoke/core.py for what an event voids, which no
 undoing revives, and keystone/models/token_model.py for what is looked up, which is as it is now.
-Keys, inactivity and steps of OAuth have tests of their own.
+Keys and days without a login are in `keys_and_days`; steps of OAuth have tests of their own.
 """
 
 import itertools
 import time
 
 from regional_keystone.record import Json
+from tests.security import keys_and_days
 from tests.security.programs import by, place, program
 from tests.security.regions import SOON_S
 from tests.security.test_revocation import ANOTHER, change, change_own_password, revoked, user_path
@@ -448,8 +449,10 @@ def wrong(regions, table, which):
 
 
 def test_every_cause_holds_at_every_place_and_is_undone_as_upstream_undoes_it(tmp_path):
-    with whole(tmp_path) as regions:
+    with whole(tmp_path, *keys_and_days.SETTINGS) as regions:
         judge(regions)
+        keys_and_days.judge_keys(regions)
+        keys_and_days.judge_days(regions)
 
 
 def judge(regions):
