@@ -20,6 +20,7 @@ ELSEWHERE = {
 }  # where it is said that a token ends
 SECRET = "what all services of a region know"
 PATIENCE_S = 20.0
+LIMIT_S = 6.0  # how old a region's knowledge may be for tokens of the system
 
 
 def _application(environ, start_response):
@@ -30,15 +31,16 @@ def _application(environ, start_response):
 class Service:
     """A service of one region with the middleware's own defaults, but for its memcached and its strategy."""
 
-    def __init__(self, member, operator, servers, strategy, secret):
+    def __init__(self, member, operator, servers, strategy, secret, *, governs=False):
+        """`governs`: its own token is the system's, not its project's."""
         settings = {
+            **({"system_scope": "all"} if governs else {"project_id": operator.project["id"]}),
             "auth_type": "v3password",
             "auth_url": member.url,
             "www_authenticate_uri": member.url,
             "username": operator.user["name"],
             "user_domain_id": operator.domain["id"],
             "password": operator.secret,
-            "project_id": operator.project["id"],
             "region_name": member.region,
             "interface": "public",
             "memcached_servers": ",".join(servers),
@@ -221,11 +223,14 @@ class Caches:
     def __init__(self, regions, servers):
         self.regions, self.servers = regions, [CacheServer(one) for one in servers]
         self.operator = regions.household(role="service")
+        path = f"/v3/system/users/{self.operator.user['id']}/roles/{regions.roles['admin']['id']}"
+        regions.expect(204, "PUT", path)
         self.neighbour = regions.login(regions.household().auth())
         self.addresses = [one.address for one in self.servers]
 
-    def service(self, at, strategy, servers=None):
-        return Service(self.regions.members[at], self.operator, servers or self.addresses, strategy, SECRET)
+    def service(self, at, strategy, servers=None, *, governs=False):
+        member = self.regions.members[at]
+        return Service(member, self.operator, servers or self.addresses, strategy, SECRET, governs=governs)
 
     def keys(self):
         return {key for one in self.servers[:2] for key in one.keys()}
@@ -239,5 +244,6 @@ def federation(folder, servers, processes=1):
     secret.chmod(0o600)
     listed = ",".join(one.server for one in servers)
     sets = (f"servers={listed}", f"strategies=none,MAC:{secret},ENCRYPT:{secret}", "in_flight_s=1")
-    with started(folder, *(f"middleware_cache.{one}" for one in sets), f"workers.processes={processes}") as regions:
+    more = (f"workers.processes={processes}", f"freshness.system={LIMIT_S}")
+    with started(folder, *(f"middleware_cache.{one}" for one in sets), *more) as regions:
         yield Caches(regions, servers)

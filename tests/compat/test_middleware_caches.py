@@ -1,10 +1,15 @@
 """What stock services keep in their memcached goes when its token ends, in every strategy, wherever that was said."""
 
+import os
+import signal
 from itertools import cycle
 
 import pytest
 
+from controller import ask
+from controller.federation import CONTROLLER
 from tests.compat.middleware_caches import CAUSES, ELSEWHERE, STRATEGIES, Home, ended, entry, federation
+from tests.processes import rkctl, until
 
 pytestmark = [pytest.mark.compat, pytest.mark.federation]
 FOREIGN = {
@@ -49,3 +54,48 @@ def test_every_end_of_a_token_reaches_the_entries_of_stock_services_and_no_other
     assert not slow
     kept = {entry(caches.neighbour, strategy) for strategy in STRATEGIES} | FOREIGN.keys()
     assert kept <= caches.keys()
+
+
+def test_what_is_too_old_for_a_class_goes_and_what_its_callers_were_answered_and_nothing_else(caches):
+    """A region that is cut off, in each strategy: tokens of the class, and any that a service with such a token asked of."""
+    regions, at = caches.regions, "RegionOne"
+    token, system = caches.neighbour, regions.login(caches.operator.auth("system"))
+    regions.expect(200, "GET", "/v3/regions", at=at)
+    usual = {one: caches.service(at, one, caches.addresses[:1]) for one in STRATEGIES}
+    governing = {one: caches.service(at, one, caches.addresses[1:2], governs=True) for one in STRATEGIES}
+    first, second = caches.servers[:2]
+    everywhere, theirs = ({entry(text, one) for one in STRATEGIES} for text in (token, system))
+
+    def kept():
+        asked = [(one, text) for one in usual.values() for text in (token, system)]
+        asked += [(one, token) for one in governing.values()]
+        assert {service.status(text) for service, text in asked} == {200}
+        return everywhere | theirs <= set(first.keys()) and everywhere <= set(second.keys())
+
+    until(kept, "their entries")
+    controller = ask.control(regions.home.control, command="report")[CONTROLLER]
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        for one in STRATEGIES:
+            until(lambda one=one: usual[one].status(system) == 503, "its token is not answered for")
+            until(lambda one=one: governing[one].status(token) == 503, "its caller is not answered")
+            until(lambda one=one: usual[one].status(token) == 200, "all else is answered as before")
+        assert not theirs & caches.keys()
+        assert not everywhere & set(second.keys())
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    until(lambda: {one.status(token) for one in governing.values()} == {200}, "it is fresh again")
+
+
+def test_a_condemned_key_takes_what_it_sealed_out_of_every_service(caches):
+    """The last of all: nobody's token is left."""
+    regions = caches.regions
+    services = {pair: caches.service(*pair) for pair in ((at, one) for at in ELSEWHERE for one in STRATEGIES)}
+    tokens = {pair: Home(regions, pair[0]).login() for pair in services}
+    until(lambda: {services[pair].status(token) for pair, token in tokens.items()} == {200}, "they are let in")
+    done = rkctl("keys", "compromised", "--all", "--yes", "--why", "stolen", "--state", str(regions.home.directory))
+    assert done.returncode == 0, done.stderr
+    for pair, service in services.items():
+        until(lambda service=service, pair=pair: service.status(tokens[pair]) == 401, pair)
+    gone = {entry(token, pair[1]) for pair, token in tokens.items()}
+    until(lambda: not gone & caches.keys(), "nothing of them is left")

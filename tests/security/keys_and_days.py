@@ -43,6 +43,8 @@ def judge_days(regions):
         regions.expect(200, "GET", "/v3/auth/tokens", X_Subject_Token=regions.admin)["token"]["user"],
     ):
         regions.expect(200, "PATCH", f"/v3/users/{user['id']}", {"user": {"options": {"ignore_user_inactivity": True}}})
+    taking = regions.controller.replicator.taking
+    assert taking._rules.disable_user_account_days_inactive == DAYS, "who was inactive in truth revives nothing"
     doomed = [regions.login(idle.auth(), at) for at in PLACES]
     doomed.append(acting(regions, trust(regions, idle, friend), friend))
     kept = [regions.login(one.auth(), at) for one in (exempt, friend) for at in PLACES]

@@ -255,8 +255,11 @@ async def test_a_worker_reads_what_the_leader_wrote_and_writes_nothing(three):
             await attempt
     async with store.snapshot() as snapshot:
         assert snapshot.position == three.site.part.follower.projected
+    ended = []
+    three.site.workers.gone = ended.append
     three.processes[2][-1].kill()
     await eventually(lambda: len(three.processes[2]) == 2 and three.site.missing() is None)
+    assert ended == [2], "what it had answered and not said is taken up"
     assert {path: path.stat().st_mtime_ns for path in (three.state / "fernet-keys").rglob("*")} == before
 
 
