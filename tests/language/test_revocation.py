@@ -240,6 +240,19 @@ def test_the_latest_is_kept_as_long_as_the_longest():
     assert index.expire(961 * SECOND) == 1
 
 
+def test_what_is_added_again_while_others_are_forgotten_stays_and_few_go_at_a_time():
+    index, names = RevocationIndex(), [f"a{number}" for number in range(5000)]
+    for name in names:
+        index.add(revoke(SECOND, audit_id=name), 200 * SECOND)
+    going = index.expiring(800 * SECOND)
+    gone = [next(going) for _ in range(100)]
+    assert max(gone) <= 16
+    for name in names:
+        index.add(revoke(SECOND, audit_id=name), 900 * SECOND)
+    assert sum(going) == 0
+    assert len(index) == len(names)
+
+
 def test_only_what_voids_more_is_a_reason_to_ask_again():
     index = RevocationIndex()
     index.add(revoke(100 * SECOND, user_id="u"), 200 * SECOND)
