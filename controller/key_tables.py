@@ -113,7 +113,8 @@ def _since_until(key: Mapping[str, Any], now: int) -> tuple[str, str]:
         case "secondary":
             return _ago(key.get("ceased_at"), now), f"{_ahead(key['seal_until'], now)}: nobody seals with it"
         case "draining":
-            return _ago(key.get("seal_until"), now), f"{_ahead(key['keep_until'], now)}: the first turn then retires it"
+            since = key.get("seal_until") or key.get("ceased_at")  # one that was brought in never seals
+            return _ago(since, now), f"{_ahead(key['keep_until'], now)}: the first turn then retires it"
         case "condemned":
             return _ago(key["condemned_at"], now), "for good"
         case "retired":

@@ -146,10 +146,10 @@ def with_former(ring: Ring, terms: Terms, now: int, count: int) -> dict[int, Key
     """The times of a ring to which so many former keys come, numbered below the primary, which makes room for them.
 
     They are kept as if they had ceased now: who sealed with them elsewhere may have done so until now. Here nobody
-    seals with them, ever: others may lack them.
+    seals with them, ever, by whatever clock: others may lack them.
     """
     known, primary = sealed_again(ring, terms), max(ring.checks)
-    came = msgspec.structs.replace(_ceased(KeyTimes(), terms, now), seal_until=now, ceased_in=ring.epoch + 1)
+    came = msgspec.structs.replace(_ceased(KeyTimes(), terms, now), seal_until=0, ceased_in=ring.epoch + 1)
     return known | dict.fromkeys(range(primary, primary + count), came) | {primary + count: known[primary]}
 
 

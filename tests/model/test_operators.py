@@ -83,6 +83,7 @@ def test_a_key_that_was_brought_in_seals_nowhere_whatever_becomes_of_the_primary
     assert came
     one.level()
     stolen = primary_id(one.s1.ring)
+    one.s1.clock.shift_s = -5.0
     one.world.loop.spawn(one.s1.process, one.s1.panic.condemn(Wanted(key=stolen), "an operator"))
     assert one.world.until(lambda: stolen in one.s1.follower.condemned, 5)
     for _ in range(20):
