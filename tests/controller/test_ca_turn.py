@@ -91,6 +91,11 @@ async def test_the_next_one_issues_only_when_every_active_site_trusts_it(cloud):
     controller, site = cloud.controller, cloud.sites[OTHER]
     await site.stop()
     await step(cloud)
+
+    async def only_it():
+        return (await turning(controller).status())["ca_waits_for"] == [OTHER]
+
+    await eventually(only_it)
     with pytest.raises(Conflict, match=f"In {OTHER} the CAs that count are not known yet"):
         await turning(controller, 0.2).turn()
     assert Authority.open(controller.authority_dir, NOW).cas.number == 1
