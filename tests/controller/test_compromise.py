@@ -250,7 +250,7 @@ async def test_a_site_cannot_fill_the_log_with_keys(cloud, monkeypatch):
 
 async def test_nor_with_many_at_once_nor_its_log_with_what_it_may_not_say(cloud, monkeypatch):
     monkeypatch.setattr("regional_keystone.believed.MOST_CONDEMNED", 3)
-    taking, feed = cloud.controller.replicator._taking, "RegionOne/other"
+    taking, feed = cloud.controller.replicator.taking, "RegionOne/other"
     keys = [put(Condemned(id=f"{number:016x}", ring="token", at=0, by="")) for number in range(6)]
     others = [put(Site(id=f"s{number}", state="active")) for number in range(50)]
     with structlog.testing.capture_logs() as logged:

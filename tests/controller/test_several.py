@@ -566,7 +566,7 @@ def _answering(node):
 async def test_what_both_take_over_of_an_own_feed_is_there_once(pair):
     site = await pair.site("RegionOne", first=pair.a)
     entries = tuple([await _own(site, number) for number in range(1, 6)])
-    await asyncio.gather(*(node.replicator._taking.take("RegionOne", "RegionOne/x", entries) for node in pair.both))
+    await asyncio.gather(*(node.replicator.taking.take("RegionOne", "RegionOne/x", entries) for node in pair.both))
     await pair.level()
     found = [one.audit_id for one in await pair.a.revocations() if one.audit_id.startswith("own")]
     assert found == [f"own{number}" for number in range(1, 6)]
