@@ -36,7 +36,6 @@ BRANCHES = (
 )
 PRIVATE = X25519PrivateKey.generate()
 history = partial(named.history, kind=OperatorsWorld)
-sweep = partial(named.sweep, kind=OperatorsWorld, points=range(0, 240, 90))
 
 
 def test_whatever_operators_do_no_promise_about_keys_is_broken_and_all_comes_right():
@@ -102,18 +101,12 @@ def test_a_condemned_key_that_is_brought_in_stays_away(one):
     assert stolen not in one.ring.checks.values()
 
 
-@sweep
-def test_an_operators_word_stands_against_one_who_is_about_to_take_the_site_back(one, after):
-    one.s3.held = True
-    one.turn(one.c1)
-    one.turn(one.c1)
-    assert one.state(one.s3) == "quarantined"
-    one.mend(one.s3)
-    one.world.until(lambda: one.s3.ring.epoch == one.ring.epoch, 30)
-    one.steps(after)
+@history
+def test_an_operators_word_stands_against_one_who_is_about_to_take_the_site_back(one):
+    """Who looked before the word was spoken takes back after it; and a site that comes back says nothing against it."""
     aside(one, one.c2, one.s3)
-    assert record(one, one.s3).by_operator
-    one.world.pass_(5.0)
+    one.world.pass_(1.0)
+    one.act(one.c1, one.c1.rotator.take_back("s3"))
     one.s3.kill()
     one.start(one.s3)
     one.level()
@@ -198,23 +191,21 @@ def trusted(one):
     return begin if known is None else followed(known.chain, begin)
 
 
-@sweep
-def test_two_turns_of_the_signer_at_two_controllers_make_one_and_the_rings_turn_on(one, after):
+@history
+def test_two_turns_of_the_signer_at_two_controllers_make_one_and_the_rings_turn_on(one):
+    """Both wait for a site to know the spare; whoever is second finds that it signs already, and takes no other."""
+    one.s3.held = True
     first = one.world.loop.spawn(one.c1.process, one.c1.signer_turn.turn())
-    one.steps(after)
+    assert one.world.until(lambda: trusted(one).spare is not None, 5)
     second = one.world.loop.spawn(one.c2.process, one.c2.signer_turn.turn())
-    turn = one.asks(one.c2)
-    assert one.world.until(lambda: first.done() and second.done() and turn.done(), 60)
+    one.world.pass_(1.0)
+    one.mend(one.s3)
+    assert one.world.until(lambda: first.done() and second.done(), 60)
     errors = [task.exception() for task in (first, second)]
-    assert all(error is None or isinstance(error, Conflict) for error in errors), errors
-    one.outcome(turn)
-    while trusted(one).ceasing or not trusted(one).retired:
-        asked = one.world.loop.spawn(one.c1.process, one.c1.signer_turn.turn())
-        assert one.world.until(asked.done, 60)
-        asked.exception()
+    assert sorted(type(error) for error in errors if error is not None) == [Conflict], errors
+    assert (trusted(one).number, len(trusted(one).retired)) == (3, 1)
     one.turns_soon(one.c2)
     one.level()
-    assert one.world.judge.count["signer retired"]
 
 
 @history
