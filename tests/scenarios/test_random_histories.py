@@ -77,7 +77,7 @@ class History:
 
     async def turn(self, number, site, wire):
         try:
-            await asyncio.wait_for(self.controller.rotator.turn(), 3)
+            await asyncio.wait_for(self.controller.rotator.turn(), 30)
         except IdentityError as error:
             self.faults.append(error.message)
 
