@@ -247,10 +247,12 @@ async def test_a_row_that_has_no_copy_is_missed_and_the_log_says_what_it_was(key
     async with controller(keyspace, tmp_path) as one, hand(keyspace) as by_hand:
         await one.commit(*(put(revocation(number)) for number in range(3)))
         await one.commit(put(region("a")))
-        assert await one.repair.once()
+        await by_hand.removes(0, "revocations", "r")  # before anybody has read it: its entry is a recent one
+        assert not await one.repair.once()
+        assert told(one.repair) == [("revocations", "000r", "lost", True)]
         await by_hand.removes(1, "revocations", "r")
         assert not await one.repair.once()
-        assert told(one.repair) == [("revocations", "001r", "lost", True)]
+        assert told(one.repair)[1:] == [("revocations", "001r", "lost", True)]
         assert await one.store.get(RevocationEvent, "001r") == revocation(1)
         assert await one.repair.once()
         await by_hand.removes(2, "revocations", "r")
