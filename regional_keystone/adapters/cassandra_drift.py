@@ -7,7 +7,7 @@ which their timestamps begin. Source: ADR 39.
 import asyncio
 import base64
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -69,7 +69,8 @@ class Drift:
         for copy in forms.copies:
             beside = await self._weigh_copy(forms, copy, upto, pace)
             found.moving |= beside.moving
-            found.suspects |= beside.suspects
+            for key, places in beside.suspects.items():
+                found.suspects[key] |= places
             differing |= {one for one in found.sums.keys() | beside.sums if found.sums[one] != beside.sums[one]}
         leaves = (differing | {leaf_of(forms.table, key) for key in found.suspects}) - found.moving
         suspects = await self._look_into(forms, leaves, found.suspects, pace)
@@ -164,11 +165,13 @@ class Drift:
             found.take(forms, lain)
         return found
 
-    async def _look_into(self, forms: Forms, leaves: set[str], keys: set[Key], pace: Pace) -> list[Suspect]:
-        """The records in these parts of which rows and copies do not fit together; those of `keys` in any case."""
+    async def _look_into(
+        self, forms: Forms, leaves: set[str], seen: Mapping[Key, set[Place]], pace: Pace
+    ) -> list[Suspect]:
+        """The records in these parts of which rows and copies do not fit together; those `seen` in any case."""
         if not leaves:
             return []
-        places: dict[Key, set[Place]] = defaultdict(set)
+        places = defaultdict[Key, set[Place]](set, {key: set(known) for key, known in seen.items()})
         for copy in forms.copies:
             async for lain in self._copies(copy, pace):
                 key = lain.place[1 + len(copy.form.partition) :]
@@ -177,8 +180,7 @@ class Drift:
         for leaf in leaves:
             for key in await self.read_leaf(forms.table.name, leaf):
                 places[key] |= set()
-        wanted = [key for key in places if leaf_of(forms.table, key) in leaves]
-        return [Suspect(forms.table.name, key, frozenset(places[key])) for key in sorted({*wanted, *keys}, key=repr)]
+        return [Suspect(forms.table.name, key, frozenset(places[key])) for key in sorted(places, key=repr)]
 
     def _lain(self, form: Form, values: tuple[Any, ...]) -> Lain:
         *place, at, row, at_written, row_written = values
@@ -223,7 +225,7 @@ class Here(Drift):
         beside = await self._weigh_copy(forms, copy, found.upto, pace)
         leaves = {one for one in found.sums.keys() | beside.sums if found.sums[one] != beside.sums[one]}
         leaves -= found.moving | beside.moving
-        suspects = await self._look_into(forms, leaves, set(), pace)
+        suspects = await self._look_into(forms, leaves, {}, pace)
         places = {place for one in suspects for place in one.places}
         for one in suspects:
             row = await self._one((forms.base.name, *forms.by_key(one.key)), _MOST)
@@ -247,7 +249,7 @@ class _Weighed:
     def __init__(self, upto: int, columns: int = 1) -> None:
         self.sums: defaultdict[str, int] = defaultdict(int)
         self.moving: set[str] = set()
-        self.suspects: set[Key] = set()
+        self.suspects: defaultdict[Key, set[Place]] = defaultdict(set)
         self.rows = 0
         self.upto, self._columns = upto, columns
 
@@ -258,7 +260,7 @@ class _Weighed:
         if lain.sure and (lain.at or 0) > self.upto:
             self.moving.add(leaf)
         elif not lain.sure:
-            self.suspects.add(key)
+            self.suspects[key].add(lain.place)
         elif lain.row is not None:
             self.sums[leaf] = total((self.sums[leaf], counts(forms.table.name, key, lain.row)))
 

@@ -159,6 +159,7 @@ async def test_what_a_hand_does_is_found_named_and_as_the_log_has_it_again(keysp
         await by_hand.changes(1, name="somebody else")
         await by_hand.removes(2)
         await by_hand.adds(9)
+        await by_hand("INSERT INTO users (bucket, id, at, row) VALUES ('zzz', '00au', 1, ?)", encode(user(10)))
         await by_hand.removes_copy(3)
         await by_hand.adds_copy(4, "stray")
         await by_hand("UPDATE regions SET row = ? WHERE bucket = 'all' AND id = 'a'", encode(region("a")))
@@ -170,6 +171,7 @@ async def test_what_a_hand_does_is_found_named_and_as_the_log_has_it_again(keysp
             ("users", "003u", "lost", True),
             ("users", "004u", "added", True),
             ("users", "009u", "added", True),
+            ("users", "00au", "added", True),
         ]
         async with keyspace.replica("dc2") as site:  # in another data centre, and by every way of asking
             assert await users(site) == everybody
