@@ -43,6 +43,7 @@ check: lint ## the same and the fast tests: about two minutes
 
 test: $(ALL) ## the whole suite
 	@$(BIN)/rkctl engines install --if-allowed
+	@$(BIN)/python -m tests.packages
 	$(MEMORY) $(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder --durations=30 --durations-min=10
 
 long: $(ALL) ## what has a shorter sibling in the suite: more steps in clusters, without memory, more ways to start
