@@ -155,12 +155,18 @@ class Leave:
             return ring.primary
         turned = ring if followed is None else self._holder.installed
         record = self._newest
-        if record is not None and record.epoch < turned.epoch and self._clock.ticks() - self._began < SETTLE_US / 1e6:
+        if self._is_untold(turned, record) and self._clock.ticks() - self._began < SETTLE_US / 1e6:
             raise Unavailable(_UNTOLD, retry_after_s=5)  # it came before this process began: by then it may be used
         number = sealing_number(turned, condemned, record, self._clock.now())
         if number is None:
             raise Unavailable(_NO_KEY, retry_after_s=5)
         return number if turned is ring else _place(ring, turned.key_ids[number])
+
+    @staticmethod
+    def _is_untold(ring: KeyRing, record: Ring | None) -> bool:
+        """Whether the ring is newer than all that is known, and has a primary that nothing is known of."""
+        newer = record is not None and record.epoch < ring.epoch
+        return newer and record is not None and ring.key_ids[ring.primary] != record.checks[max(record.checks)]
 
     def noted(self, fresh_at: int, position: int, projected: int) -> Noted | None:
         """What a later life has to `recall`, which knows what was `projected` of all that is known up to `position`."""

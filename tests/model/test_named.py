@@ -305,11 +305,11 @@ def test_a_restart_does_not_begin_the_promise_anew(one):
 
 @history
 def test_a_restart_knows_no_more_than_what_was_written(one):
-    """The site hears of a turn while its store does not answer, so that after a restart it knows nothing of it."""
+    """The site hears of a ring while its store does not answer, so that after a restart it knows nothing of it."""
     one.s1.faults.away = True
     behind = one.s1.replica.applied
     told_s = one.world.loop.time()
-    assert one.turn(one.c1) is None
+    one.act(one.c1, one.c1.sites.distribute([TOKEN]))
     one.world.pass_(ISOLATION_S / 2)
     assert one.s1.follower.position > behind == one.s1.replica.applied
     one.s1.kill()
