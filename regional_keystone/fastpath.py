@@ -67,7 +67,7 @@ class Knowledge(Protocol):
         """Whether keys are known now that were not when a token found none; asked before it is refused."""
         ...
 
-    def note_issue(self, user_id: str, at: int) -> None:
+    def note_issue(self, user_id: str, at: int, made_of: int | None = None) -> None:
         """A token was issued for this user: a revocation that comes late must reach it."""
         ...
 

@@ -323,9 +323,9 @@ class Follower:
         """How far this machine's clock is ahead of the controllers', as far as that is certain."""
         return self._ahead_us / 1_000_000
 
-    def note_issue(self, user_id: str, at: int) -> None:
+    def note_issue(self, user_id: str, at: int, made_of: int | None = None) -> None:
         """Remember that a token was issued here, in case a revocation that is on its way reaches back behind it."""
-        self.issued.note(user_id, at, self._clock.now() - self._lifetime_us)
+        self.issued.note(user_id, at, self._clock.now() - self._lifetime_us, made_of)
 
     def note_sealed(self, key_id: str, at: int) -> None:
         """A token was sealed here with this key."""

@@ -98,8 +98,8 @@ class Sealing(Protocol):
         """The number of the key that seals now. Raises Unavailable if all of them are condemned, or not in use yet."""
         ...
 
-    def note_issue(self, user_id: str, at: int) -> None:
-        """Must be told of every token that is made."""
+    def note_issue(self, user_id: str, at: int, made_of: int | None = None) -> None:
+        """Must be told of every token that is made, and when that was issued of which it was made, if it was."""
         ...
 
     def note_sealed(self, key_id: str, at: int) -> None:
@@ -229,7 +229,8 @@ class Issuer:
             raise Unauthenticated from None
         self._limits.check(aim.scope or Unscoped())
         self._check_revoked(login, proof)
-        return self._sealed(proof, aim, prepared)
+        made_of = login.traits.issued_at if proof.made_from and login.traits is not None else None
+        return self._sealed(proof, aim, prepared, made_of)
 
     def _check_revoked(self, login: Login, proof: Proof) -> None:
         """Refuse a proof that was revoked while it was looked at. Nothing is awaited between this and the token.
@@ -350,7 +351,7 @@ class Issuer:
             raise Unauthenticated
         return domain_id
 
-    def _sealed(self, proof: Proof, aim: Aim, prepared: Shared) -> Issued:
+    def _sealed(self, proof: Proof, aim: Aim, prepared: Shared, made_of: int | None) -> Issued:
         issued_at = self._clock.now() // _SECOND * _SECOND
         longest = (
             issued_at + self._settings.token.expiration * _SECOND if proof.expires_at is None else proof.expires_at
@@ -371,7 +372,7 @@ class Issuer:
         self._check_signers(proof, token.scope, prepared)
         text = self._written(token, prepared, proof.signers)
         for user_id in (token.user_id, *([aim.trust.trustor_user_id] if aim.trust else ())):
-            self._knowledge.note_issue(user_id, issued_at)
+            self._knowledge.note_issue(user_id, issued_at, made_of)
         parts = own(token)
         return Issued(text=text, token=token, body=body(parts, prepared), bare=body(parts, prepared, catalog=False))
 

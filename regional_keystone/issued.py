@@ -26,6 +26,9 @@ class Issued:
     def __init__(self, limit: int = LIMIT) -> None:
         self._least = self._limit = limit
         self._until: dict[str, int] = {}
+        self._made_of: dict[
+            str, tuple[int, int]
+        ] = {}  # of tokens: when the oldest was issued, when one was exchanged last
         self._earlier = 0
         self._unwritten: dict[str, RevocationEvent] = {}
         self._brought: set[int] = set()  # revocations of a snapshot that is not applied yet, each as a hash
@@ -34,12 +37,16 @@ class Issued:
         """For how many users it is known."""
         return len(self._until)
 
-    def note(self, user_id: str, at: int, oldest: int) -> None:
-        """A token was issued. None of before `oldest` is accepted any more."""
+    def note(self, user_id: str, at: int, oldest: int, made_of: int | None = None) -> None:
+        """A token was issued, out of one of `made_of` if that is an instant. None of before `oldest` is accepted."""
         if len(self._until) >= self._limit:
             self._until = {user: then for user, then in self._until.items() if then > oldest}
+            self._made_of = {user: of for user, of in self._made_of.items() if user in self._until}
             self._limit = max(self._least, 2 * len(self._until))
         self._until[user_id] = max(at, self._until.get(user_id, 0))
+        if made_of is not None:
+            first, last = self._made_of.get(user_id, (made_of, at))
+            self._made_of[user_id] = min(first, made_of), max(last, at)
 
     def lived(self, until: int) -> None:
         """An earlier life of this process may have issued tokens until then; for whom is not known any more."""
@@ -86,15 +93,26 @@ class Issued:
 
         None to what comes from the feed `own`, or came from one of `peers` (feed -> how far it was read) before, or is
         a watermark, whose name does not tell its entry, and not `is_new`: that was answered when it was.
+
+        Another place's answer is answered only for what was made here of tokens that it voids: who issued behind the
+        revocation, not knowing it, may have issued to somebody who exchanged that here, where the revocation was known.
         """
         if hash((event.id, event.issued_before)) in self._brought:
             return None
-        issued_at, name = self.until(event.user_id), unspread(event.id)
+        name = unspread(event.id)
         feed, number = origin(name)
-        if name.startswith(LATE) or (own and name.startswith(f"{own}/")) or 0 < number <= peers.get(feed, 0):
+        if own and name.removeprefix(LATE).startswith(f"{own}/"):
             return None
-        if WATERMARK in name and not is_new:
+        if (name.startswith(LATE) or WATERMARK in name) and not is_new:
             return None
+        if name.startswith(LATE):
+            issued_at = self._exchanged(event)
+        elif 0 < number <= peers.get(feed, 0):
+            return None
+        else:
+            issued_at = self.until(event.user_id)
+            if event.user_id and _is_of_all(event):  # of what was exchanged so far nothing remains
+                self._made_of.pop(event.user_id, None)
         if issued_at // 1_000_000 <= event.issued_before // 1_000_000:
             return None
         # to watermarks there is one row of each user, or trust, as they are one themselves: it reaches ever further
@@ -106,6 +124,13 @@ class Issued:
             keep_until=issued_at + event.keep_until - event.issued_before,
         )
 
+    def _exchanged(self, event: RevocationEvent) -> int:
+        """When something may have been made here last of tokens that this voids; 0 for never."""
+        if not event.user_id:
+            return 0
+        first, last = self._made_of.get(event.user_id, (0, 0))
+        return max(last if first // 1_000_000 <= event.issued_before // 1_000_000 else 0, self._earlier)
+
 
 def take_over(changes: Iterable[Put], peers: dict[str, int]) -> None:
     """What the log has of sites' feeds counts here: who reads such an entry in the feed itself answers nothing."""
@@ -113,6 +138,18 @@ def take_over(changes: Iterable[Put], peers: dict[str, int]) -> None:
         if change.table == "taken":
             taken = decode(Taken, change.row)
             peers[taken.feed] = max(taken.number, peers.get(taken.feed, 0))
+
+
+def _is_of_all(event: RevocationEvent) -> bool:
+    """Whether it voids every token of its user up to its instant."""
+    plain = RevocationEvent(
+        id=event.id,
+        issued_before=event.issued_before,
+        revoked_at=event.revoked_at,
+        keep_until=event.keep_until,
+        user_id=event.user_id,
+    )
+    return event == plain
 
 
 def covers(old: RevocationEvent | None, event: RevocationEvent) -> bool:

@@ -66,7 +66,7 @@ class Known:
         self.refused = None
         self.lifetime_us = 0
         self.allow_expired_us = None
-        self.issued = []
+        self.issued, self.made_of = [], []
         self.sealed = []
 
     def age_s(self) -> float:
@@ -93,8 +93,9 @@ class Known:
     def sealing_number(self) -> int:
         return self.ring.primary
 
-    def note_issue(self, user_id: str, at: int) -> None:
+    def note_issue(self, user_id: str, at: int, made_of: int | None = None) -> None:
         self.issued.append((user_id, at))
+        self.made_of.append(made_of)
 
     def note_sealed(self, key_id: str, at: int) -> None:
         self.sealed.append(key_id)

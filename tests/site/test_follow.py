@@ -389,6 +389,46 @@ async def test_what_needs_no_answer_gets_none(part, answers, at, name, traits):
     assert answers == []
 
 
+async def test_what_was_made_here_of_a_token_that_another_place_answers_for_is_answered_as_well(part, answers):
+    """Who knew the old password logged in where the new one was not known yet, and exchanged that where it was."""
+    part.follower.own = "RegionOne/inc"
+    part.follower.note([revoked(1, 5 * SECOND_US, spread("e"), user_id="u")])
+    part.follower.note_issue("u", 20 * SECOND_US, 10 * SECOND_US)
+    assert answers == []
+    late = spread(f"{LATE}RegionTwo/inc/1/0")
+    part.follower.note([revoked(2, 12 * SECOND_US, late, user_id="u")])
+    (answer,) = answers
+    assert (answer.user_id, answer.issued_before) == ("u", 20 * SECOND_US)
+    part.follower.note([revoked(3, 20 * SECOND_US, spread(f"{LATE}RegionOne/inc/1/0"), user_id="u")])
+    part.follower.note([revoked(4, 12 * SECOND_US, late, user_id="u")])  # told again
+    part.follower.note([revoked(5, 20 * SECOND_US, spread(f"{LATE}RegionThree/inc/1/0"), user_id="u")])
+    assert len(answers) == 1, "no ping-pong"
+
+
+@pytest.mark.parametrize(
+    ("made_of", "user", "traits"),
+    [
+        (13, "u", {"user_id": "u"}),  # of a token that the answer spares
+        (None, "u", {"user_id": "u"}),  # of none: by the password that counts
+        (10, "another", {"user_id": "u"}),
+        (10, "u", {"audit_id": "a"}),
+    ],
+)
+async def test_anothers_answer_needs_none_for_what_was_made_of_other_tokens(part, answers, made_of, user, traits):
+    part.follower.own = "RegionOne/inc"
+    part.follower.note_issue("u", 4 * SECOND_US, 3 * SECOND_US)
+    part.follower.note([revoked(1, 5 * SECOND_US, spread("e"), user_id="u")])
+    part.follower.note_issue(user, 20 * SECOND_US, made_of and made_of * SECOND_US)
+    part.follower.note([revoked(2, 12 * SECOND_US, spread(f"{LATE}RegionTwo/inc/1/0"), **traits)])
+    assert answers == []
+
+
+async def test_after_a_start_anothers_answer_is_answered_for_all_that_may_have_been_made_before(part, answers):
+    part.follower.issued.lived(20 * SECOND_US)
+    part.follower.note([revoked(1, 12 * SECOND_US, spread(f"{LATE}RegionTwo/inc/1/0"), user_id="u")])
+    assert [one.issued_before for one in answers] == [20 * SECOND_US]
+
+
 async def test_a_snapshot_that_breaks_off_and_comes_again_is_answered_once_and_so_is_the_next(part, answers):
     brought = event(spread("e"), 5 * SECOND_US, user_id="u")
     later = msgspec.structs.replace(brought, id=spread("f"))
