@@ -15,8 +15,9 @@ Fixtures (one cluster, ensemble and set of servers a session; what a test stoppe
 A test that uses one of them, that has an engine's name among its parameters, or that is marked
 `@pytest.mark.engines("cassandra", ...)` needs engines. What needs the cluster or its network is one group, what needs
 the federation on engines another; those that share a federation of a session stay together as well, and what is marked
-`together`; all others by file. One worker runs a group; those with engines come first, then the longest. A test that is
-marked `long` has a shorter sibling, and runs with `--long` alone.
+`together`; all others by file. One worker runs a group; those with engines come first, then the longest. The groups
+with a Cassandra have one worker, one after the other: two clusters at once starve each other on two cores. A test that
+is marked `long` has a shorter sibling, and runs with `--long` alone.
 """
 
 import os
@@ -47,6 +48,7 @@ GROUPS = {
     "regions": "security",
 }  # fixture of a session -> the group of all that use it
 CLUSTERED, CLUSTER = {"cassandra", "wan"}, "cluster"
+HEAVY = {CLUSTER, "engine-federation"}  # groups that one worker runs, one after the other
 TAKES = {
     "federation": 6,
     "regions": 3,
@@ -54,6 +56,7 @@ TAKES = {
 NOT_HERE = "engine not here: "
 _STARTED = pytest.StashKey[list]()
 _NEEDS = pytest.StashKey[set]()
+_GROUP = pytest.StashKey[str]()
 
 
 def needs(item):
@@ -111,7 +114,8 @@ def pytest_collection_modifyitems(config, items):
         item.stash[_NEEDS] = wanted[item]
         groups[item] = group = _company(item, wanted[item])
         sizes[group] += takes(item)
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.stash[_GROUP] = group
+        item.add_marker(pytest.mark.xdist_group("cassandra" if group in HEAVY else group))
         if absent := sorted(wanted[item] & lacks.keys()):
             item.add_marker(pytest.mark.skip(reason=NOT_HERE + ", ".join(absent)))
     first = {groups[item] for item in items if wanted[item]}
@@ -153,7 +157,7 @@ def pytest_runtest_teardown(item, nextitem):
         return (yield)
     finally:
         if item.stash.get(_NEEDS, ()):
-            if nextitem is not None and _group(item) != _group(nextitem):
+            if nextitem is not None and item.stash[_GROUP] != nextitem.stash[_GROUP]:
                 _end_engines(item)
             _heal(item)
 
@@ -165,10 +169,6 @@ def _heal(item):
         except EngineError:
             item.config.stash[_STARTED].remove(one)  # the next tests fail by themselves, and at once
             raise
-
-
-def _group(item):
-    return item.get_closest_marker("xdist_group").args[0]
 
 
 def _end_engines(item):

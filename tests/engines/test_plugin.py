@@ -65,6 +65,7 @@ def run(suite, *words, prefix=(), **environment):
     )
 
 
+@pytest.mark.long  # the shorter sibling: a run that is interrupted
 @pytest.mark.engines("memcached")
 def test_what_needs_engines_is_run_by_one_worker_and_first(suite):
     done = run(suite, "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "-v", "-k", "not hangs")
@@ -78,7 +79,15 @@ def test_what_needs_engines_is_run_by_one_worker_and_first(suite):
 
 
 @pytest.mark.engines("memcached")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        signal.SIGKILL,
+    ],
+    ids=lambda one: getattr(one, "name", None),
+)
 def test_an_interrupted_run_leaves_no_engine(suite, number):
     with subprocess.Popen(
         command(suite, "-k", "hangs"), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
@@ -93,6 +102,7 @@ def test_an_interrupted_run_leaves_no_engine(suite, number):
             started.kill()
 
 
+@pytest.mark.long  # the shorter sibling: a run that is interrupted
 @pytest.mark.engines("memcached")
 def test_a_killed_worker_leaves_no_engine(suite):
     words = ("-n", "2", "--dist", "loadgroup", "--max-worker-restart", "0", "-k", "hangs or other")
@@ -141,6 +151,7 @@ def test_what_is_no_engine_of_ours_is_named_as_well():
     assert len(not_tested({"helm": 90}, {})) == 1
 
 
+@pytest.mark.long  # what is missing is named: its shorter sibling
 def test_in_ci_an_engine_that_cannot_be_installed_fails_the_run(suite):
     done = run(suite, "-k", "by_fixture", prefix=as_another_user(), PATH="/nowhere", CI="true")
     assert done.returncode == 1
