@@ -71,7 +71,12 @@ def has(found, wanted):
     return all(name in found and found[name] == value for name, value in wanted.items())
 
 
-@pytest.fixture(scope="module", params=PLACES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=pytest.mark.long) if name == "site" else name for name in PLACES
+    ],  # a site forwards
+)
 def person(request, federation, environment, tmp_path_factory):
     """Somebody at a place, with what the stories share."""
     folder, word = tmp_path_factory.mktemp("files"), f"osc{request.param}"

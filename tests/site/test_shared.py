@@ -764,7 +764,7 @@ class History:
         self.cached[1].known.age = age
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(steps=STEPS)
 def test_answers_are_the_same_with_the_cache_on_off_poisoned_and_frozen(tmp_path_factory, server, mortal, steps):
     mortal.freeze()
