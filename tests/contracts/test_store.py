@@ -55,7 +55,7 @@ def region(number, name="a"):
     return Entry(number, f"t{number}", 0, (put(Region(id=name, description=str(number))),))
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(HISTORIES, st.lists(st.integers(0, 8), max_size=4))
 def test_any_history_amounts_to_a_dictionary(stores, entries, cuts):
     if stores.enough():
@@ -76,7 +76,7 @@ def test_any_history_amounts_to_a_dictionary(stores, entries, cuts):
     asyncio.run(run())
 
 
-@settings(max_examples=15)
+@settings(max_examples=6)
 @given(HISTORIES, HISTORIES)
 def test_a_restored_replica_equals_the_one_it_came_from(stores, entries, others):
     if stores.enough():

@@ -461,6 +461,7 @@ async def test_the_doctor_names_each_ill_with_its_cure(section, memcached, zooke
         ("data centres", "OK"),
         ("system_auth", "OK"),
         ("schema", "FAIL"),
+        ("drift", "OK"),
         ("memcached", "OK"),
         ("memcached", "WARN"),
         ("zookeeper", "OK"),
