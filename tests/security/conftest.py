@@ -6,7 +6,7 @@ from tests.security.regions import started
 
 NOT_REMEMBERING = "not remembering"
 MODES = {"remembering": (), NOT_REMEMBERING: ("fastpath.entries=0",)}
-LACKING = frozenset({"test_revocation", "test_lifetime"})  # these ask in both modes even in short
+LACKING = frozenset({"test_revocation"})  # these ask in both modes even in short
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that are long are left out
