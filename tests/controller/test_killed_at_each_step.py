@@ -36,7 +36,7 @@ PERHAPS = {Step.SENT}
 ELSEWHERE = {"sqlite": {Step.SENT, Step.UNREAD}, "cassandra": {Step.UNCOMMITTED}}
 CASCADES = (Step.APPENDED, Step.FIRST, Step.HALF, Step.ANSWERED)
 CHANGES = [*(("create", step) for step in Step), *(("delete", step) for step in CASCADES)]
-IN_SHORT = {("create", Step.SENT), ("create", Step.UNREAD), ("create", Step.ANSWERED), ("delete", Step.HALF)}
+IN_SHORT = {("create", Step.SENT), ("create", Step.UNREAD), ("delete", Step.HALF)}
 
 
 def _steps(store):

@@ -336,6 +336,7 @@ def test_a_state_of_a_newer_version_is_refused_and_left_alone(alone):
     assert up(alone).returncode == 0
 
 
+@pytest.mark.long
 def test_a_damaged_controller_file_is_named_and_refused(alone):
     rkctl("down", "--state", str(alone.directory))
     file = alone.state(CONTROLLER) / "log.db"
@@ -407,6 +408,7 @@ def test_settings_reach_those_that_know_them_and_hold_until_they_are_set_otherwi
         assert [lives(home, member) for member in home.members()] == [900, 900]
 
 
+@pytest.mark.long
 def test_what_a_running_federation_was_not_started_with_is_refused_before_anything_is_done(alone):
     os.kill(ask.control(alone.control, command="report")["RegionOne"], signal.SIGKILL)
     until(lambda: status(alone)["sites"][0]["state"] == "down", "the site to be down")
