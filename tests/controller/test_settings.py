@@ -168,9 +168,9 @@ def test_every_option_is_read_by_something():
     sources = [path.read_text() for path in paths if path.name not in {"settings.py", "sections.py"}]
 
     def is_read(section, name):
-        used = re.compile(rf"\b({section}|settings|section|rules)\.{name}\b")
+        used = re.compile(rf"\b({section}|settings|_?section|rules)\.{name}\b")
         kind = section.title().replace("_", "")
-        taken = re.compile(rf"settings\.{section}\b|settings import [^\n]*\b{kind}\b")
+        taken = re.compile(rf"settings\.{section}\b|(?:settings|sections) import [^\n]*\b{kind}\b")
         return any(used.search(one) and taken.search(one) for one in sources)
 
     assert [

@@ -318,6 +318,7 @@ def test_a_worker_killed_under_load_costs_only_its_own_connections(three):
             os.kill(victim, signal.SIGKILL)
             until(lambda: three.all_serve() and victim not in three.workers, "another worker")
             until(three.is_ready, "readiness")
+            until(lambda: len(answered) > before + 100, "answers afterwards")
         finally:
             over.set()
         for one in playing:
