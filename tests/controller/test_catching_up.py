@@ -83,7 +83,6 @@ async def test_a_site_that_is_far_behind_and_of_which_nothing_is_known_is_helped
         await site.start()
         await holds_the_newest(cloud)
     assert (await ring(controller)).epoch == epoch + 1, "and once is enough"
-    assert site.holder.refused["gap"] >= 1
     assert [one["why"] for one in logged if one["event"] == "site_helped_on"] == ["gap"]
 
 

@@ -142,7 +142,7 @@ class Load:
             self.failures.append(said)
 
 
-@pytest.mark.parametrize("lost", ["RegionOne", "RegionTwo"])
+@pytest.mark.parametrize("lost", ["RegionOne", pytest.param("RegionTwo", marks=pytest.mark.long)])
 def test_no_validation_fails_when_a_site_is_killed_under_load(home, region, lost):
     with Load(region, admin_token(home, sites(home)[0])) as load:
         for one in sites(home):

@@ -63,7 +63,9 @@ FILTERS = {  # query keys that a list's page does not name
     "/v3/OS-REVOKE/events": "since",
 }
 PAGED = "limit marker"
-PLAIN = re.compile(r"[A-Z_]+|self\._?[a-z]+|table|whole|inside|first|key|marks|form|one|name|replication\(replicas\)")
+PLAIN = re.compile(
+    r"[A-Z_]+|self\._?[a-z]+(?:_[a-z]+)?|table|whole|inside|first|key|marks|form|one|name|replication\(replicas\)"
+)
 CALLS = re.compile(r"(_?quoted|_equal|_defined|_greater)\(.*\)|'[,;] '\.join\(.*\)")
 WORDS = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|BATCH|WHERE|PRAGMA|GRANT|AND)\b")
 
