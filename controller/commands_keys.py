@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -346,9 +347,8 @@ def _rotate(
     before = ask_controller(state, config, "/keys/status")
     body = {"rings": list(rings)}
     timeout_s = before["next_turn"]["deadline_s"] + 60.0
-    ask: Callable[[], Any] = lambda: ask_controller(state, config, "/keys/rotate", body, timeout_s)  # noqa: E731
-    look: Callable[[], Any] = lambda: ask_controller(state, config, "/keys/status")  # noqa: E731
-    answer = ask() if as_json else _meanwhile(ask, look, rings)
+    ask = partial(ask_controller, state, config, "/keys/rotate", body, timeout_s)
+    answer = ask() if as_json else _meanwhile(ask, _looking(state, config), rings)
     epochs = {name: answer["rings"][name]["epoch"] for name in rings if name in answer["rings"]}
     _finish(state, config, epochs, wait_s, answer if as_json else None)
 
@@ -360,8 +360,7 @@ def _finish(
 
     `answer`: what programs are told besides; None for people.
     """
-    look: Callable[[], Any] = lambda: ask_controller(state, config, "/keys/status")  # noqa: E731
-    status, found = _held(look, epochs, wait_s)
+    status, found = _held(_looking(state, config), epochs, wait_s)
     if answer is not None:
         print(
             json.dumps({**answer, **({"rings": status["rings"]} if "rings" in answer else {}), "turns": plain(found)})
@@ -372,6 +371,11 @@ def _finish(
             print(one)
     if lacking(found):
         raise SystemExit(NOT_ACKNOWLEDGED)
+
+
+def _looking(state: Path, config: Path | None) -> Callable[[], Any]:
+    """What asks how the rings stand."""
+    return partial(ask_controller, state, config, "/keys/status")
 
 
 def _held(

@@ -15,6 +15,7 @@ import structlog
 from controller.commit import Sequencer
 from controller.housekeeping import mine
 from controller.log_truth import LogTruth, Named
+from regional_keystone.data_centre import pacing
 from regional_keystone.drift import Drifting, Found, Reading, Said, Suspect, change_of, judge, too_many, top_of
 from regional_keystone.errors import IdentityError, Unavailable
 from regional_keystone.follow import Follower
@@ -175,15 +176,8 @@ class Repair:
 
     async def _read(self, table: str) -> tuple[int, Reading]:
         """What lies in a table, and the entry up to which all had arrived there before."""
-        began, rows, upto = self._clock.ticks(), 0, await self._store.applied(LOG)
-
-        async def pace(count: int) -> None:
-            nonlocal rows
-            rows += count
-            due_s = rows / self._section.rows_per_s - (self._clock.ticks() - began)
-            if due_s > 0:
-                await self._clock.sleep(due_s)
-
+        pace = pacing(self._clock, self._section.rows_per_s)
+        upto = await self._store.applied(LOG)
         return upto, await self._drifting.read(table, upto, pace)
 
     async def _moved(self, table: str, upto: int, reading: Reading) -> list[Suspect]:

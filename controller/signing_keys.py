@@ -20,7 +20,7 @@ from controller.replicate import Replicator
 from controller.seldom import Seldom
 from controller.sites import Sites
 from controller.sure_now import SureNow
-from controller.turning import HOLDING, Terms
+from controller.turning import HOLDING, Terms, promised
 from controller.unaware import Unaware
 from regional_keystone.errors import Conflict, IdentityError, Invalid, NotFound
 from regional_keystone.log import Change, put
@@ -109,14 +109,7 @@ def _answers(owner: str, record: Signing, now: int, terms: Terms) -> bool:
 
 def _promised(key: SigningKey, terms: Terms) -> SigningKey:
     """The most of what was promised while it signs."""
-    if key.signs_from is None or key.ceased_at is not None:
-        return key
-    return msgspec.structs.replace(
-        key,
-        isolation_us=max(key.isolation_us, terms.isolation_us),
-        lifetime_us=max(key.lifetime_us, terms.lifetime_us),
-        allow_expired_us=max(key.allow_expired_us, terms.allow_expired_us),
-    )
+    return key if key.signs_from is None or key.ceased_at is not None else promised(key, terms)
 
 
 def _ceased(key: SigningKey, now: int, terms: Terms) -> SigningKey:

@@ -5,11 +5,13 @@ Source: docs/adr/0025-keys-retire-by-time-and-sealing-ends.md.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from regional_keystone.model import KeyTimes, Ring, Site
+from regional_keystone.model import KeyTimes, Ring, SigningKey, Site
+
+Promised = TypeVar("Promised", KeyTimes, SigningKey)
 
 HOLDING = ("active", "quarantined")  # the states in which rings are sealed for a site
 REMEMBERED = 16  # retired keys that a ring still tells of
@@ -119,7 +121,7 @@ def turned(ring: Ring, terms: Terms, now: int, retires: Collection[int] | None =
     }
     times = {number: one for number, one in known.items() if number not in gone}
     times[primary] = msgspec.structs.replace(_ceased(known[primary], terms, at), ceased_in=epoch)
-    times[primary + 1] = msgspec.structs.replace(_promised(known[0], terms), primary_at=at, primary_in=epoch)
+    times[primary + 1] = msgspec.structs.replace(promised(known[0], terms), primary_at=at, primary_in=epoch)
     times[0] = KeyTimes(staged_at=at, staged_in=epoch)
     newest = sorted((retired | ring.retired).items(), key=lambda one: -one[1].retired_at)[:REMEMBERED]
     return Turn(at, gone, times, dict(newest))
@@ -139,7 +141,7 @@ def sealed_again(ring: Ring, terms: Terms) -> dict[int, KeyTimes]:
     """What sealing the same keys again makes of them: the primary is kept for what is promised now as well."""
     known = _all_times(ring, terms)
     primary = max(ring.checks)
-    return known | {primary: _promised(known[primary], terms)}
+    return known | {primary: promised(known[primary], terms)}
 
 
 def with_former(ring: Ring, terms: Terms, now: int, count: int) -> dict[int, KeyTimes]:
@@ -156,7 +158,7 @@ def with_former(ring: Ring, terms: Terms, now: int, count: int) -> dict[int, Key
 def first(at: int, terms: Terms) -> dict[int, KeyTimes]:
     """The times of a ring that is made now: a primary and a staged key."""
     primary = KeyTimes(staged_at=at, primary_at=at, staged_in=1, primary_in=1)
-    return {0: KeyTimes(staged_at=at, staged_in=1), 1: _promised(primary, terms)}
+    return {0: KeyTimes(staged_at=at, staged_in=1), 1: promised(primary, terms)}
 
 
 def part_at(times: KeyTimes, epoch: int) -> str:
@@ -178,7 +180,7 @@ def _all_times(ring: Ring, terms: Terms) -> dict[int, KeyTimes]:
         if times is None and number == 0:
             times = KeyTimes(staged_at=ring.turned_at)
         elif times is None:
-            times = _promised(KeyTimes(primary_at=ring.turned_at), terms)
+            times = promised(KeyTimes(primary_at=ring.turned_at), terms)
         if number not in {0, primary} and not times.ceased_at:
             times = _ceased(times, terms, ring.turned_at)
         found[number] = times
@@ -191,17 +193,18 @@ def _retires(ring: Ring, terms: Terms, now: int) -> tuple[int, ...]:
     return tuple(number for number in times if number not in {0, primary} and now > times[number].keep_until)
 
 
-def _promised(times: KeyTimes, terms: Terms) -> KeyTimes:
+def promised(key: Promised, terms: Terms) -> Promised:
+    """The most of what was promised for it so far, and of what is promised now."""
     return msgspec.structs.replace(
-        times,
-        isolation_us=max(times.isolation_us, terms.isolation_us),
-        lifetime_us=max(times.lifetime_us, terms.lifetime_us),
-        allow_expired_us=max(times.allow_expired_us, terms.allow_expired_us),
+        key,
+        isolation_us=max(key.isolation_us, terms.isolation_us),
+        lifetime_us=max(key.lifetime_us, terms.lifetime_us),
+        allow_expired_us=max(key.allow_expired_us, terms.allow_expired_us),
     )
 
 
 def _ceased(times: KeyTimes, terms: Terms, at: int) -> KeyTimes:
-    most = _promised(times, terms)
+    most = promised(times, terms)
     seal_until = at + most.isolation_us
     keep_until = seal_until + most.lifetime_us + most.allow_expired_us + terms.skew_us
     return msgspec.structs.replace(

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from regional_keystone.drift import Behind, Levelling
+from regional_keystone.drift import Behind, Levelling, Pace
 from regional_keystone.errors import Unavailable
 from regional_keystone.follow import Follower
 from regional_keystone.log import LOG
@@ -26,6 +26,20 @@ log = structlog.get_logger("data_centre")
 _KEPT, _NAMED = 20, 100  # of what was found: in the status, in one comparison's log lines
 _AGAIN_S, _SETTLE_S = 2.0, 5.0
 _AHEAD = 64  # entries that may come while it is noted that rows were wrong
+
+
+def pacing(clock: Clock, rows_per_s: int) -> Pace:
+    """No more rows than so many a second, from now on."""
+    began, rows = clock.ticks(), 0
+
+    async def pace(count: int) -> None:
+        nonlocal rows
+        rows += count
+        due_s = rows / rows_per_s - (clock.ticks() - began)
+        if due_s > 0:
+            await clock.sleep(due_s)
+
+    return pace
 
 
 class DataCentre:
@@ -107,16 +121,8 @@ class DataCentre:
         }
 
     async def _compare(self, table: str) -> tuple[int, list[Behind]]:
-        began, rows, upto = self._clock.ticks(), 0, await self._store.applied(LOG)
-
-        async def pace(count: int) -> None:
-            nonlocal rows
-            rows += count
-            due_s = rows / self._section.rows_per_s - (self._clock.ticks() - began)
-            if due_s > 0:
-                await self._clock.sleep(due_s)
-
-        return await self._levelling.level_out(table, upto, pace)
+        pace = pacing(self._clock, self._section.rows_per_s)
+        return await self._levelling.level_out(table, await self._store.applied(LOG), pace)
 
     async def _forget(self, behind: list[Behind]) -> None:
         """Name what was wrong here; nothing that was made of it is believed any more."""

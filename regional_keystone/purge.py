@@ -447,32 +447,32 @@ class Purge:
             await self._clock.sleep(_WRITE_S)
 
     async def _recall(self) -> None:
-        try:
-            records = await asyncio.to_thread(lambda: list(self._journal.read(self._newer_than_s())))
-            await asyncio.to_thread(self._journal.begin)
-        except OSError as error:
-            self.losses["not_written"] += 1
-            self._complain("middleware_cache_not_read", why=error.strerror, cure="see to state_dir")
-            return
-        for place, content in enumerate(records):
-            if not place % _SLICE:
-                await self._clock.sleep(0)
-            self.take(_readable(content))
-        await self._take_up(None)
-        log.info("middleware_cache_recalled", tokens=len(self))
+        def read() -> Iterable[list[Told]]:
+            records = list(self._journal.read(self._newer_than_s()))
+            self._journal.begin()
+            return map(_readable, records)
+
+        if await self._take_back(read):
+            await self._take_up(None)
+            log.info("middleware_cache_recalled", tokens=len(self))
 
     async def _take_up(self, number: int | None) -> None:
         """What processes that are gone had answered and not handed on; all of them, or those of this number."""
+        await self._take_back(lambda: list(self._ahead(self._newer_than_s(), number)))
+
+    async def _take_back(self, read: Callable[[], Iterable[Sequence[Told]]]) -> bool:
+        """Take what is read, in a thread, from files of former processes; False, loudly, where they cannot be read."""
         try:
-            batches = await asyncio.to_thread(lambda: list(self._ahead(self._newer_than_s(), number)))
+            batches = await asyncio.to_thread(read)
         except OSError as error:
             self.losses["not_written"] += 1
             self._complain("middleware_cache_not_read", why=error.strerror, cure="see to state_dir")
-            return
+            return False
         for place, batch in enumerate(batches):
             if not place % _SLICE:
                 await self._clock.sleep(0)
             self.take(batch)
+        return True
 
     def _newer_than_s(self) -> float:
         """Of files that were written to last before this moment nothing matters any more."""

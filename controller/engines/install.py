@@ -89,11 +89,11 @@ def look() -> Found:
     """What is on this machine; asks nothing but the file system."""
     return Found(
         java=_java(),
-        maven=_program("mvn"),
+        maven=program("mvn"),
         jars=next((one / _JARS for one in _caches() if (one / _JARS).is_dir()), None),
         zookeeper=_ZOOKEEPER if _ZOOKEEPER.exists() else None,
-        memcached=_program("memcached"),
-        haproxy=_program("haproxy"),
+        memcached=program("memcached"),
+        haproxy=program("haproxy"),
     )
 
 
@@ -134,7 +134,16 @@ def install(tell: Tell) -> None:
     tell("done", "every engine is installed")
 
 
-def _program(name: str) -> Path | None:
+def install_package(name: str, lacks: Callable[[], bool], tell: Tell) -> None:
+    """Install one of Debian's packages if it is lacking and may be installed. Raises EngineError if that fails."""
+    if may_install() and lacks():
+        with _locked(tell):
+            if lacks():  # another process may have been at it
+                _install_packages([name], tell)
+
+
+def program(name: str) -> Path | None:
+    """Where a program is, also one of those for administrators."""
     where = shutil.which(name, path=_SEARCHED)
     return Path(where) if where else None
 

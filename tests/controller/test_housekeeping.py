@@ -137,7 +137,7 @@ async def test_what_is_younger_than_the_retention_stays(cloud):
     assert (await controller.store.tail(LOG, 0))[0].number == 1
 
 
-def keeping(controller, clock):
+def keeping(controller, clock, **more):
     return asyncio.create_task(
         keep_house(
             store=controller.store,
@@ -148,6 +148,7 @@ def keeping(controller, clock):
             lock=controller.lock,
             clock=clock,
             retention_s=60.0,
+            **more,
         )
     )
 

@@ -7,16 +7,16 @@ import structlog
 
 from controller import housekeeping
 from controller.heartbeat import beat
-from controller.housekeeping import keep_house
 from controller.late import FIRST_S, HEARD_S, Late
 from controller.replicate import SILENCE_S
-from regional_keystone.adapters.local import LocalLock, SystemClock
+from regional_keystone.adapters.local import SystemClock
 from regional_keystone.errors import Unavailable
 from regional_keystone.log import Put, Transaction, put
 from regional_keystone.model import Condemned, Outcome, Site
 from regional_keystone.overlay import transact
 from tests import replay
 from tests.cloud import event, eventually, project, running
+from tests.controller.test_housekeeping import keeping
 from tests.stand_ins import ManualClock, settle
 
 SECOND = 1_000_000
@@ -199,19 +199,7 @@ async def test_nothing_is_forgotten_by_a_wrong_clock(cloud):
     clock._now = controller.clock.now()
     await controller.write(Outcome(id="old", request_digest=b"", answer=b"", at=1), event("old", 1, audit_id="old"))
     why = "wrong"
-    house = asyncio.create_task(
-        keep_house(
-            store=controller.store,
-            overlay=controller.overlay,
-            sequencer=controller.sequencer,
-            acknowledgements=controller.acknowledgements,
-            follower=controller.follower,
-            lock=LocalLock(),
-            clock=clock,
-            retention_s=60.0,
-            why_not=lambda: why,
-        )
-    )
+    house = keeping(controller, clock, why_not=lambda: why)
     await settle()
     with structlog.testing.capture_logs() as logs:
         await clock.advance(2 * housekeeping.EVERY_S + 1)
@@ -244,18 +232,7 @@ async def test_what_is_written_by_a_wrong_clock_right_after_the_start_vouches_fo
     await controller.write(event("live", right, audit_id="live"))
     clock._now = right + 30 * 86_400 * SECOND
     controller.follower.expiry.steady = type(controller.follower.expiry.steady)(clock)
-    house = asyncio.create_task(
-        keep_house(
-            store=controller.store,
-            overlay=controller.overlay,
-            sequencer=controller.sequencer,
-            acknowledgements=controller.acknowledgements,
-            follower=controller.follower,
-            lock=LocalLock(),
-            clock=clock,
-            retention_s=60.0,
-        )
-    )
+    house = keeping(controller, clock)
     await asyncio.wait_for(asked.wait(), 30)  # before any time has passed
     controller.sequencer._clock = clock
     await controller.write(event("ahead", clock.now(), audit_id="ahead"))

@@ -481,7 +481,10 @@ async def test_two_streams_of_one_site_count_for_the_lesser(pair):
     site = await pair.site("RegionOne", first=pair.a)
     await pair.level()
     seen, head = site.holder.seen, pair.a.sequencer.head
-    here = lambda: pair.a.acknowledged("RegionOne")  # noqa: E731
+
+    def here():
+        return pair.a.acknowledged("RegionOne")
+
     await eventually(lambda: here().rings.get("token") == tuple(seen) and here().position == head)
     instance = site.identity.membership().instance
     other = msgspec.structs.replace(here(), position=head - 1, rings={}, controller="b")

@@ -31,8 +31,8 @@ def isotime(at):
     return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(at // 1_000_000))
 
 
-class Tokens:
-    """Keystone's formatter over a key repository, in a process of its own."""
+class Asked:
+    """A program of Keystone's in a process of its own, which answers each line with one."""
 
     def __init__(self, process):
         self._process = process
@@ -40,7 +40,14 @@ class Tokens:
     def ask(self, **question):
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
+        return self.hear()
+
+    def hear(self):
         return json.loads(self._process.stdout.readline())
+
+
+class Tokens(Asked):
+    """Keystone's formatter over a key repository."""
 
     def faults_of_reading(self, tokens, texts):
         """Those of our tokens that Keystone refuses, or understands in another way."""

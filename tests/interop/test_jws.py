@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime as dt
-import json
 import pathlib
 import subprocess
 
@@ -21,6 +20,7 @@ from regional_keystone.token import (
     SystemScope,
 )
 from tests.compat import installed
+from tests.interop.beside import Asked, isotime
 from tests.kinds import all_tokens
 
 pytestmark = [pytest.mark.compat]
@@ -57,28 +57,9 @@ def told(token, lag_s):
         "access_token_id": token.access_token_id,
         "app_cred_id": token.application_credential_id,
         "thumbprint": token.thumbprint,
-        "issued_at": text_of(token.issued_at - lag_s * SECOND),
-        "expires_at": text_of(token.expires_at),
+        "issued_at": isotime(token.issued_at - lag_s * SECOND),
+        "expires_at": isotime(token.expires_at),
     }
-
-
-def text_of(instant):
-    return dt.datetime.fromtimestamp(instant // SECOND, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
-
-
-class Keystone:
-    """The real one's provider, in a process of its own."""
-
-    def __init__(self, process):
-        self._process = process
-
-    def ask(self, **question):
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-    def hear(self):
-        return json.loads(self._process.stdout.readline())
 
 
 @contextlib.contextmanager
@@ -86,7 +67,7 @@ def keystone(private, public):
     run = [installed.keystone_python(), HERE / "keystone_jws.py", private, public]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(run, text=True, **streams) as process:
-        yield Keystone(process)
+        yield Asked(process)
         process.stdin.close()
         assert process.wait(30) == 0
 
@@ -150,7 +131,7 @@ def test_we_read_every_token_of_keystones_with_its_public_key_alone(beside, tmp_
         assert signers.opener(signed) == jws.key_id(theirs)
         high += not signed.fits(theirs)
         found = signed.token()
-        assert text_of(found.issued_at)[:19] == issued_at[:19]
+        assert isotime(found.issued_at)[:19] == issued_at[:19]
         assert found == msgspec.structs.replace(token, issued_at=found.issued_at)
     assert 0 < high < len(tokens), "it writes both forms of a signature"
     with pytest.raises(NotAToken):  # of the federation's own keys, only what names one is read
