@@ -84,6 +84,29 @@ class Limits:
         return [name for name, limit in self._limits.items() if age_s > limit]
 
 
+class Ends:
+    """Which classes are too old, for who looks now and then. None ends unseen between two looks."""
+
+    def __init__(self, limits: Mapping[str, float]) -> None:
+        """`limits`: as `limits_s` has them."""
+        self.over: frozenset[str] = frozenset()
+        """The classes that nothing was decided about at the last look."""
+        self._limits = limits
+        self._seen_at: dict[str, float] = {}
+
+    def ended(self, ticks: float, age_s: float) -> list[str]:
+        """The classes that may have been answered after they were last returned, and may not now."""
+        before, self.over = self.over, frozenset(name for name, limit in self._limits.items() if age_s > limit)
+        fresh_at = ticks - age_s
+        found = [
+            name
+            for name in sorted(self.over)
+            if name not in before or self._seen_at[name] < fresh_at + self._limits[name]
+        ]
+        self._seen_at.update(dict.fromkeys(found, ticks))
+        return found
+
+
 class Age:
     """The newest moment at which all that the log held is known to be here, in `ports.Clock.ticks`.
 

@@ -18,7 +18,7 @@ import structlog
 from regional_keystone.deletions import Deletions, Server
 from regional_keystone.errors import Forbidden, Unavailable
 from regional_keystone.fastpath import Facts, Knowledge, Memory
-from regional_keystone.freshness import CLASSES
+from regional_keystone.freshness import Ends, class_of
 from regional_keystone.held import Footing, Footings, Held, Many, users
 from regional_keystone.journal import Journal, record
 from regional_keystone.middleware_cache import AGAIN, Ground, Told, framed, ground, key, said, unframed
@@ -99,7 +99,7 @@ class Purge:
         self._events: list[Revocation] = []
         self._all = False
         self._second: deque[tuple[float, list[str]]] = deque()
-        self._too_old: set[str] = set()
+        self._ends_of_classes = Ends(terms.limits)
         self._more, self._dirty = asyncio.Event(), asyncio.Event()
         self._said_at = float("-inf")
 
@@ -151,11 +151,7 @@ class Purge:
 
         It may not be answered, and no cache may.
         """
-        kinds = CLASSES[scopes]
-        self._delete(
-            await self._among(lambda held: isinstance(held.ground.where[1], kinds) or scopes in held.asked_by),
-            "too_old",
-        )
+        self._delete(await self._among(lambda held: scopes in _classes(held)), "too_old")
 
     def status(self) -> dict[str, Any]:
         """What /status tells."""
@@ -297,13 +293,8 @@ class Purge:
                 self._finish([held], "ended")
 
     async def _check_age(self) -> None:
-        age_s = self._knowledge.age_s()
-        for scopes, limit_s in self.terms.limits.items():
-            if age_s <= limit_s:
-                self._too_old.discard(scopes)
-            elif scopes not in self._too_old:
-                self._too_old.add(scopes)
-                await self.passed(scopes)
+        for scopes in self._ends_of_classes.ended(self._clock.ticks(), self._knowledge.age_s()):
+            await self.passed(scopes)
 
     async def _among(self, wanted: Callable[[Held], bool]) -> list[Held]:
         """Those of all tokens that are wanted, a slice at a time."""
@@ -327,6 +318,7 @@ class Purge:
                 known.asked_by, known.written = (*known.asked_by, sys.intern(one.asked_by)), -1
             self._held[one.names[0]] = known
             self._write(known, one)
+            self._delete_too_old(known)
             return
         if known is not None:
             self._unlink(known)
@@ -339,6 +331,7 @@ class Purge:
         self._write(held, one)
         if on.said != one.said:
             self._delete([held], "changed")
+        self._delete_too_old(held)
 
     def _ground(self, one: Told) -> Footing:
         where = ground(one)
@@ -409,6 +402,11 @@ class Purge:
         if keys := [key(name) for held in doomed for name in held.names]:
             self._owe(keys)
             self._second.append((self._clock.ticks() + self.terms.in_flight_s, keys))
+
+    def _delete_too_old(self, held: Held) -> None:
+        """What was answered just before its class ended may be told of just after."""
+        if not self._ends_of_classes.over.isdisjoint(_classes(held)):
+            self._delete([held], "too_old")
 
     def _delete_again(self) -> None:
         now = self._clock.ticks()
@@ -483,6 +481,11 @@ class Purge:
         if self._clock.ticks() - self._said_at >= _SAY_AGAIN_S:
             self._said_at = self._clock.ticks()
             log.error(what, **more)
+
+
+def _classes(held: Held) -> tuple[str, ...]:
+    """Those of the token and of whoever asked about it, for each of which knowledge has to be new enough."""
+    return class_of(held.ground.where[1]), *held.asked_by
 
 
 def _readable(content: bytes) -> list[Told]:

@@ -284,6 +284,36 @@ async def test_what_a_caller_of_a_class_was_answered_goes_with_that_class(place,
     assert place.has(other) == 3
 
 
+async def test_a_class_that_was_new_enough_for_a_moment_between_two_looks_is_deleted_again(place):
+    place.change(put(grant(U, "system", "admin", target="system")))
+    (system,) = await logins(place, 1, SYSTEM)
+    await place.kept(system)
+    place.realm.known.age = 31.0
+    await place.realm.clock.advance(0.3)
+    await place.gone(system)
+    await place.realm.clock.advance(4.0)  # what was under way then has been deleted as well
+    place.realm.known.age = 29.9  # late word; then it is answered, and not told of: it was a minute ago
+    place.store(system)
+    place.realm.known.age = 30.1
+    await place.realm.clock.advance(0.3)
+    await place.gone(system)
+
+
+@pytest.mark.parametrize("by", [ON_P, SystemScope()])
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_answered_just_before_a_class_ended_and_told_of_just_after_is_deleted(place, by, again):
+    place.change(put(grant(U, "system", "admin", target="system")))
+    (token,) = await logins(place, 1, SYSTEM if by == ON_P else SCOPE_P)
+    if again:
+        await place.kept(token)
+    place.realm.validator.shown(token, await place.realm.validator.check(token), by)
+    place.realm.known.age = 31.0
+    await place.realm.clock.advance(0.3)
+    place.store(token)
+    place.answers.flush()
+    await place.gone(token)
+
+
 async def answered(place, token, number):
     """A process answers this, a service keeps it, and the process is killed before it could say so."""
     process = place.process(number)
