@@ -45,14 +45,14 @@ class Counterpart:
         return self._survey.tree.root.doubted
 
     async def run(self, interval_s: float) -> None:
-        """Read the own tables every `interval_s`, for ever."""
+        """Read the own tables every `interval_s`, and soon after somebody has written by hand, for ever."""
         while True:
             began = self._clock.ticks()
             try:
-                await self._survey.read_all()
+                await self._survey.read(interval_s)
             except Unavailable as error:
                 log.warning("own_tables_not_read", why=error.message)
-            await self._clock.sleep(max(_AGAIN_S, interval_s - (self._clock.ticks() - began)))
+            await self._survey.rest(max(_AGAIN_S, interval_s - (self._clock.ticks() - began)))
 
     async def answer(self, question: Compare | Ask) -> Compared | Told:
         """What lies here. Raises Unavailable. Whoever asks more than is due waits."""

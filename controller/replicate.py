@@ -339,6 +339,8 @@ class Replicator:
             session.owed = True
             self._say_of(log.error, "own_feed_not_taken", session.site, feed=feed[:200], why=why)
             return
+        if session.owed or session.held_back:
+            return  # it comes again, after what could not be taken before
         try:
             await self.taking.take(session.site, feed, entries)
         except Flood:

@@ -106,7 +106,14 @@ class TakeOver:
             found += await _condemned(reader, site, said.stolen, now, refused)
             return [*found, put(Taken(feed=feed, number=number), taken)], number
 
-        number, position = await transact(self._overlay, self._sequencer, f"{feed}/{entries[-1].number}", decide)
+        name = f"{feed}/{entries[-1].number}"
+        number, position = await transact(self._overlay, self._sequencer, name, decide)
+        if number + 1 < entries[0].number:  # what is before these was taken over elsewhere, and not read here yet
+            await self._sequencer.catch_up()
+            number, position = await transact(self._overlay, self._sequencer, name, decide)
+        if number + 1 < entries[0].number:
+            why = f"after {number} follows {entries[0].number}; it stays in the site's feed, and counts there"
+            self._complain_of(log.error, "own_feed_has_a_gap", site, feed=feed, why=why)
         if position is not None:
             self._rows[site] = self._whole_at(site) + len(said.new) * self._keep_s / MOST_ROWS
             self._say_of(log.info, "own_feed_taken", site, feed=feed, number=number, position=position)

@@ -71,7 +71,7 @@ class Comparing:
         self._known: set[tuple[str, Key, str]] = set()  # in the one before
 
     async def run(self) -> None:
-        """Begin every `interval_s`, or as soon as the last time is over."""
+        """Begin every `interval_s`, or soon after somebody has written by hand, or as soon as the last time is over."""
         while True:
             began = self._clock.ticks()
             try:
@@ -79,13 +79,13 @@ class Comparing:
             except Unavailable as error:
                 log.warning("not_compared", why=error.message)
             pause_s = 0.0 if self._refresh.owes else self._interval_s - (self._clock.ticks() - began)
-            await self._clock.sleep(max(_AGAIN_S, pause_s))
+            await self.survey.rest(max(_AGAIN_S, pause_s))
 
     async def once(self) -> bool:
-        """Read all, compare, mend; whether everything is equal now. Raises Unavailable for the own store."""
+        """Read what may have changed, compare, mend; whether all is equal now. Raises Unavailable for the own store."""
         if self._refresh.owes:
             await self._refresh.begin(())
-        await self.survey.read_all()
+        await self.survey.read(self._interval_s)
         self._named, self.unmended = [], 0
         equal = False
         for turn in range(_ROUNDS):

@@ -109,6 +109,13 @@ class Writer(Reader, Protocol):
         """
         ...
 
+    async def foreign_writes(self) -> int:
+        """A number that is another one whenever somebody who is not this store has written to its tables meanwhile.
+
+        For a store that has no such view of its tables, nothing: LookupError.
+        """
+        ...
+
     async def lying(self, table: str, leaf: str) -> tuple[int, list[Lying]]:
         """The rows of one leaf in the order of their keys, and the position that they show."""
         ...

@@ -283,7 +283,7 @@ class ApplicationCredential:
 class Convergence:
     """[convergence]: whether rows are what the log made them; see docs/operate.md, A row that drifted."""
 
-    interval_s: float = option(30.0, "Seconds from one reading of all rows to the next; 0: never.", least=0)
+    interval_s: float = option(30.0, "Seconds from one comparison of replicas to the next; 0: never.", least=0)
     share: float = option(0.2, "How much of one processor's time reading may take; more rows take longer.", least=0.01)
     rows_per_s: int = option(10_000, "Rows of Cassandra, copies counted, that one process reads for it.", least=1)
     most_mended: int = option(100, "Rows of Cassandra that are put right at once unasked; more wait.", least=0)

@@ -13,6 +13,10 @@ class Unsurveyed:
         """Not here: who reads these tables in another place reads the same ones."""
         raise LookupError(f"{table} from {begin} on, {least_rows} rows: sums are kept of files only")
 
+    async def foreign_writes(self) -> int:
+        """Not here."""
+        raise LookupError("who else writes is known of files only")
+
     async def lying(self, table: str, leaf: str) -> tuple[int, list[Lying]]:
         """Not here."""
         raise LookupError(f"{table} {leaf}: sums are kept of files only")

@@ -180,6 +180,10 @@ class Sqlite:
         """Sums of a table as it lies there, from this leaf on."""
         return await self._read(self._stretches[table].survey, begin, least_rows)
 
+    async def foreign_writes(self) -> int:
+        """Another number whenever another connection has written to the file. Source: SQLite, PRAGMA data_version."""
+        return await self._write(self._foreign)
+
     async def lying(self, table: str, leaf: str) -> tuple[int, list[Lying]]:
         """The rows of one leaf as they lie there, at one position."""
         return await self._read(self._stretches[table].leaf, leaf)
@@ -222,12 +226,18 @@ class Sqlite:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with transaction(self._writing_connection()) as db:
+            yield db
+
+    def _writing_connection(self) -> sqlite3.Connection:
         if self._only_reads:
             raise Unavailable("Another process writes this store.")
         if self._writer is None:
             self._writer = writer(self.path)
-        with transaction(self._writer) as db:
-            yield db
+        return self._writer
+
+    def _foreign(self) -> int:
+        return int(self._writing_connection().execute("PRAGMA data_version").fetchone()[0])
 
     def _append(self, feed: str, after: int, entries: Sequence[Entry]) -> bool:
         with self._transaction() as db:

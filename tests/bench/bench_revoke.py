@@ -38,6 +38,7 @@ SECRET = "first password"
 NAMES = ("RegionOne", "RegionTwo", "RegionThree")
 P50_S, P99_S, SAME_NODE_S = 0.250, 1.0, 0.002
 LATE_S = 60.0
+CONNECTIONS = 48  # of each client that revokes: of one address more than 128 are refused
 COMMAND, PARTS = "make bench-revoke", ("near", "apart", "many", "burst")
 
 
@@ -152,6 +153,7 @@ class Federation:
             "bootstrap.password_file": secret,
             "controller.region": "Global",
             "identity.password_hash_rounds": 4,
+            "token.revoked_singly": 0,  # all tokens are of the one who revokes them
             "listen.port": self.public,
             "listen.admin_port": self.admin,
             "stream.port": self.stream,
@@ -434,7 +436,7 @@ async def burst(federation, size, parts, ports, report):
         shares = [tokens[number :: size.clients] for number in range(size.clients)]
         told = await asyncio.gather(
             *(
-                one.ask("revoke", tokens=share, per_s=size.per_s / size.clients, connections=64)
+                one.ask("revoke", tokens=share, per_s=size.per_s / size.clients, connections=CONNECTIONS)
                 for one, share in zip(clients, shares, strict=True)
             )
         )

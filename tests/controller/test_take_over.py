@@ -6,7 +6,7 @@ import structlog
 from controller import replicate, take_over
 from controller.take_over import Flood, TakeOver
 from regional_keystone.log import Entry, put
-from regional_keystone.model import RevocationEvent
+from regional_keystone.model import RevocationEvent, Taken
 from tests.cloud import event, eventually, running, wired
 from tests.stand_ins import ManualClock
 
@@ -45,6 +45,50 @@ async def test_a_site_has_a_share_of_the_log_that_fills_again_and_others_have_th
     with pytest.raises(Flood):
         await take(4)
     assert len([one async for one in node.overlay.scan(RevocationEvent)]) == 4 * 5
+
+
+class Behind:
+    """What a controller knows that has not read yet what another took over."""
+
+    def __init__(self, node):
+        self._node, self.asked = node, 0
+
+    def __getattr__(self, name):
+        return getattr(self._node.overlay, name)
+
+    async def get(self, kind, *key):
+        return await self._node.overlay.get(kind, *key) if self.asked or kind is not Taken else None
+
+    async def commit(self, transaction):
+        return await self._node.sequencer.commit(transaction)
+
+    async def catch_up(self):
+        self.asked += 1
+        await self._node.sequencer.catch_up()
+
+
+async def test_what_follows_what_another_controller_took_is_taken_though_that_is_not_known_here_yet(cloud):
+    """The site sends it once in the life of a stream: what is passed over stays away from all other regions."""
+    node, clock = cloud.controller, ManualClock()
+    behind = Behind(node)
+    taking = TakeOver(overlay=node.overlay, sequencer=node.sequencer, clock=clock, keep_s=KEEP_S)
+    late = TakeOver(overlay=behind, sequencer=behind, clock=clock, keep_s=KEEP_S)
+    await taking.take("RegionOne", "RegionOne/inc", [entry(1)])
+    await late.take("RegionOne", "RegionOne/inc", [entry(2)])
+    assert behind.asked == 1
+    assert (await node.overlay.get(Taken, "RegionOne/inc")).number == 2
+    await late.take("RegionOne", "RegionOne/inc", [entry(2)])
+    assert behind.asked == 1, "what is known is not looked for again"
+
+
+async def test_a_gap_in_a_feed_is_told_loudly_and_nothing_after_it_is_taken(cloud):
+    node, clock = cloud.controller, ManualClock()
+    taking = TakeOver(overlay=node.overlay, sequencer=node.sequencer, clock=clock, keep_s=KEEP_S)
+    await taking.take("RegionOne", "RegionOne/inc", [entry(1)])
+    with structlog.testing.capture_logs() as logs:
+        await taking.take("RegionOne", "RegionOne/inc", [entry(3)])
+    assert [one["feed"] for one in logs if one["event"] == "own_feed_has_a_gap"] == ["RegionOne/inc"]
+    assert (await node.overlay.get(Taken, "RegionOne/inc")).number == 1
 
 
 async def test_what_is_held_back_stays_in_the_feed_and_comes_when_there_is_room_and_the_stream_lives_on(
