@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.adapters.sqlite_schema import Statements, writer
@@ -252,11 +253,21 @@ def revoking(one: Federation, tokens: list[str]) -> Iterator[list[int]]:
         thread.join()
 
 
-def position(one: Federation) -> int:
-    """How far the site is, as it says itself."""
+def status(one: Federation) -> Any:
+    """What the site says of itself."""
     ports = json.loads((one.state / "ports.json").read_text())
     with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]['admin']}/status", timeout=30) as answer:
-        return int(json.load(answer)["position"])
+        return json.load(answer)
+
+
+def position(one: Federation) -> int:
+    """How far the site is."""
+    return int(status(one)["position"])
+
+
+def is_compared(one: Federation) -> bool:
+    """Whether the site and its controller have read all their rows since they began, and the site found them equal."""
+    return status(one)["convergence"]["equal_at"] is not None
 
 
 def missed(one: Federation, count: int) -> dict[str, float]:
@@ -413,9 +424,12 @@ def compare(
 ) -> None:
     """CPU of a hot validation at each of these sites, in turn; with tokens to spend, also while they are revoked.
 
+    Begins once all have read their rows, as each process does once.
     Short turns, and the median of what each is to the one that was a moment before: a machine that others use as well
     is slower by a quarter for minutes.
     """
+    for one in places.values():
+        until(lambda one=one: is_compared(one))
     cases = {f"{count:,} events": (hot(one, f"{count:,} events"), None) for count, one in places.items()}
     for count, tokens in spent.items():
         cases[f"{count:,} events; {PER_S} revocations a second"] = (
