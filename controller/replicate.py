@@ -19,7 +19,7 @@ from controller.authority import certified, identity
 from controller.commit import Sequencer
 from controller.late import Late
 from controller.seldom import Seldom
-from controller.take_over import Flood, Foreign, TakeOver
+from controller.take_over import Flood, Foreign, Gap, TakeOver
 from regional_keystone.errors import IdentityError, TooLarge, Unavailable
 from regional_keystone.log import LOG, Entry
 from regional_keystone.messages import (
@@ -64,6 +64,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 FORWARDS = 64  # forwarded requests of one site under way at once
 MESSAGE_BYTES = 2 * 1024 * 1024  # of entries or rows in one message, well below what a site takes
 _CLOSE_S = 1.0
+_GAP_S = 5.0  # until a site is to send again what came without what is before it
 _HELD_BACK_S = 60.0  # until a site may try again whose revocations are too many
 
 
@@ -81,6 +82,7 @@ class Session:
     forward_bytes: int = 0  # of the requests among them
     compares: bool = False  # one question at a time is answered
     held_back: bool = False  # its feed waits
+    misses: bool = False  # entries of its feed came without those before them
     sender: asyncio.Task[None] | None = None
     highest: dict[str, int] = field(default_factory=dict)
     owed: bool = False  # entries of its own feed came and could not be taken by our clock
@@ -343,10 +345,13 @@ class Replicator:
             return  # it comes again, after what could not be taken before
         try:
             await self.taking.take(session.site, feed, entries)
+        except Gap:  # what is missing may still come, too late
+            if not session.misses:
+                session.misses = True
+                session.side(self._end(session, _GAP_S))
         except Flood:
-            if not session.held_back:
-                session.held_back = True
-                session.side(self._hold_back(session))
+            session.held_back = True
+            session.side(self._end(session, _HELD_BACK_S))
         except Unavailable as error:
             self._say_of(log.error, "own_feed_not_taken", session.site, feed=feed, why=str(error))
             await self._close(session)  # it comes again with the same entries
@@ -355,9 +360,9 @@ class Replicator:
             reason = "that feed is not this site's" if isinstance(error, Foreign) else "that cannot be taken over"
             await self._refuse(session.socket, session.site, reason, final=True)
 
-    async def _hold_back(self, session: Session) -> None:
-        """What a site sends too much of waits there: it comes again, with all that is left, after a while."""
-        await self._clock.sleep(_HELD_BACK_S)
+    async def _end(self, session: Session, pause_s: float) -> None:
+        """What was not taken waits at the site: it comes again after a while, with all that is left."""
+        await self._clock.sleep(pause_s)
         await self._close(session)
 
     async def _send_to(self, session: Session) -> None:

@@ -44,6 +44,10 @@ class Flood(Unavailable):
     """A site has revoked more than is taken from it now: the rest stays in its feed, and counts there."""
 
 
+class Gap(Unavailable):
+    """What is before these entries of a site's feed has been taken over nowhere: they are to come again, with it."""
+
+
 class _Said(NamedTuple):
     """Revocations as they become, which of them are new, and keys that were condemned, of one message."""
 
@@ -75,9 +79,10 @@ class TakeOver:
         self._rows: dict[str, float] = {}  # site -> when, in ticks, its share is whole again
 
     async def take(self, site: str, feed: str, entries: Sequence[Entry]) -> None:
-        """Bring these entries into the log as far as they follow what was taken before; the rest is passed over.
+        """Bring these entries into the log as far as they follow what was taken before, and no entry twice.
 
-        Raises Foreign for another site's feed, TooLarge or ValueError for what cannot be taken, Flood, and Unavailable.
+        Raises Foreign for another site's feed, TooLarge or ValueError for what cannot be taken, Flood, Gap and
+        Unavailable.
         """
         owner, _, incarnation = feed.partition("/")
         if owner != site or not _FEED.fullmatch(incarnation) or not entries:
@@ -114,6 +119,7 @@ class TakeOver:
         if number + 1 < entries[0].number:
             why = f"after {number} follows {entries[0].number}; it stays in the site's feed, and counts there"
             self._complain_of(log.error, "own_feed_has_a_gap", site, feed=feed, why=why)
+            raise Gap(why)
         if position is not None:
             self._rows[site] = self._whole_at(site) + len(said.new) * self._keep_s / MOST_ROWS
             self._say_of(log.info, "own_feed_taken", site, feed=feed, number=number, position=position)

@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from controller import replicate, take_over
-from controller.take_over import Flood, TakeOver
+from controller.take_over import Flood, Gap, TakeOver
 from regional_keystone.log import Entry, put
 from regional_keystone.model import RevocationEvent, Taken
 from tests.cloud import event, eventually, running, wired
@@ -85,10 +85,25 @@ async def test_a_gap_in_a_feed_is_told_loudly_and_nothing_after_it_is_taken(clou
     node, clock = cloud.controller, ManualClock()
     taking = TakeOver(overlay=node.overlay, sequencer=node.sequencer, clock=clock, keep_s=KEEP_S)
     await taking.take("RegionOne", "RegionOne/inc", [entry(1)])
-    with structlog.testing.capture_logs() as logs:
+    with structlog.testing.capture_logs() as logs, pytest.raises(Gap):
         await taking.take("RegionOne", "RegionOne/inc", [entry(3)])
     assert [one["feed"] for one in logs if one["event"] == "own_feed_has_a_gap"] == ["RegionOne/inc"]
     assert (await node.overlay.get(Taken, "RegionOne/inc")).number == 1
+
+
+async def test_what_came_without_what_is_before_it_comes_again_with_it_and_the_stream_lives_on_until_then(
+    cloud, monkeypatch
+):
+    monkeypatch.setattr(replicate, "_GAP_S", 0.2)
+    async with wired(cloud, "RegionOne"):
+        site = cloud.sites["RegionOne"]
+        await eventually(lambda: site.link.connected_since is not None)
+        site.link._connection.own_sent = 1  # as if the first had been lost on the way
+        for number in range(3):
+            await site.revoke(f"a{number}")
+        assert await site.follower.reached(await cloud.controller.write(event("x", 1, audit_id="x")), 10)
+        await eventually(lambda: not site.own.pending(), 30)
+        assert (await cloud.controller.overlay.get(Taken, site.own.name)).number == 3
 
 
 async def test_what_is_held_back_stays_in_the_feed_and_comes_when_there_is_room_and_the_stream_lives_on(
