@@ -187,10 +187,10 @@ class Replicator:
             return
         try:
             await self._sequencer.catch_up()  # the site may have joined at another controller, just now
+            reason = await self._why_not(hello, certificate)
         except Unavailable:
             await self._refuse(socket, certificate or "", "the log cannot be read now", final=False)
             return
-        reason = await self._why_not(hello, certificate)
         if reason is not None or not isinstance(hello, Hello):
             await self._refuse(socket, certificate or "", reason or "the first word is a Hello", final=True)
             return
@@ -221,14 +221,15 @@ class Replicator:
         await self.drop(hello.site, "a newer stream of this site has opened")
         session = Session(hello.site, hello.instance, socket, hello.position, self._clock.ticks())
         self.sessions[hello.site] = session
-        if (reason := await self._why_not(hello, certificate)) is not None:  # removed while it was let in
-            await self.drop(hello.site, reason)
-            return
         try:
+            reason = await self._why_not(hello, certificate)  # it may have been removed while it was let in
             session.highest = await self.acknowledgements.compare(hello)
         except Unavailable as error:
             self._say_of(log.error, "acknowledgements_not_readable", hello.site, why=error.message)
             await self.drop(hello.site, "what this site has acknowledged cannot be read now", final=False)
+            return
+        if reason is not None:
+            await self.drop(hello.site, reason)
             return
         if self.sessions.get(hello.site) is not session:  # dropped meanwhile, by a newer stream or by a removal
             if hello.site not in self.sessions:
