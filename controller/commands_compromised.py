@@ -46,6 +46,8 @@ def compromised(
 
     Example: rkctl keys compromised --site Oslo --why "stolen from the rack"
     """
+    if sum(map(bool, (key, site, all_))) != 1:
+        raise typer.BadParameter("say one of --key ID, --site NAME and --all")
     with errors():
         asked: dict[str, Any] = {
             "wanted": {"key": key, "unknown": unknown, "site": site, "all": all_, "rings": rings, "why": why},
@@ -91,8 +93,8 @@ def confirm(
 
 
 def _ask(question: str, *, yes: bool) -> None:
-    if not yes and not typer.confirm(question, err=True):
-        raise SystemExit(1)
+    if not yes:
+        typer.confirm(question, err=True, abort=True)
 
 
 def _login() -> dict[str, str]:
@@ -118,14 +120,18 @@ def _show_cost(cost: dict[str, Any], *, quiet: bool) -> None:
     screen.print(table(("key", "ring", "state", "live tokens, about", "condemned before"), rows))
     columns = ("site", "live tokens, about", "as of", "issued by hour (UTC), the newest first")
     screen.print(table(columns, issued(cost)))
-    reach = [
-        (one["name"], one["state"], "at once" if one["connected"] else "out of reach: when it is back")
-        for one in cost["sites"]
-    ]
+    reach = [(one["name"], one["state"], _when(one, cost["removes"])) for one in cost["sites"]]
     screen.print(table(("site", "state", "refuses"), reach))
-    print(f"about {cost['tokens_live']} live tokens end", file=sys.stderr)
+    if not _is_done(cost):
+        print(f"about {cost['tokens_live']} live tokens end", file=sys.stderr)
     for sentence in cost["what_happens"]:
         print(f"- {sentence}", file=sys.stderr)
+
+
+def _when(site: dict[str, Any], removes: str) -> str:
+    if site["name"] == removes:
+        return "never: it is removed and told nothing more; end it there, or keep it from its clients"
+    return "at once" if site["connected"] else "out of reach: when it is back"
 
 
 def _before(key: dict[str, Any], now: int) -> str:

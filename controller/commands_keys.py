@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -392,8 +391,12 @@ def _held(
             away, active = lacking(found), len(status["active"])
             display.advance(f"acknowledged, without {', '.join(away)}", active - len(away), active)
             time.sleep(_SOON_S)
-            with suppress(Unanswered):  # it has turned: who asks hears what is known of it
+            try:
                 status = look()
+            except Unanswered:  # it has turned: who asks hears what is known of it
+                display.advance(
+                    "turned; no controller answers now, and who holds the new keys", active - len(away), active
+                )
     return status, found
 
 
@@ -405,7 +408,8 @@ def _say_what_would_be(status: dict[str, Any], rings: tuple[str, ...]) -> None:
         print(f"{name}: {ids[0]} would become the primary in place of {ids[max(ids)]}; retired: {gone}")
     waits_for, sites = status["next_turn"]["waits_for"], status["rings"][rings[0]]["sites"]
     for site in status["active"]:
-        print(f"{site}: {'ready' if site not in waits_for else f'NOT READY: {waits_for[site]}'}")
+        away = "" if sites[site]["connected"] else "; NOT CONNECTED: it takes the new keys when it is back"
+        print(f"{site}: {f'ready{away}' if site not in waits_for else f'NOT READY: {waits_for[site]}'}")
     for site in status["quarantined"]:
         why = f": {sites[site]['why']}" if sites[site]["why"] else ""
         print(f"{site}: quarantined, not waited for{why}")

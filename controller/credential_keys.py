@@ -16,6 +16,7 @@ from cryptography.fernet import Fernet
 from controller.commit import Sequencer
 from controller.replicate import Replicator
 from controller.sites import Sites
+from controller.turning import turned
 from regional_keystone.blobs import Unreadable, open_blob, primary_hash, seal_blob
 from regional_keystone.errors import Conflict
 from regional_keystone.holder import CREDENTIAL
@@ -102,9 +103,10 @@ class CredentialKeys:
                 raise Conflict(f"Not every site holds the present ring: {', '.join(waits_for)}; {cure}.")
             ring = await self._sites.held(record)
             await _check_all_sealed_by(primary_hash(ring), reader)
-            former = [number for number in ring.numbers if number not in {0, ring.primary}]
-            turned = await self._sites.sealed(reader, CREDENTIAL, ring.rotated(fresh, former), record, now)
-            return [put(msgspec.structs.replace(turned, turned_at=now), record)], None
+            turn = turned(record, self._sites.terms, now, [one for one in ring.numbers if one not in {0, ring.primary}])
+            made = await self._sites.sealed(reader, CREDENTIAL, ring.rotated(fresh, turn.retires), record, now)
+            of_keys = {"turned_at": turn.at, "times": turn.times, "retired": turn.retired}
+            return [put(msgspec.structs.replace(made, **of_keys), record)], None
 
         await transact(self._overlay, self._sequencer, _name("turn"), decide)
         found = await self.standing()

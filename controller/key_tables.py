@@ -75,6 +75,8 @@ def _keys(ring: Mapping[str, Any], now: int) -> Table:
         table.add_column(column)
     for key in ring["keys"]:
         since, until = _since_until(key, now)
+        if ring["expected_keys"] is None and key["state"] in {"secondary", "draining"}:
+            since, until = _ago(key.get("ceased_at"), now), "the next turn, which removes it"
         began = key.get("staged_at") or key.get("primary_at")
         age = span(now - began) if began else "-"
         number, style = "-" if key["number"] is None else str(key["number"]), "red" if key["state"] == CONDEMNED else ""

@@ -79,7 +79,7 @@ class Sites:
         self._replicator = replicator
         self._holders = holders
         self._clock = clock
-        self._terms = terms
+        self.terms = terms
         self._certificate_s = certificate_s
         self._invitation_us = int(invitation_s * 1_000_000)
         self._advertised = tuple(advertised)
@@ -354,9 +354,9 @@ class Sites:
             },
             turned_at=old.turned_at if old else now,
             sealed_at=now,
-            times=sealed_again(old, self._terms) if old else first(now, self._terms),
+            times=sealed_again(old, self.terms) if old else first(now, self.terms),
             retired=old.retired if old else {},
-            lifetime_us=self._terms.lifetime_us,
+            lifetime_us=self.terms.lifetime_us,
             lineage=lineage,
             settles_at=old.settles_at if old else 0,
         )
@@ -373,13 +373,13 @@ class Sites:
             lineage[0] if lineage else "",
             earlier=lineage[1:],
             held=held,
-            isolation_us=self._terms.isolation_us,
+            isolation_us=self.terms.isolation_us,
         )
 
     def _promises(self, ring: Ring) -> bool:
         """Whether it was sealed with the promises that are made now."""
         isolation_us = {about and about.isolation_us for about in map(_read, ring.sealed.values())}
-        return isolation_us == {self._terms.isolation_us} and ring.lifetime_us == self._terms.lifetime_us
+        return isolation_us == {self.terms.isolation_us} and ring.lifetime_us == self.terms.lifetime_us
 
     def _acknowledged(self, site: Site, name: str) -> Seen | None:
         said = self._replicator.acknowledgements.of(site).rings

@@ -91,8 +91,11 @@ def panic(
         socket_ = settings.site.state_dir / operator_socket.NAME
         try:
             _show_keys(operator_socket.ask(socket_, "/keys"), quiet=as_json)
-            if not yes and not typer.confirm("Condemn, for good?", err=True):
-                raise SystemExit(FAILED)
+            if bool(key) == all_:
+                print("say which key, by --key ID, or all of them, by --all", file=sys.stderr)
+                raise SystemExit(2)
+            if not yes:
+                typer.confirm("Condemn, for good?", err=True, abort=True)
             told = operator_socket.ask(socket_, "/panic", {"key": key, "all": all_, "why": why})
         except operator_socket.Refusal as refusal:
             print(refusal, file=sys.stderr)

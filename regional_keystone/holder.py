@@ -74,13 +74,15 @@ class Holder:
             self.followed.start()
         self._highest = self._remembered()
         if self.keeps and not is_there(self.directory):
+            self._tell_if_gone()
             return
         self._looked, found = _examined(self.directory)
         for damage in found.damage:
             if damage.cure and self.keeps:
                 raise KeyRepositoryError(str(damage))
         if not found.damage and found.ring is None:
-            return  # nothing was ever there
+            self._tell_if_gone()
+            return
         self._tell(found.damage)
         self._ring, self.lost, self._due = found.ring, found.lost, Seen(found.epoch, found.fingerprint)
         self._combine()
@@ -272,6 +274,10 @@ class Holder:
                 cure = one.cure or "none needed: it is written again from the ring of the controller"
                 log.error("key_file_damaged", ring=self.of, file=str(one.file), why=one.what, cure=cure)
         self.damage = damage
+
+    def _tell_if_gone(self) -> None:
+        if self.keeps and self._highest:  # else there never was a ring
+            self._tell((Damage(self.directory, f"its keys are gone, of which epoch {self._highest} was acknowledged"),))
 
     def _refuse(self, record: Ring, reason: str, why: str) -> None:
         self.refused[reason] += 1

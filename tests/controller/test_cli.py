@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from controller import __main__ as cli
-from controller import commands_keys, commands_region, commands_signing
+from controller import commands_compromised, commands_keys, commands_region, commands_signing
 from controller.commands_compromised import NOT_EVERYWHERE, _show_cost, issued
 from controller.federation import FederationError, Home, Member, _facts, settled
 from controller.outcome import NOT_ACKNOWLEDGED
@@ -129,7 +129,12 @@ def test_people_are_told_what_stolen_keys_cost_by_site_and_hour(capsys, monkeypa
         "tokens": [{"key": "a" * 16, "site": "Oslo", "tokens": 3}, {"key": "b" * 16, "site": "Oslo", "tokens": 2}],
         "tokens_live": 5,
         "issued_by_hour": {"Oslo": {"a" * 16: {"24": 3, "25": 1}, "b" * 16: {"24": 2}}, "Rome": {}},
-        "sites": [],
+        "sites": [
+            {"name": "Oslo", "state": "active", "connected": True},
+            {"name": "Rome", "state": "active", "connected": False},
+            {"name": "Bern", "state": "active", "connected": True},
+        ],
+        "removes": "Oslo",
         "what_happens": [],
     }
     assert issued(cost) == [("Oslo", 5, "1 h 2 min ago", "02 Jan 01:00: 1, 02 Jan 00:00: 5")]
@@ -137,6 +142,61 @@ def test_people_are_told_what_stolen_keys_cost_by_site_and_hour(capsys, monkeypa
     said = capsys.readouterr().err
     assert "02 Jan 01:00: 1, 02 Jan 00:00: 5" in said
     assert "1 h 2 min ago" in said, "Oslo was heard of an hour ago"
+    refuses = {words[1]: " ".join(words[5:]) for words in map(str.split, said.splitlines()) if "active" in words}
+    assert refuses["Oslo"].startswith("never: it is removed"), "it is told nothing any more"
+    assert refuses["Rome"].startswith("out of reach")
+    assert refuses["Bern"].startswith("at once")
+    assert "about 5 live tokens end" in said
+    cost["keys"][0] |= {"condemned": True, "condemned_at": 0, "condemned_by": "ann"}
+    _show_cost(cost | {"removes": ""}, quiet=False)
+    assert "live tokens end" not in capsys.readouterr().err, "they ended then"
+
+
+def test_a_rehearsal_says_who_is_not_connected(monkeypatch, capsys):
+    key = {"id": "a", "number": 0}
+    told = {
+        "rings": {
+            name: {
+                "keys": [key, {"id": "b", "number": 1}],
+                "retires": [],
+                "sites": {"Oslo": {"connected": True}, "Rome": {"connected": False}},
+            }
+            for name in ("token", "receipt")
+        },
+        "next_turn": {"waits_for": {}, "deadline_s": 60.0},
+        "active": ["Oslo", "Rome"],
+        "quarantined": [],
+    }
+    monkeypatch.setattr(commands_keys, "ask_controller", lambda *_: told)
+    assert CliRunner().invoke(cli.app, ["keys", "rotate", "--dry-run"]).stdout.splitlines()[2:] == [
+        "Oslo: ready",
+        "Rome: ready; NOT CONNECTED: it takes the new keys when it is back",
+    ]
+
+
+@pytest.mark.parametrize("words", [(), ("--all", "--key", "a"), ("--key", "a", "--site", "Oslo")])
+def test_what_to_condemn_is_said_in_one_way(monkeypatch, words):
+    monkeypatch.setattr(commands_compromised, "ask_controller", lambda *_: pytest.fail("it was asked"))
+    done = CliRunner().invoke(cli.app, ["keys", "compromised", *words])
+    assert done.exit_code == 2
+    assert "--site NAME" in done.output
+
+
+def test_who_does_not_agree_to_condemn_is_told_that_nothing_was_done(monkeypatch):
+    asked = []
+
+    def answer(state, config, path, body):
+        asked.append(path)
+        return {
+            "keys": [{"id": "a", "ring": "token", "state": "primary", "condemned": False}],
+            "now": 0, "counted_s_ago": {}, "tokens": [], "tokens_live": 0, "issued_by_hour": {}, "sites": [],
+            "removes": "", "what_happens": [],
+        }  # fmt: skip
+
+    monkeypatch.setattr(commands_compromised, "ask_controller", answer)
+    done = CliRunner().invoke(cli.app, ["keys", "compromised", "--all"], input="n\n")
+    assert (done.exit_code, asked) == (1, ["/keys/compromised/cost"])
+    assert "Aborted" in done.output
 
 
 def test_exit_codes_are_documented():

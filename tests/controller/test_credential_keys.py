@@ -109,6 +109,21 @@ async def test_a_site_reads_every_row_at_every_moment_of_many_turns(cloud):
         assert await readable(site) == expected(*range(turn + 1))
 
 
+async def test_each_key_is_as_old_as_it_is_through_turns(cloud):
+    before = await cloud.controller.overlay.get(Ring, "credential")
+    await cloud.keys.rotate()
+    await everywhere(cloud)
+    first = await cloud.controller.overlay.get(Ring, "credential")
+    await cloud.keys.rotate()
+    second = await cloud.controller.overlay.get(Ring, "credential")
+    assert before.times[0].staged_at < first.times[0].staged_at == first.turned_at < second.turned_at
+    assert first.times[2].staged_at == before.times[0].staged_at, "it was staged then, and made the primary now"
+    assert first.times[2].primary_at == first.times[1].ceased_at == first.turned_at
+    assert second.times.keys() == second.checks.keys() == {0, 2, 3}
+    assert second.times[2].ceased_at == second.turned_at
+    assert second.retired.keys() == {before.checks[1]}
+
+
 async def test_no_turn_while_another_key_than_the_primary_has_sealed_a_row(cloud):
     await cloud.controller.write(credential(1, cloud.controller.credentials.ring))
     await cloud.keys.rotate()

@@ -2,11 +2,14 @@
 
 import contextlib
 import itertools
+import json
 import time
+import urllib.request
 
 import pytest
 
 from regional_keystone.document import time as shown
+from tests.processes import until
 from tests.security.forged import sealed
 from tests.security.programs import by, program
 from tests.security.regions import NAMES, started
@@ -38,7 +41,15 @@ def fast(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(folder), prepend=":")
             found = stack.enter_context(started(folder, "token.expiration=7200"))
+        until(lambda: _both_clocks_are_known(found.home), "one clock alone is believed")
         yield found
+
+
+def _both_clocks_are_known(home):
+    port = json.loads((home.directory / "ports.json").read_text())[0]["admin"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
+        sites = json.load(answer)["sites"]
+    return None not in {sites[name]["clock_behind_s"] for name in AHEAD_S}
 
 
 def now():

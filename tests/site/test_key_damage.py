@@ -150,6 +150,26 @@ async def test_a_directory_that_is_gone_is_made_again(holder, capsys):
     assert examine(holder.directory).ring == RING
 
 
+@pytest.mark.parametrize("whole", [True, False])
+async def test_at_the_start_keys_that_are_gone_are_named_and_installed_again(tmp_path, capsys, whole):
+    """A site that never had any says nothing."""
+    memory, path = tmp_path / "epoch", tmp_path / "keys"
+    first = started(path, memory=memory)
+    assert "key_file_damaged" not in capsys.readouterr().out
+    assert await first.install(record(RING), NOW)
+    for file in path.iterdir():
+        file.unlink()
+    if whole:
+        path.rmdir()
+    again = started(path, memory=memory)
+    said = capsys.readouterr().out
+    assert f"file={path} " in said
+    assert "its keys are gone" in said
+    assert again.damage
+    assert await again.install(record(RING), NOW)
+    assert (again.ring, again.damage) == (RING, ())
+
+
 @pytest.mark.parametrize("ledger", [b"", b"{", None])
 async def test_a_lost_ledger_is_written_again(holder, ledger):
     (holder.directory / LEDGER).unlink() if ledger is None else (holder.directory / LEDGER).write_bytes(ledger)
