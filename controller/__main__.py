@@ -289,7 +289,7 @@ def _up_for_launcher(options: "Options", ready_fd: int, parent_fd: int | None) -
     pipe = PipeTell(ready_fd)
     try:
         asyncio.run(supervise(options, pipe.tell, pipe.ready, parent_fd))
-    except Exception as error:
+    except Exception as error:  # whatever it is, whoever started us is told, and it ends us
         pipe.failed(*verdict(error))
         raise
 

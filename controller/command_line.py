@@ -65,7 +65,7 @@ def errors() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except Exception as error:
+    except Exception as error:  # rendering; a fault of ours is raised again
         sentence, code = verdict(error)
         if not sentence:
             raise

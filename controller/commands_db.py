@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -281,7 +282,7 @@ def _with_database(
 
         async def run() -> None:
             section = _settings(config, sets).cassandra
-            tell: Callable[[str], None] = lambda text: display.tell("wait", text)  # noqa: E731
+            tell = partial(display.tell, "wait")
             async with db.database(section, backends.system_clock(), tell, make=make) as opened:
                 await work(opened)
 

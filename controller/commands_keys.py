@@ -29,7 +29,7 @@ _WAIT = "Seconds to wait at the end until all hold the new rings; by default the
 class RingName(StrEnum):
     """The rings there are, as `--ring` takes them."""
 
-    TOKEN = "token"  # noqa: S105
+    TOKEN = "token"  # noqa: S105  a ring's name
     RECEIPT = "receipt"
     CREDENTIAL = "credential"
 
@@ -408,8 +408,12 @@ def _say_what_would_be(status: dict[str, Any], rings: tuple[str, ...]) -> None:
         print(f"{name}: {ids[0]} would become the primary in place of {ids[max(ids)]}; retired: {gone}")
     waits_for, sites = status["next_turn"]["waits_for"], status["rings"][rings[0]]["sites"]
     for site in status["active"]:
-        away = "" if sites[site]["connected"] else "; NOT CONNECTED: it takes the new keys when it is back"
-        print(f"{site}: {f'ready{away}' if site not in waits_for else f'NOT READY: {waits_for[site]}'}")
+        if site in waits_for:
+            print(f"{site}: NOT READY: {waits_for[site]}")
+        elif sites[site]["connected"]:
+            print(f"{site}: ready")
+        else:
+            print(f"{site}: ready; NOT CONNECTED: it takes the new keys when it is back")
     for site in status["quarantined"]:
         why = f": {sites[site]['why']}" if sites[site]["why"] else ""
         print(f"{site}: quarantined, not waited for{why}")

@@ -103,10 +103,11 @@ class CredentialKeys:
                 raise Conflict(f"Not every site holds the present ring: {', '.join(waits_for)}; {cure}.")
             ring = await self._sites.held(record)
             await _check_all_sealed_by(primary_hash(ring), reader)
-            turn = turned(record, self._sites.terms, now, [one for one in ring.numbers if one not in {0, ring.primary}])
-            made = await self._sites.sealed(reader, CREDENTIAL, ring.rotated(fresh, turn.retires), record, now)
-            of_keys = {"turned_at": turn.at, "times": turn.times, "retired": turn.retired}
-            return [put(msgspec.structs.replace(made, **of_keys), record)], None
+            former = [number for number in ring.numbers if number not in {0, ring.primary}]
+            turn = turned(record, self._sites.terms, now, former)
+            new = await self._sites.sealed(reader, CREDENTIAL, ring.rotated(fresh, former), record, turn.at)
+            new = msgspec.structs.replace(new, turned_at=turn.at, times=turn.times, retired=turn.retired)
+            return [put(new, record)], None
 
         await transact(self._overlay, self._sequencer, _name("turn"), decide)
         found = await self.standing()

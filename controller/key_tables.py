@@ -74,9 +74,7 @@ def _keys(ring: Mapping[str, Any], now: int) -> Table:
     for column in ("key", "fingerprint", "state", "age", "since", "until"):
         table.add_column(column)
     for key in ring["keys"]:
-        since, until = _since_until(key, now)
-        if ring["expected_keys"] is None and key["state"] in {"secondary", "draining"}:
-            since, until = _ago(key.get("ceased_at"), now), "the next turn, which removes it"
+        since, until = _since_until(key, now, by_time=ring["expected_keys"] is not None)
         began = key.get("staged_at") or key.get("primary_at")
         age = span(now - began) if began else "-"
         number, style = "-" if key["number"] is None else str(key["number"]), "red" if key["state"] == CONDEMNED else ""
@@ -107,9 +105,11 @@ def _by(one: Mapping[str, Any]) -> str:
     return " and ".join(who for who in (one["by"], one["confirmed_by"]) if who) or "-"
 
 
-def _since_until(key: Mapping[str, Any], now: int) -> tuple[str, str]:
-    """How long the key has been so, and what comes next."""
+def _since_until(key: Mapping[str, Any], now: int, *, by_time: bool) -> tuple[str, str]:
+    """How long the key has been so, and what comes next; unless `by_time`, the ring's keys go with the next turn."""
     match key["state"]:
+        case "secondary" | "draining" if not by_time:
+            return _ago(key.get("ceased_at"), now), "the next turn, which removes it"
         case "primary":
             return _ago(key.get("primary_at"), now), "the next turn"
         case "secondary":

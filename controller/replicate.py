@@ -222,14 +222,13 @@ class Replicator:
         session = Session(hello.site, hello.instance, socket, hello.position, self._clock.ticks())
         self.sessions[hello.site] = session
         try:
-            reason = await self._why_not(hello, certificate)  # it may have been removed while it was let in
+            if (reason := await self._why_not(hello, certificate)) is not None:  # removed while it was let in
+                await self.drop(hello.site, reason)
+                return
             session.highest = await self.acknowledgements.compare(hello)
         except Unavailable as error:
             self._say_of(log.error, "acknowledgements_not_readable", hello.site, why=error.message)
             await self.drop(hello.site, "what this site has acknowledged cannot be read now", final=False)
-            return
-        if reason is not None:
-            await self.drop(hello.site, reason)
             return
         if self.sessions.get(hello.site) is not session:  # dropped meanwhile, by a newer stream or by a removal
             if hello.site not in self.sessions:

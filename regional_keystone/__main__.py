@@ -93,7 +93,7 @@ def panic(
             _show_keys(operator_socket.ask(socket_, "/keys"), quiet=as_json)
             if bool(key) == all_:
                 print("say which key, by --key ID, or all of them, by --all", file=sys.stderr)
-                raise SystemExit(2)
+                raise SystemExit(MISCONFIGURED)
             if not yes:
                 typer.confirm("Condemn, for good?", err=True, abort=True)
             told = operator_socket.ask(socket_, "/panic", {"key": key, "all": all_, "why": why})

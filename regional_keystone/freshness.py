@@ -80,8 +80,7 @@ class Limits:
 
     def passed(self) -> list[str]:
         """The classes that nothing is decided about now."""
-        age_s = self._age_s()
-        return [name for name, limit in self._limits.items() if age_s > limit]
+        return _passed(self._limits, self._age_s())
 
 
 class Ends:
@@ -96,7 +95,7 @@ class Ends:
 
     def ended(self, ticks: float, age_s: float) -> list[str]:
         """The classes that may have been answered after they were last returned, and may not now."""
-        before, self.over = self.over, frozenset(name for name, limit in self._limits.items() if age_s > limit)
+        before, self.over = self.over, frozenset(_passed(self._limits, age_s))
         fresh_at = ticks - age_s
         found = [
             name
@@ -207,6 +206,10 @@ class _Heads:
 
 def _later(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else max(one, other)
+
+
+def _passed(limits: Mapping[str, float], age_s: float) -> list[str]:
+    return [name for name, limit in limits.items() if age_s > limit]
 
 
 def class_of(scope: Scope) -> str:

@@ -405,7 +405,8 @@ class Purge:
 
     def _delete_too_old(self, held: Held) -> None:
         """What was answered just before its class ended may be told of just after."""
-        if not self._ends_of_classes.over.isdisjoint(_classes(held)):
+        over = self._ends_of_classes.over
+        if over and not over.isdisjoint(_classes(held)):
             self._delete([held], "too_old")
 
     def _delete_again(self) -> None:

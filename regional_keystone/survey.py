@@ -7,7 +7,6 @@ nobody has written, since a disk may forget. Source: ADR 35.
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
 
 import structlog
 
@@ -22,7 +21,7 @@ log = structlog.get_logger("survey")
 
 _ROWS = 200  # a stretch: about a millisecond of a thread
 _FRESHEN = 1000  # leaves that are read again before a comparison
-_QUIET: Final = 0.01  # of one processor's time goes into reading while nobody else has written
+_QUIET = 0.01  # of one processor's time goes into reading while nobody else has written
 _LOOK_S = 2.0  # for so long it may go unnoticed that somebody has
 
 
@@ -108,8 +107,9 @@ class Survey:
     async def _read_on(self, tree: Tree, cpu_s: float) -> None:
         """Go on where reading had come to, for so much of a processor's time, at the most to the end."""
         while self._left and cpu_s > 0:
-            table, begin = self._left.pop()
+            table, begin = self._left[-1]
             covered = await self._read(tree, table, begin, _ROWS)
+            self._left.pop()  # only now: what could not be read comes the next time
             self._counted += covered.rows
             cpu_s -= covered.cpu_s
             if covered.end is not None:

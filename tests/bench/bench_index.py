@@ -23,13 +23,13 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from controller.ask import page
 from regional_keystone.adapters.sqlite import Sqlite
 from regional_keystone.adapters.sqlite_schema import Statements, writer
 from regional_keystone.log import LOG, Entry, put
@@ -53,7 +53,8 @@ EVENTS, SHORT_EVENTS = (0, 100_000, 1_000_000), (0, 2_000, 20_000)
 MISSED, SHORT_MISSED = 100_000, 2_000
 GOAL_RATIO, GOAL_SHARE, GOAL_BYTES, GOAL_SLICE_MS, GOAL_CATCH_UP_S = 1.05, 5.0, 200, 5.0, 30
 LIVE_US = 2 * 86_400 * 1_000_000
-PAIRS, ROUNDS, PROCESSES = 21, 5, 3
+TURNS, SHORT_TURNS = 21, 5
+ROUNDS, PROCESSES = 5, 3
 PER_S = 10
 TOKENS = 200
 PATIENCE_S = 300
@@ -256,8 +257,7 @@ def revoking(one: Federation, tokens: list[str]) -> Iterator[list[int]]:
 def status(one: Federation) -> Any:
     """What the site says of itself."""
     ports = json.loads((one.state / "ports.json").read_text())
-    with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]['admin']}/status", timeout=30) as answer:
-        return json.load(answer)
+    return page(ports[1]["admin"], "/status", 30.0)
 
 
 def position(one: Federation) -> int:
@@ -326,6 +326,13 @@ def until(holds: Callable[[], bool]) -> None:
 HEAD = 2  # lines above the cases
 
 
+class Turns(NamedTuple):
+    """How often each case has its turn, and how long."""
+
+    count: int
+    seconds: float
+
+
 class Report:
     """The lines of a part's table."""
 
@@ -368,7 +375,11 @@ def in_memory(report: Report, counts: Sequence[int]) -> None:
 
 
 def at_sites(
-    parts: Sequence[str], counts: Sequence[int], count_missed: int, seconds: float, done: Callable[[str, Report], None]
+    parts: Sequence[str],
+    counts: Sequence[int],
+    count_missed: int,
+    turns: Turns,
+    done: Callable[[str, Report], None],
 ) -> None:
     """These parts, one after another, each at a site of its own for each number of events; `done` with each."""
     if parts == ["missed"]:
@@ -378,7 +389,7 @@ def at_sites(
         script = folder / "load.lua" if found("wrk", "wrk") else None
         places = {count: federation(stack, TOKENS) for count in counts}
         spent = {
-            count: list(federation_tokens(one, int(2 * PAIRS * PER_S * seconds) + 50))
+            count: list(federation_tokens(one, int(2 * turns.count * PER_S * turns.seconds) + 50))
             for count, one in places.items()
             if "cost" in parts and count in (counts[0], counts[-1])
         }
@@ -396,7 +407,7 @@ def at_sites(
                 case "start":
                     starts(report, started)
                 case "cost":
-                    compare(report, places, spent, seconds, script)
+                    compare(report, places, spent, turns, script)
                 case _:
                     catch_up(report, places[counts[-1]], counts[-1], count_missed)
             done(part, report)
@@ -419,7 +430,7 @@ def compare(
     report: Report,
     places: dict[int, Federation],
     spent: dict[int, list[str]],
-    seconds: float,
+    turns: Turns,
     script: Path | None,
 ) -> None:
     """CPU of a hot validation at each of these sites, in turn; with tokens to spend, also while they are revoked.
@@ -437,10 +448,10 @@ def compare(
             (places[count], tokens),
         )
     rounds: dict[str, list[Figure]] = {name: [] for name in cases}
-    for _ in range(PAIRS):
+    for _ in range(turns.count):
         for name, (case, meanwhile) in cases.items():
             with revoking(*meanwhile) if meanwhile else nullcontext([]) as said:
-                rounds[name].append(measure(case, seconds, script))
+                rounds[name].append(measure(case, turns.seconds, script))
             assert set(said) <= {204}, said
     none = next(iter(cases))
     for name, each in rounds.items():
@@ -502,7 +513,8 @@ def main() -> None:
         in_memory(report := Report(), counts)
         done("memory", report)
     if at := [part for part in told.only if part != "memory"]:
-        at_sites(at, counts, told.missed or count_missed, 1.0 if told.smoke else told.seconds, done)
+        turns = Turns(SHORT_TURNS if told.smoke else TURNS, told.seconds)
+        at_sites(at, counts, told.missed or count_missed, turns, done)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ SECRET = "first password"
 NAMES = ("RegionOne", "RegionTwo", "RegionThree")
 P50_S, P99_S, SAME_NODE_S = 0.250, 1.0, 0.002
 LATE_S = 60.0
-CONNECTIONS = 48  # of each client that revokes: of one address more than 128 are refused
+CONNECTIONS = 48  # of each client that revokes: [limits] connections_per_peer counts those of both
 COMMAND, PARTS = "make bench-revoke", ("near", "apart", "many", "burst")
 
 

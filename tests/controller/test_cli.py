@@ -152,7 +152,7 @@ def test_people_are_told_what_stolen_keys_cost_by_site_and_hour(capsys, monkeypa
     assert "live tokens end" not in capsys.readouterr().err, "they ended then"
 
 
-def test_a_rehearsal_says_who_is_not_connected(monkeypatch, capsys):
+def test_a_rehearsal_says_who_is_not_connected(monkeypatch):
     key = {"id": "a", "number": 0}
     told = {
         "rings": {

@@ -2,9 +2,7 @@
 
 import contextlib
 import itertools
-import json
 import time
-import urllib.request
 
 import pytest
 
@@ -46,9 +44,7 @@ def fast(tmp_path_factory):
 
 
 def _both_clocks_are_known(home):
-    port = json.loads((home.directory / "ports.json").read_text())[0]["admin"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=10) as answer:
-        sites = json.load(answer)["sites"]
+    sites = home.members()[0].page("/status", 10.0)["sites"]
     return None not in {sites[name]["clock_behind_s"] for name in AHEAD_S}
 
 

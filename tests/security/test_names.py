@@ -64,7 +64,7 @@ FILTERS = {  # query keys that a list's page does not name
 }
 PAGED = "limit marker"
 PLAIN = re.compile(
-    r"[A-Z_]+|self\._?[a-z]+(?:_[a-z]+)?|table|whole|inside|first|key|marks|form|one|name|replication\(replicas\)"
+    r"[A-Z_]+|self\.(?:_?[a-z]+|all_dated)|table|whole|inside|first|key|marks|form|one|name|replication\(replicas\)"
 )
 CALLS = re.compile(r"(_?quoted|_equal|_defined|_greater)\(.*\)|'[,;] '\.join\(.*\)")
 WORDS = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|BATCH|WHERE|PRAGMA|GRANT|AND)\b")

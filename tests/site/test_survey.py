@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 
 from regional_keystone.adapters.sqlite import Sqlite
+from regional_keystone.errors import Unavailable
 from regional_keystone.log import Entry, put
 from regional_keystone.model import User
 from regional_keystone.record import TABLES, encode
@@ -84,6 +85,22 @@ async def test_everything_is_read_in_turn_so_that_what_a_disk_forgot_is_found(st
         await survey.read(0.1)  # one stretch
     assert sorted(store.asked) == whole
     assert survey.tree.root.sum != before
+
+
+async def test_what_could_not_be_read_is_read_the_next_time(store, survey):
+    whole, asked = sorted(store.asked), store.survey
+
+    async def failing(table, begin, least_rows):
+        store.survey = asked
+        raise Unavailable("The store does not answer.")
+
+    store.asked.clear()
+    store.survey = failing
+    with pytest.raises(Unavailable):
+        await survey.read(0.1)
+    for _ in whole:
+        await survey.read(0.1)
+    assert sorted(store.asked) == whole
 
 
 async def test_everything_is_read_again_once_somebody_else_has_written(store, survey):

@@ -805,6 +805,8 @@ def test_one_whose_leader_has_ended_before_it_could_ask_for_its_own_end_ends(tmp
     command = [sys.executable, "-P", "-m", "regional_keystone", "--set", f"site.state_dir={tmp_path}"]
     with own:
         command += ["worker", "--number", "1", "--leader-fd", str(own.fileno())]
-        done = subprocess.run(command, pass_fds=[own.fileno()], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, pass_fds=[own.fileno()], capture_output=True, text=True, timeout=120, check=False
+        )
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(tmp_path.iterdir()), "it has begun nothing"
