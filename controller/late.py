@@ -49,8 +49,8 @@ class Late:
         ticks = self._clock.ticks()
         words = self._words.setdefault(site, deque(maxlen=_WORDS))
         words.append((ticks, now - int(ticks * _SECOND)))
-        known = sorted(self._known(ticks))
-        if known:
+        speaking, known = self._speaking(ticks)
+        if len(known) > speaking / 2:  # before that, one that was here a moment sooner would decide alone
             own = self._clock.now() - int(ticks * _SECOND)
             low, high = known[(len(known) - 1) // 2], known[len(known) // 2]
             self._right = max(low, min(own, high))  # ours, if as many are ahead of it as behind
@@ -106,9 +106,11 @@ class Late:
             cure = "set the clock right (NTP); if it is right, set those of the sites, or [controller] trust_clock"
             log.error("clock_wrong", ahead_s=self.ahead_us() // _SECOND, why=why, cure=cure)
 
-    def _known(self, ticks: float) -> list[int]:
-        zeros = [_zero(words, ticks) for site, words in self._words.items() if self._counts(site)]
-        return [zero for zero in zeros if zero is not None]
+    def _speaking(self, ticks: float) -> tuple[int, list[int]]:
+        """How many sites count and speak, and the clocks of those that have said enough, sorted."""
+        of_sites = [words for site, words in self._words.items() if self._counts(site)]
+        speaking = [words for words in of_sites if ticks - words[-1][0] <= HEARD_S]
+        return len(speaking), sorted(zero for words in speaking if (zero := _zero(words, ticks)) is not None)
 
 
 def _zero(words: deque[tuple[float, int]], ticks: float) -> int | None:

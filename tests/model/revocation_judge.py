@@ -119,9 +119,9 @@ class Judge:
                 worth, ended = state.worth(token), self._ends(site, token, state, asked.now, said.now)
                 event = self.history.events.void(token, state, position) or self._late(site, token, position)
                 mine = own and own.void(token, state, said.number)
-                mine = mine or self._answers(site, token, state)
-                if isinstance(worth, str) or event or mine or ended == "surely":
-                    reasons.append(event or mine or (worth if isinstance(worth, str) else "its trust's end"))
+                early = mine or self._answers(site, token, state) or self._brought(site, token, state)
+                if isinstance(worth, str) or event or early or ended == "surely":
+                    reasons.append(event or early or (worth if isinstance(worth, str) else "its trust's end"))
                 elif ended:
                     reasons.append("its trust's end")
                 surely = own and own.void(token, state, asked.number)
@@ -154,6 +154,10 @@ class Judge:
         for one in [one for batch in site.late for one in batch]:
             events.add(0, one)
         return events.void(token, state, 0)
+
+    def _brought(self, site, token, state):
+        """What the log has revoked counts as soon as a snapshot tells of it, before its other rows show."""
+        return self.history.events.void(token, state, site.follower._store.begun)
 
     def _people(self, token, position):
         trust = self.history.at(position).get("trusts", token.trust_id) if token.trust_id else None

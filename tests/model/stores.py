@@ -74,6 +74,7 @@ class Store:
         self._loop = loop
         self._faults = faults  # .fails() -> None, "before" or "after"
         self._appended = appended
+        self.begun = 0  # the position of the newest snapshot of which rows were taken in, if all of them or not
 
     async def _late(self, rare=0.1):
         if self._loop.random.random() < rare:
@@ -169,7 +170,7 @@ class Store:
         yield SimpleNamespace(position=self.rows.applied, rows=rows)
 
     async def restore(self, position, rows):
-        tables = {}
+        self.begun, tables = max(position, self.begun), {}
         async for name, key, row in rows:
             tables.setdefault(name, {})[tuple(key)] = decode(TABLES[name].kind, row)
         await self._late(0.7)
