@@ -233,7 +233,7 @@ class Identity:
 
         Asked at every acknowledgement, so the file is read only when it is another.
         """
-        path = self._path("ca.crt")
+        path = self.directory / "ca.crt"
         found = path.stat()
         return _cas_seen_in(path, found.st_ino, found.st_mtime_ns)
 

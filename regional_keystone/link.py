@@ -358,6 +358,7 @@ class Link:
     async def _report(self, connection: _Connection) -> None:
         """Tell, whenever there is something to tell: how far we are, and what we revoked ourselves."""
         self._speak.set()
+        looked = False
         while True:
             await self._speak.wait()
             self._speak.clear()
@@ -365,7 +366,9 @@ class Link:
             held = held | self._trusted()
             rings = {name: (seen.epoch, seen.fingerprint) for name, seen in held.items()}
             await self._send(connection, Acknowledge(position, rings, self.issued(), self._provider()))
-            await self._own.returned()
+            if not looked:  # from now on entries tell; before, a snapshot may have
+                await self._own.returned()
+                looked = True
             entries = portion(await self._own.after(connection.own_sent), _OWN_BATCH, _OWN_BYTES)
             if entries:
                 await self._send(connection, Own(self._own.name, entries))

@@ -99,7 +99,10 @@ class OwnFeed:
         """What follows `number` and has not returned in the log yet."""
         with suppress(Unavailable):
             await self.settle()
-        return await self._store.tail(self.name, max(number, self._pruned))
+        if self._follower.peers.get(self.name, 0) > self._pruned:
+            await self.returned()
+        begin = max(number, self._pruned)
+        return await self._store.tail(self.name, begin) if begin < self.number else []
 
     def pending(self) -> int:
         """How many entries have not returned in the log yet."""

@@ -8,6 +8,7 @@ word but that of an old one. Pure, but for `Chain`, which keeps what a place bel
 import asyncio
 import hashlib
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class ChainRefused(Exception):
     """This chain is not one that leads on from what is trusted here; the sentence says why."""
 
 
-class Trusted(msgspec.Struct, frozen=True, kw_only=True):
+class Trusted(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The signers of a federation, as Ed25519 public keys: who signs now, who is ready to, all that count, who did.
 
     `number` counts the statements; 0 is what was told at the joining. `previous` is the digest of the one before.
@@ -46,9 +47,9 @@ class Trusted(msgspec.Struct, frozen=True, kw_only=True):
     signers: tuple[bytes, ...]
     retired: tuple[bytes, ...] = ()
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Names all of it; 32 hex characters."""
+        """Names all of it; 32 hex characters. Asked at every acknowledgement."""
         return hashlib.sha256(_SIGNED + msgspec.msgpack.encode(self)).hexdigest()[:32]
 
     @property

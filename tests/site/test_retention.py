@@ -121,6 +121,7 @@ async def pruned(place, now):
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @example(EDGE)
 @example(dataclasses.replace(EDGE, cause=OWN, shorter=50_000, expiration=400_000))
+@example(dataclasses.replace(EDGE, cause=OWN, expiration=3600, window=172_800))
 @example(dataclasses.replace(EDGE, cause=USER, issued_ahead=0.0))
 @given(case=cases)
 def test_what_was_revoked_is_never_shown_again_whatever_has_been_pruned(case):
