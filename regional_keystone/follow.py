@@ -19,7 +19,7 @@ from regional_keystone.expiry import Expiry
 from regional_keystone.freshness import Age
 from regional_keystone.holder import Holder
 from regional_keystone.issue_counts import IssueCounts
-from regional_keystone.issued import UNNOTED_US, Issued, covers, take_over
+from regional_keystone.issued import Issued, covers, take_over
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import LOG, Entry, Put, Remove, disturbed, memory_bytes, told
 from regional_keystone.marks import Marks
@@ -165,9 +165,9 @@ class Follower:
         fresh_at = self._age.fresh_at(sure=True)
         return None if fresh_at is None else self.leave.noted(fresh_at, self.position, self._projected)
 
-    def recall(self, noted: Noted | None) -> None:
-        """Take up what an earlier life of this replica has noted, as far as the wall clock can be believed."""
-        self.issued.lived(min(noted.noted_at + UNNOTED_US, self._clock.now()) if noted else 0)
+    def recall(self, noted: Noted | None, issued_until: int = 0) -> None:
+        """Take up what an earlier life has noted, as far as the clock can be believed, and until when it issued."""
+        self.issued.lived(issued_until)
         if noted is not None and max(noted.fresh_at, noted.noted_at) <= self._clock.now():
             self._age.recall(noted.fresh_at)
             self.leave.recall(noted)

@@ -370,6 +370,7 @@ class Issuer:
             application_credential_id=aim.credential.id if aim.credential else None,
         )
         self._check_signers(proof, token.scope, prepared)
+        self._check_chain(token)
         text = self._written(token, prepared, proof.signers)
         for user_id in (token.user_id, *([aim.trust.trustor_user_id] if aim.trust else ())):
             self._knowledge.note_issue(user_id, issued_at, made_of)
@@ -379,6 +380,18 @@ class Issuer:
     def _whole(self, instant: int) -> int:
         """An expiry as it can be written: signed tokens know no part of a second."""
         return instant if self._signatory is None else instant // _SECOND * _SECOND
+
+    def _check_chain(self, token: Token) -> None:
+        """Refuse what is void as it is made: a strict revocation ends what its chain makes later as well."""
+        chain = Traits(
+            issued_at=token.issued_at,
+            expires_at=token.expires_at,
+            audit_id=token.audit_id,
+            audit_chain_id=token.chain_id if len(token.audit_ids) > 1 else None,
+            lines=token.lines,
+        )
+        if self._knowledge.index.voided(chain):
+            raise Unauthenticated("A token of this chain was revoked: log in anew.")
 
     def _check_signers(self, proof: Proof, scope: Scope, prepared: Shared) -> None:
         """Refuse to make of a token what one of its signers could not have signed.

@@ -3,7 +3,7 @@
 Separate from follow, which asks it of each revocation of all tokens of a user.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -14,7 +14,6 @@ from regional_keystone.watermarks import WATERMARK
 
 LATE = "late/"  # begins the names of revocations by which a site answers one that reached back over its own issues
 LIMIT = 100_000
-UNNOTED_US = 20_000_000  # a site notes every ten to fifteen seconds that it lives
 
 
 class Issued:
@@ -32,6 +31,7 @@ class Issued:
         self._earlier = 0
         self._unwritten: dict[str, RevocationEvent] = {}
         self._brought: set[int] = set()  # revocations of a snapshot that is not applied yet, each as a hash
+        self.keep: Callable[[int], None] = _unkept  # is told when each token is issued, for a later life
 
     def __len__(self) -> int:
         """For how many users it is known."""
@@ -43,13 +43,14 @@ class Issued:
             self._until = {user: then for user, then in self._until.items() if then > oldest}
             self._made_of = {user: of for user, of in self._made_of.items() if user in self._until}
             self._limit = max(self._least, 2 * len(self._until))
+        self.keep(at)
         self._until[user_id] = max(at, self._until.get(user_id, 0))
         if made_of is not None:
             first, last = self._made_of.get(user_id, (made_of, at))
             self._made_of[user_id] = min(first, made_of), max(last, at)
 
     def lived(self, until: int) -> None:
-        """An earlier life of this process may have issued tokens until then; for whom is not known any more."""
+        """An earlier life of this site may have issued tokens until then; for whom is not known any more."""
         self._earlier = max(self._earlier, until)
 
     def until(self, user_id: str | None) -> int:
@@ -130,6 +131,10 @@ class Issued:
             return 0
         first, last = self._made_of.get(event.user_id, (0, 0))
         return max(last if first // 1_000_000 <= event.issued_before // 1_000_000 else 0, self._earlier)
+
+
+def _unkept(at: int) -> None:
+    del at
 
 
 def take_over(changes: Iterable[Put], peers: dict[str, int]) -> None:

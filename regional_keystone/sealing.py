@@ -37,6 +37,9 @@ _REFUSED = (
 _NOT_YET_READ = "Sealed tokens are to be read again, which some region may not have heard of yet; try again."
 
 
+UNNOTED_US = 20_000_000  # a site notes every ten to fifteen seconds that it lives
+
+
 class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """What a place knows of its own freshness and of its leave to seal, by the wall clock, so that a restart keeps it.
 
@@ -49,6 +52,10 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     sure_at: int | None = None
     isolation_us: int = 0
     lifetime_us: int = 0
+
+    def lived_until(self, now: int) -> int:
+        """How long who noted this may have lived."""
+        return min(self.noted_at + UNNOTED_US, now)
 
 
 class Lives(NamedTuple):

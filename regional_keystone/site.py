@@ -28,6 +28,7 @@ from regional_keystone.enrol import Identity, JoinToken, Membership
 from regional_keystone.errors import StoreDamaged, StoreRefused, Unavailable
 from regional_keystone.freshness import BEAT_S
 from regional_keystone.issue_counts import Issues, read, totals, written
+from regional_keystone.last_issue import LAST_ISSUE, LastIssue
 from regional_keystone.link import Link, renew
 from regional_keystone.log import LOG, Entry
 from regional_keystone.messages import Request, Response
@@ -140,7 +141,11 @@ class Site:
         state, follower = self.settings.site.state_dir, self.part.follower
         name, store = await self._open_own(stack, member)
         self.own = OwnFeed(name, store=store, follower=follower, clock=self.clock)
-        follower.recall(_recalled(state / _FRESH))
+        noted = _recalled(state / _FRESH)
+        last = LastIssue(state / LAST_ISSUE, 0, noted.lived_until(self.clock.now()) if noted else 0)
+        stack.callback(last.close)
+        follower.recall(noted, last.until)
+        follower.issued.keep = last.note
         follower.issues.add(_counted(state / _ISSUED))
         await follower.start()
         await self.own.start()

@@ -99,22 +99,25 @@ class Validator:
         self._said: dict[str, float] = {}
         self.active_until: Callable[[User], int | None] | None = None  # set where who does not log in is shut out
 
-    async def proven(self, text: str) -> tuple[Principal, frozenset[Touch]]:
+    async def proven(self, text: str, *, at_any_age: bool = False) -> tuple[Principal, frozenset[Touch]]:
         """The caller whom this token proves, and what that depends on, for a transaction that stands or falls with it.
 
         Raises Unauthenticated, and Unavailable if it cannot be known now.
         """
         try:
-            verdict = await self.check(text, knows_rules=True)
+            verdict = await self.check(text, knows_rules=True, at_any_age=at_any_age)
         except NotFound:
             raise Unauthenticated from None
         return verdict.principal, verdict.facts.reads
 
-    async def check(self, text: str, *, allow_expired: bool = False, knows_rules: bool = False) -> Verdict:
+    async def check(
+        self, text: str, *, allow_expired: bool = False, knows_rules: bool = False, at_any_age: bool = False
+    ) -> Verdict:
         """What a token says and is worth. Raises NotFound for one that is worth nothing; never repeats its text.
 
         With `allow_expired` it is shown for a while after its end, unless it was revoked. `knows_rules`: whoever asks
-        will keep to the token's access rules; to others one that has some is worth nothing.
+        will keep to the token's access rules; to others one that has some is worth nothing. `at_any_age`: what comes of
+        it only takes away, so that `[freshness]` does not forbid it.
         """
         if not text:
             raise NotFound("No token in the request")
@@ -124,7 +127,7 @@ class Validator:
             raise NotFound(_UNRECOGNIZED) from None
         name = sha256(canonical.encode("ascii")).digest()
         found = self._fastpath.verdict(name, self._clock.now())
-        found = found or await self._examined(name, canonical, allow_expired=allow_expired)
+        found = found or await self._examined(name, canonical, allow_expired=allow_expired, at_any_age=at_any_age)
         within = found.facts.within
         if within is not None and within.allowed is not None and not knows_rules:
             raise NotFound(_FAILED)
@@ -161,7 +164,7 @@ class Validator:
         """What the tokens of a project show; without one, all that tokens without a project do."""
         return await self._narrowed(await self._listing(), Recording(self._reader), project_id)
 
-    async def _examined(self, name: bytes, text: str, *, allow_expired: bool) -> Verdict:
+    async def _examined(self, name: bytes, text: str, *, allow_expired: bool, at_any_age: bool) -> Verdict:
         token, signers = self._opened(text)
         self._check_times(token, allow_expired=allow_expired)
         _check_kind(token)
@@ -178,7 +181,8 @@ class Validator:
         self._check_times(token, facts.within, allow_expired=allow_expired)
         if self._knowledge.index.voided(traits) or not all(map(self._knowledge.accepts_key, signers)):
             raise NotFound(_FAILED)  # asked last: it may have been condemned while the facts were looked up
-        self.limits.check(token.scope)
+        if not at_any_age:
+            self.limits.check(token.scope)
         for one in signers:
             self._check_signer(one, token.scope, facts)
         verdict = self._verdict(name, signers, token, traits, facts, active_until)

@@ -17,6 +17,7 @@ from regional_keystone import logs
 from regional_keystone.backends import open_replica, region_cache, system_clock
 from regional_keystone.enrol import Identity
 from regional_keystone.errors import TooLarge, Unavailable
+from regional_keystone.last_issue import LAST_ISSUE, LastIssue
 from regional_keystone.link import FORWARD_S
 from regional_keystone.log import Entry, Position, Transaction
 from regional_keystone.marks import Marks
@@ -113,7 +114,10 @@ class Worker:
         )
         self.part.follower.chain = Chain(trusted, self.part.follower.holders.values())
         follower = self.part.follower
-        follower.issued.lived(self.clock.now())
+        last = LastIssue(state / LAST_ISSUE, self._number, self.clock.now())
+        stack.callback(last.close)
+        follower.issued.lived(last.until)
+        follower.issued.keep = last.note
         self._refresh = Refresh(follower, self._handed_over)
         await follower.start()
         follower.apply, follower.late, follower.progress = self._stored, self._answer_late, self._stand

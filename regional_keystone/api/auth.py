@@ -59,7 +59,7 @@ def shapes(
     return [
         Route(method="POST", path="/auth/tokens", handle=tokens.issue, weigh=_weigh, open=True),
         Route(method="GET", path="/auth/tokens", handle=tokens.show),
-        Route(method="DELETE", path="/auth/tokens", handle=tokens.revoke, changes="own"),
+        Route(method="DELETE", path="/auth/tokens", handle=tokens.revoke, changes="own", ends_subject=True),
         Route(method="GET", path="/auth/tokens/OS-PKI/revoked", handle=_revoked, open=True),
         Route(method="GET", path="/auth/catalog", handle=tokens.catalog),
         Route(method="GET", path="/auth/system", handle=_system),
@@ -115,6 +115,7 @@ class _Tokens:
 
     async def revoke(self, call: Call) -> Result:
         """The end of a token, and of all that were made from it unless the query says `cascade=false`."""
+        ends_all = _cascades(call.query("cascade"))
         token = (await self._subject(call, _END)).token
         if await call.once("single", partial(self._is_one_too_many, call, token)):
             return Result(status=204, changes=(await _watermark(call, token, self._keep_s),))
@@ -125,7 +126,7 @@ class _Tokens:
             keep_until=max(_after(call.now, self._keep_s), _after(token.expires_at, self._shown_s)),
         )
         own = void(id=call.fresh("token"), issued_before=max(call.now, token.issued_at), audit_id=token.audit_id)
-        if (call.query("cascade") or "").strip().lower() in _FALSE:
+        if not ends_all:
             return Result(status=204, changes=(put(own),))
         # Whatever another region still makes from it, before it hears of this, is void as well: hence its expiry.
         made = void(id=call.fresh("made from it"), issued_before=token.expires_at, audit_chain_id=token.line)
@@ -167,7 +168,8 @@ class _Tokens:
             call.enforce(action)
             raise NotFound("No token in the request")
         knows = _knows_rules(call.request.headers.get("openstack-identity-access-rules", ""))
-        verdict = await self._validator.check(text, allow_expired=allow_expired, knows_rules=knows)
+        ends = action == _END  # which takes away and grants nothing: of how old a knowledge it may be done at any time
+        verdict = await self._validator.check(text, allow_expired=allow_expired, knows_rules=knows, at_any_age=ends)
         if not (action in _FORESEEN and await self._foreseen(call, action, verdict)):
             about = {"user_id": verdict.token.user_id, "user": {"domain": {"id": verdict.principal.user.domain_id}}}
             call.enforce(action, {"target": {"token": about}})
@@ -175,7 +177,9 @@ class _Tokens:
 
     async def _foreseen(self, call: Call, action: str, subject: Verdict) -> bool:
         """Whether policy was asked this for the caller's verdict already, and said yes."""
-        caller = await self._validator.check(call.request.headers["x-auth-token"], knows_rules=True)
+        own = call.request.headers["x-auth-token"]
+        ends_itself = action == _END and own == call.request.headers["x-subject-token"]
+        caller = await self._validator.check(own, knows_rules=True, at_any_age=ends_itself)
         if action == _END:
             return self._validator.may_end(caller, subject)
         return caller.permits(subject, head=call.request.method == "HEAD")
@@ -283,6 +287,16 @@ def _event(event: RevocationEvent) -> dict[str, Any]:
 def _set(event: RevocationEvent, names: Iterable[tuple[str, str]]) -> dict[str, Any]:
     values = ((shown, getattr(event, name)) for name, shown in names)
     return {shown: value for shown, value in values if value is not None}
+
+
+def _cascades(value: str | None) -> bool:
+    """Whether what was made of a token ends with it. Raises Invalid for a word that may mean either."""
+    word = (value or "true").strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise Invalid(
+            f"cascade={word[:32]} says neither: leave it out, or say cascade=false to spare what was made of it."
+        )
+    return word in _TRUE
 
 
 def _is_on(value: str | None) -> bool:

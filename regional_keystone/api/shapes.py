@@ -155,6 +155,8 @@ class Route:
 
     `changes`: "no"; "log" is committed, so forwarded at a site; "own" a site may take into its own feed.
     `weigh`: says which of these one request is, where that depends on more than the route.
+    `ends_subject`: nothing but the end of the token that it is about; a token that ends itself may do so at any age of
+    what is known.
     """
 
     method: str
@@ -163,6 +165,7 @@ class Route:
     changes: str = "no"
     weigh: Callable[[Call], Awaitable[str]] | None = None
     open: bool = False  # answered without a caller
+    ends_subject: bool = False
     base: str = "/v3"  # what the path is below
     body: Mapping[str, Any] | None = None  # JSON schema of the request's body
     query: Mapping[str, Any] | None = None  # JSON schema of each query key that is checked

@@ -8,6 +8,7 @@ from regional_keystone.issue import Login
 from regional_keystone.log import put
 from regional_keystone.model import User
 from regional_keystone.passwords import hash_password
+from regional_keystone.revocation import RevocationIndex
 from tests.site.realm import PASSWORD, SCOPE_P, P, U, ask, grant, realm
 
 
@@ -45,8 +46,22 @@ async def test_what_another_region_made_from_a_revoked_token_a_moment_later_is_v
     assert (await ask(api, "DELETE", "/v3/auth/tokens", token=other.text, subject=root.text))[0] == 204
     await place.clock.advance(5)
     late = Login(methods=("token",), data={"token": {"id": root.text}}, scope=SCOPE_P, principal=principal.principal)
+    known, place.known.index = place.known.index, RevocationIndex()
     made = await place.issuer.issue(late, place.validator.facts)
+    place.known.index = known
     assert (await ask(api, "GET", "/v3/auth/tokens", token=other.text, subject=made.text))[0] == 404
+
+
+@pytest.mark.parametrize("word", ["fals", "bogus", "0x0", "%00"])
+async def test_a_word_that_may_mean_either_ends_nothing(place, word):
+    api = place.api()
+    root, other = await place.login(), await place.login(SCOPE_P)
+    child = await place.rescope(root.text, SCOPE_P)
+    path = f"/v3/auth/tokens?cascade={word}"
+    status, _, said = await ask(api, "DELETE", path, token=other.text, subject=root.text)
+    assert (status, "cascade=false" in said["error"]["message"]) == (400, True)
+    for one in (root, child):
+        assert (await ask(api, "GET", "/v3/auth/tokens", token=other.text, subject=one.text))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/v3/auth/tokens", "/v3/auth/tokens?nocatalog", "/v3/auth/tokens?allow_expired=1"])

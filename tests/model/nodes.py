@@ -27,6 +27,7 @@ from regional_keystone.errors import IdentityError, Unavailable, Unknown
 from regional_keystone.follow import Follower
 from regional_keystone.holder import Holder, look_after
 from regional_keystone.keys import check_value
+from regional_keystone.last_issue import LAST_ISSUE, LastIssue
 from regional_keystone.link import Link
 from regional_keystone.log import LOG
 from regional_keystone.overlay import Overlay
@@ -314,7 +315,7 @@ class Site(Machine):
         self.instance = f"{number:032x}"
         self.replica = Rows()
         self.noted = None
-        self.stream = None
+        self.stream = self._last = None
         self.loss = self.disorder = 0.0
         self.slowness = 1.0
         self.held = self.cut = False
@@ -330,8 +331,14 @@ class Site(Machine):
         return self.holder._ring if self.ready else None
 
     def _died(self):
+        self._let_go()
         if self.stream is not None:
             self.stream.break_()
+
+    def _let_go(self):
+        last, self._last = self._last, None
+        if last is not None:
+            last.close()
 
     async def join(self, controller):
         """By an invitation of this controller."""
@@ -373,7 +380,12 @@ class Site(Machine):
         self.signatory.load()
         self.follow(self.name, mine.cluster, self.box, (mine.signer_key,), store, signatory=self.signatory)
         own = self._own(store)
-        self.follower.recall(self.noted)
+        self._let_go()
+        self._last = last = LastIssue(
+            self.disk.root / LAST_ISSUE, 0, self.noted.lived_until(self.clock.now()) if self.noted else 0
+        )
+        self.follower.recall(self.noted, last.until)
+        self.follower.issued.keep = last.note
         await self.follower.start()
         await own.start()
         self.link = link = SiteLink(

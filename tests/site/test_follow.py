@@ -12,7 +12,7 @@ from regional_keystone.believed import said
 from regional_keystone.errors import Unavailable
 from regional_keystone.follow import APART_S, Follower
 from regional_keystone.holder import Holder
-from regional_keystone.issued import LATE, UNNOTED_US, Issued
+from regional_keystone.issued import LATE, Issued
 from regional_keystone.log import Entry, put, remove
 from regional_keystone.marks import Marks
 from regional_keystone.model import Project
@@ -20,7 +20,7 @@ from regional_keystone.overlay import Overlay
 from regional_keystone.record import spread
 from regional_keystone.refresh import Refresh
 from regional_keystone.revocation import Traits
-from regional_keystone.sealing import Noted
+from regional_keystone.sealing import UNNOTED_US, Noted
 from regional_keystone.watermarks import WATERMARK
 from tests.cloud import event, eventually, project
 from tests.site.test_holder import BOX, FIRST, SECOND, SIGNER, record
@@ -481,17 +481,19 @@ async def test_who_was_issued_for_is_remembered_for_a_lifetime_at_most(part):
 
 async def test_whom_an_earlier_life_issued_for_is_not_known_so_it_may_have_been_anybody(part, answers):
     died_at = part.clock.now()
-    part.follower.recall(Noted(fresh_at=died_at - 60 * SECOND_US, noted_at=died_at))
+    part.follower.recall(Noted(fresh_at=died_at - 60 * SECOND_US, noted_at=died_at), died_at)
     part.follower.note([revoked(1, died_at - 30 * SECOND_US, user_id="u")])
     (answer,) = answers
-    assert answer.issued_before == died_at, "no later than this life began"
+    assert answer.issued_before == died_at
     assert part.follower.index.voided(traits_of("u", died_at)), "it counts before it is durable"
-    await part.clock.advance(3600)
-    part.follower.recall(Noted(fresh_at=died_at, noted_at=died_at))
-    part.follower.note([revoked(2, died_at - 30 * SECOND_US, "f", user_id="v")])
-    assert answers[1].issued_before == died_at + UNNOTED_US, "as long as it may have lived unnoted"
-    part.follower.note([revoked(3, died_at + UNNOTED_US, "g", user_id="w")])
-    assert len(answers) == 2
+    part.follower.note([revoked(2, died_at, "f", user_id="w")])
+    assert len(answers) == 1
+
+
+def test_who_noted_that_he_lived_may_have_lived_unnoted_and_no_longer_than_until_now():
+    noted = Noted(fresh_at=0, noted_at=7)
+    assert noted.lived_until(3600 * SECOND_US) == 7 + UNNOTED_US
+    assert noted.lived_until(9) == 9
 
 
 def traits_of(user_id, issued_at):

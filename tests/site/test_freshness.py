@@ -89,12 +89,31 @@ async def test_every_route_asks_for_the_callers_class_and_no_answer_says_that_it
         ("GET", "/v3/auth/projects", None),
         ("GET", "/v3/auth/catalog", None),
         ("PATCH", f"/v3/users/{U}", {"user": {"description": "x"}}),
-        ("DELETE", "/v3/auth/tokens", None),
+        ("DELETE", f"/v3/users/{U}/tokens", None),
         ("POST", "/v3/auth/tokens", rescoping),
     ]
     for method, path, body in asked:
         status, headers, _ = await ask(place.api(), method, path, token=text, subject=text, body=body)
         assert (status, headers["Retry-After"]) == (503, "1"), (method, path)
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_whoever_ends_a_token_needs_knowledge_for_himself_alone_and_none_to_end_his_own(place, remembered):
+    made, others = await tokens(place), await tokens(place)
+    if not remembered:
+        place.fastpath.forget_all()
+    place.known.age = LIMITS.project - 1  # too old for system and domain
+    for name, status in (("system", 204), ("unscoped", 503), ("project", 204)):
+        path = "/v3/auth/tokens"
+        subject, caller = made["domain" if name == "project" else name], made["project" if name == "project" else name]
+        if name == "unscoped":
+            subject, caller = others["unscoped"], others["system"]
+        got, headers, _ = await ask(place.api(), "DELETE", path, token=caller, subject=subject)
+        assert (got, headers.get("Retry-After")) == (status, None if status == 204 else "1"), name
+    place.known.age = 0.0
+    ended = {name: await validated(place, others["project"], made[name]) for name in made}
+    assert ended == {"system": 404, "domain": 404, "project": 200, "unscoped": 200}
+    assert await validated(place, others["project"], others["unscoped"]) == 200
 
 
 @pytest.mark.parametrize("name", WISHES)

@@ -189,6 +189,26 @@ async def test_the_replica_holds_no_revocation_that_is_not_answered_so_a_later_l
             assert site.own.number == (0 if shut else 1)
 
 
+async def test_a_later_life_voids_what_was_issued_here_behind_a_revocation_and_nothing_that_others_issued_since(lives):
+    last = lives.clock.now() // SECOND * SECOND
+    async with lives.life() as site:
+        site.part.follower.note_issue("somebody", last)
+    lives.clock.ahead_s += 12
+    async with lives.life() as site:
+        follower = site.part.follower
+        while_down, before = event("e", last + 5 * SECOND, user_id="u"), event("f", last - 9 * SECOND, user_id="v")
+        follower.note([Entry(follower.projected + 1, "t", 0, (put(while_down), put(before)))])
+
+        def voided(user_id, at):
+            return follower.index.voided(Traits(issued_at=at, expires_at=10**18, audit_id="a", user_id=user_id))
+
+        assert not voided("u", last + 6 * SECOND), "a login elsewhere, after the revocation"
+        assert voided("v", last)
+        assert not voided("v", last + SECOND)
+        await site.late.written()
+        assert site.own.number == 1
+
+
 async def test_a_snapshot_replaces_nothing_before_what_it_revokes_is_answered(lives):
     async with lives.life() as site:
         site.own._store = store = Shut(site.own._store)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from regional_keystone.errors import Unauthenticated
 from regional_keystone.log import put
 from tests.site.realm import SCOPE_P, SETTINGS, SYSTEM, U, ask, grant, realm
 
@@ -61,4 +62,6 @@ async def test_nothing_is_made_from_what_stays_of_it_any_more(tmp_path):
         await ask(place.api(), "DELETE", "/v3/auth/tokens", token=place.admin, subject=made["middle"])
         await place.clock.advance(5)
         assert await status(place, made["root"]) == 200
-        assert await status(place, (await place.rescope(made["root"], SCOPE_P)).text) == 404
+        with pytest.raises(Unauthenticated, match="log in anew"):
+            await place.rescope(made["root"], SCOPE_P)
+        assert await status(place, (await place.login(SCOPE_P)).text) == 200

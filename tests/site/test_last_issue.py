@@ -1,0 +1,83 @@
+"""When a site issued last is known to its next life to the second, and is never believed to have been earlier."""
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from regional_keystone import last_issue
+from regional_keystone.last_issue import LastIssue
+
+OTHERWISE = 7_000_000
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / last_issue.LAST_ISSUE
+
+
+def until(path):
+    with closing(LastIssue(path, 0, OTHERWISE)) as last:
+        return last.until
+
+
+def test_before_it_says_anything_what_else_is_known_counts_and_goes_on_to_count(path):
+    assert until(path) == OTHERWISE
+    assert LastIssue(path, 0, 99 * OTHERWISE).until == OTHERWISE, "it is written down"
+
+
+def test_a_killed_process_has_told_of_its_last_token(path):
+    told = f"from pathlib import Path; import os; from regional_keystone.last_issue import LastIssue as L;\
+ l = L(Path({str(path)!r}), 0, 1); l.note(5_000_000); l.note(4_000_000); l.note(9_000_000); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", told], check=False).returncode == -9
+    assert until(path) == 9_000_000
+
+
+def test_each_process_of_a_site_has_a_place_and_the_last_of_all_counts(path):
+    with closing(LastIssue(path, 0, 1)) as leader, closing(LastIssue(path, 3, 1)) as worker:
+        worker.note(8_000_000)
+        leader.note(6_000_000)
+    assert until(path) == 8_000_000
+    with closing(LastIssue(path, 3, 1)) as again:
+        again.note(7_000_000)  # by a clock that was set back
+    assert until(path) == 8_000_000
+
+
+def test_a_machine_that_went_down_may_have_lost_the_last_second(path, monkeypatch, tmp_path):
+    with closing(LastIssue(path, 0, 1)) as last:
+        last.note(3_000_000)
+    other = tmp_path / "boot"
+    other.write_text("another life\n")
+    monkeypatch.setattr(last_issue, "_BOOT", other)
+    assert until(path) == OTHERWISE
+    assert until(path) == OTHERWISE
+
+
+def test_where_a_machine_does_not_tell_its_lives_apart_none_is_believed(path, monkeypatch, tmp_path):
+    monkeypatch.setattr(last_issue, "_BOOT", tmp_path / "none")
+    with closing(LastIssue(path, 0, 1)) as last:
+        last.note(3_000_000)
+    assert until(path) == OTHERWISE
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 10, os.urandom(5000)])
+def test_of_a_damaged_file_nothing_is_believed(path, damage):
+    with closing(LastIssue(path, 0, 1)) as last:
+        last.note(3_000_000)
+    path.write_bytes(damage)
+    assert until(path) == OTHERWISE
+
+
+def test_a_file_that_could_not_be_written_is_taken_away(path, monkeypatch):
+    with closing(LastIssue(path, 0, 1)) as last:
+        last.note(3_000_000)
+        with monkeypatch.context() as full:
+            full.setattr(os, "pwrite", _full)
+            last.note(4_000_000)
+    assert until(path) == OTHERWISE
+
+
+def _full(*_):
+    raise OSError(28, "No space left on device")
