@@ -27,10 +27,13 @@ class Unreached(NamedTuple):
     cure: str
 
 
-def unreached(file: Path, section: MiddlewareCache, known: Sequence[Strategy]) -> list[Unreached] | None:
+def unreached(
+    file: Path, section: MiddlewareCache, known: Sequence[Strategy], region: str | None = None
+) -> list[Unreached] | None:
     """All that keeps a site with these settings from the entries of the service that this file configures.
 
-    None if the file says nothing of the middleware's cache. Raises ValueError for a file that cannot be read.
+    `region`: the site's, once it has joined. None if the file says nothing of the middleware's cache. Raises ValueError
+    for a file that cannot be read.
     """
     parser = RawConfigParser(strict=False, allow_no_value=True, default_section="\0")
     try:
@@ -40,7 +43,7 @@ def unreached(file: Path, section: MiddlewareCache, known: Sequence[Strategy]) -
     wanted = [name for name in parser.sections() if _is_meant(name, parser[name])]
     if not wanted:
         return None
-    return [one for name in wanted for one in _of(name, _Options(parser[name]), section, known)]
+    return [one for name in wanted for one in _of(name, _Options(parser[name]), section, known, region)]
 
 
 class _Options:
@@ -69,7 +72,9 @@ def _is_meant(name: str, given: Mapping[str, str | None]) -> bool:
     return any(factory in made_by for factory in _FACTORY) and any(one in given for one in _OWN)
 
 
-def _of(name: str, options: _Options, section: MiddlewareCache, known: Sequence[Strategy]) -> Iterator[Unreached]:
+def _of(
+    name: str, options: _Options, section: MiddlewareCache, known: Sequence[Strategy], region: str | None
+) -> Iterator[Unreached]:
     ours = ",".join(section.servers) or "the region's memcached"
     kept = _seconds(options.text("token_cache_time", _CACHE_TIME))
     if kept < 0:
@@ -94,6 +99,7 @@ def _of(name: str, options: _Options, section: MiddlewareCache, known: Sequence[
         return
     yield from _servers(name, options, section)
     yield from _strategy(name, options, known)
+    yield from _region(name, options, region)
     if kept > section.token_cache_time:
         yield Unreached(
             f"[{name}] token_cache_time = {kept}: the site remembers for {section.token_cache_time:g} s only",
@@ -137,6 +143,17 @@ def _strategy(name: str, options: _Options, known: Sequence[Strategy]) -> Iterat
         yield Unreached(
             f"[{name}] memcache_secret_key is none that the site knows",
             f"add {entry} to [middleware_cache] strategies at the site, FILE with this secret",
+        )
+
+
+def _region(name: str, options: _Options, region: str | None) -> Iterator[Unreached]:
+    """Whoever is asked deletes: without a region the middleware asks the first identity endpoint of the catalog."""
+    theirs = options.text("region_name")
+    if region is not None and theirs != region:
+        said = f"region_name = {theirs}" if theirs else "without region_name"
+        yield Unreached(
+            f"[{name}] {said}: what it keeps may be the answer of another region, which this site does not delete",
+            f"set region_name = {region}",
         )
 
 

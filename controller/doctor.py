@@ -15,6 +15,7 @@ from controller.db import database
 from controller.settings import Settings as ControllerSettings
 from controller.turn_checks import turn_checks
 from regional_keystone import backends, exposure
+from regional_keystone.enrol import Identity
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.followed import Followed
 from regional_keystone.key_directory import examine as examine_keys
@@ -59,7 +60,9 @@ async def examine(settings: Settings, services: Iterable[Path] = ()) -> list[Che
             for host in settings.zookeeper.hosts
         ]
         found += await asyncio.to_thread(lambda: [*_turns(settings.site.state_dir)])
-    return [*found, *_caches(settings, services)]
+    cure = "start it, or correct [middleware_cache] servers; what lies there is deleted when it is back"
+    found += [await _reached("middleware_cache", server, cure) for server in settings.middleware_cache.servers]
+    return [*found, *await asyncio.to_thread(lambda: [*_caches(settings, services)])]
 
 
 def _caches(settings: Settings, services: Iterable[Path]) -> Iterator[Check]:
@@ -70,9 +73,11 @@ def _caches(settings: Settings, services: Iterable[Path]) -> Iterator[Check]:
     except (ConfigurationError, StoreRefused) as error:
         yield Check("middleware_cache", FAIL, str(error), "correct [middleware_cache] strategies")
         return
+    identity = Identity(settings.site.state_dir / "identity")
+    region = identity.membership().name if identity.directory.exists() and identity.joined else None
     for file in services:
         try:
-            found = unreached(file, section, known)
+            found = unreached(file, section, known, region)
         except ValueError as error:
             yield Check(check, FAIL, f"{file}: {error}", "name a configuration of a service")
             continue

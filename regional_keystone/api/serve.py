@@ -138,6 +138,9 @@ class Api:
             response = await self._answer(request, keep)
         except IdentityError as refusal:
             response = refused(refusal, request.base_url)
+        except msgspec.DecodeError as error:  # requests are read elsewhere: this is a row, at a site until it is mended
+            _log.error("row_not_readable", request_id=request.id, where=where(error))
+            response = refused(Unavailable("A record cannot be read here now; try again."), request.base_url)
         except Exception as error:  # noqa: BLE001  the one place where nothing may get through
             _log.error("answer_failed", request_id=request.id, error=type(error).__name__, where=where(error))
             response = refused(IdentityError(), request.base_url)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from regional_keystone.messages import Request
+from regional_keystone.record import decode
 from tests.api.conftest import Client
 
 DEEP = b'{"user": {"name": "a", "x": ' + b"[" * 31 + b"]" * 31 + b"}}"
@@ -254,3 +255,15 @@ async def test_of_several_that_are_not_there_upstreams_first_is_named(admin):
     assert answer.status == 400
     assert (await admin("PUT", "/projects/x/tags/a,b")).status == 400
     assert (await admin("PUT", "/projects/x/tags/a")).status == 404
+
+
+async def test_a_row_that_was_garbled_on_disk_is_not_there_now_and_no_fault(world, admin, monkeypatch):
+    store = world.controller.part.store
+
+    async def garbled(kind, *key):
+        del key
+        return decode(kind, b"\x00\xff")
+
+    monkeypatch.setattr(store, "get", garbled)
+    answer = await admin("GET", "/users/of-a-row-that-is-not-in-memory")
+    assert (answer.status, "Retry-After" in answer.headers) == (503, True), answer.body

@@ -3,11 +3,13 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from controller.doctor import examine
+from regional_keystone.enrol import Membership
 from regional_keystone.settings import Settings, load
-from tests.processes import rkctl
+from tests.processes import free_port, rkctl
 
 SECRET = "of all services in this region"
 SERVERS = "cache1.oslo.example:11211,cache2.oslo.example:11211"
@@ -86,6 +88,24 @@ def test_a_service_that_is_reached_and_what_keeps_others_from_it(doctor):
         assert state == "WARN"
         assert detail in said
         assert cure in told
+
+
+def test_a_service_that_may_ask_another_region_is_told_which_is_the_sites(doctor, tmp_path):
+    identity = tmp_path / "state" / "identity"
+    identity.mkdir(mode=0o700, parents=True)
+    member = Membership(cluster="c", name="Oslo", instance="i", controllers=(), signers=())
+    (identity / "membership").write_bytes(msgspec.json.encode(member))
+    for region, said in (("", "without region_name"), ("region_name = Rome\n", "region_name = Rome")):
+        ((state, detail, cure),) = doctor(NOVA.replace("[wsgi]", f"{region}[wsgi]"))
+        assert (state, cure) == ("WARN", "set region_name = Oslo")
+        assert said in detail
+    assert [state for state, *_ in doctor(NOVA.replace("[wsgi]", "region_name = Oslo\n[wsgi]"))] == ["OK"]
+
+
+def test_a_server_that_is_not_there_is_told(told):
+    site, file = told(NOVA, servers=f"127.0.0.1:{free_port()}")
+    found = asyncio.run(examine(load(Settings, site), [file]))
+    assert [one.state for one in found if one.check == "middleware_cache"] == ["WARN"]
 
 
 def test_a_service_that_keeps_nothing_and_a_port_that_is_not_written_are_no_fault(doctor):
