@@ -106,7 +106,8 @@ def panic(
 def _show_keys(told: dict[str, Any], *, quiet: bool) -> None:
     if not quiet:
         for one in told["keys"]:
-            print(f"{one['id']}  {one['ring']}{'  condemned' if one['condemned'] else ''}", file=sys.stderr)
+            cost = f", under it about {one['live_tokens']} live tokens from here" if one["live_tokens"] else ""
+            print(f"{one['id']}  {one['ring']}{'  condemned' if one['condemned'] else ''}{cost}", file=sys.stderr)
 
 
 def _show_panic(told: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ which a controller takes it over once, and turns the ring away. Source: docs/adr
 """
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from aiohttp import web
 from regional_keystone.errors import IdentityError, Invalid, NotFound
 from regional_keystone.follow import Follower
 from regional_keystone.holder import CREDENTIAL
+from regional_keystone.issue_counts import Issues, live
 from regional_keystone.log import Transaction, put
 from regional_keystone.model import Condemned
 from regional_keystone.operator_listener import answered, rendered, who_asks
@@ -34,13 +36,19 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Panic:
-    """Condemns keys at one site. `own` is the site's own feed, told to every process of the site."""
+    """Condemns keys at one site. `own` is the site's own feed, told to every process of the site.
 
-    def __init__(self, *, follower: Follower, own: Committer, clock: Clock, place: str) -> None:
+    `issued`: how many tokens all its processes have issued, by key and hour.
+    """
+
+    def __init__(
+        self, *, follower: Follower, own: Committer, clock: Clock, place: str, issued: Callable[[], Issues]
+    ) -> None:
         self._follower = follower
         self._own = own
         self._clock = clock
         self._place = place
+        self._issued = issued
 
     def keys(self) -> dict[str, str]:
         """Id -> ring of every key that this site knows, signing keys too, but those of the secrets of credentials.
@@ -86,6 +94,11 @@ class Panic:
         wanted = msgspec.json.decode(await request.read(), type=Wanted)
         return answered(self._told(await self.condemn(wanted, f"{who_asks(request)} at {self._place}")))
 
+    def _live(self, key: str) -> int:
+        """About how many tokens from here, under this key, are good."""
+        now = self._clock.now()
+        return live(self._issued().get(key, {}), now, self._follower.lifetime_us or now)
+
     def _told(self, condemned: list[str]) -> dict[str, Any]:
         signatory = self._follower.signatory
         try:
@@ -100,6 +113,9 @@ class Panic:
         return {
             "site": self._place,
             "condemned": condemned,
-            "keys": [{"id": key, "ring": ring, "condemned": key in known} for key, ring in self.keys().items()],
+            "keys": [
+                {"id": key, "ring": ring, "condemned": key in known, "live_tokens": self._live(key)}
+                for key, ring in self.keys().items()
+            ],
             "issues_tokens": issues,
         }

@@ -130,7 +130,13 @@ class Site:
             cache=region_cache(self.settings),
         )
         stack.push_async_callback(self.door.close)
-        self.panic = Panic(follower=self.part.follower, own=own, clock=self.clock, place=member.name)
+        self.panic = Panic(
+            follower=self.part.follower,
+            own=own,
+            clock=self.clock,
+            place=member.name,
+            issued=self.link.issued,
+        )
         export(self.part, self.door)
         self._open_purge(stack)
         await self._open_comparing()

@@ -125,7 +125,7 @@ async def test_a_revocation_and_a_panic_at_one_site_count_at_another_that_shares
                 began = time.monotonic()
                 await eventually(lambda name=f"a{number}": voided(here, audit_id=name))
                 took.append(time.monotonic() - began)
-            panic = Panic(follower=there, own=own, clock=clock, place=PEER)
+            panic = Panic(follower=there, own=own, clock=clock, place=PEER, issued=dict)
             assert here.accepts_key(key)
             assert await panic.condemn(Wanted(key=key, why="a test"), "me") == [key]
             began = time.monotonic()

@@ -74,7 +74,7 @@ class Region(Site):
         self.follower.chain = Chain(trusted, self.follower.holders.values(), self._chain_path)
         feed = Feed(self.fed, self.loop, self.faults)
         own = OwnFeed(f"{self.name}/{self.instance}", store=feed, follower=self.follower, clock=self.clock)
-        self.panic = Panic(follower=self.follower, own=own, clock=self.clock, place=self.name)
+        self.panic = Panic(follower=self.follower, own=own, clock=self.clock, place=self.name, issued=dict)
         return own
 
     def restore(self):

@@ -163,9 +163,11 @@ async def test_the_operators_socket_is_for_its_owner_alone_and_says_who_it_was(t
     runner = await listen(three.site.panic.app(), path)
     try:
         assert path.stat().st_mode & 0o777 == 0o600
+        await token(three)
         key = primary(three)
         asked = await asyncio.to_thread(operator_socket.ask, path, "/keys")
-        assert {"id": key, "ring": "token", "condemned": False} in asked["keys"]
+        (mine,) = [one for one in asked["keys"] if one["id"] == key]
+        assert mine == {"id": key, "ring": "token", "condemned": False, "live_tokens": 1}
         told = await asyncio.to_thread(operator_socket.ask, path, "/panic", {"key": key, "why": "w"})
         assert told["condemned"] == [key]
         assert told["issues_tokens"] is False
