@@ -256,6 +256,7 @@ def doctor(
     """Look whether what is configured is there and can be relied on. Exit code 1 when a check fails.
 
     Example: rkctl doctor --config controller.conf
+
     Example: rkctl doctor --site --config site.conf --service /etc/nova/nova.conf
     """
     with errors():

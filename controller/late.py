@@ -83,7 +83,7 @@ class Late:
 
     def why_not(self) -> str | None:
         """Why nothing may be written now; None where it may."""
-        if self._right is None and not self._trusted and self._clock.ticks() < self._waits_until:
+        if self._right is None and not self._trusted and self._waits(self._clock.ticks()):
             return "This controller has just started, and compares its clock with those of its sites."
         return self.why_wrong()
 
@@ -105,6 +105,11 @@ class Late:
             self._said_at = ticks
             cure = "set the clock right (NTP); if it is right, set those of the sites, or [controller] trust_clock"
             log.error("clock_wrong", ahead_s=self.ahead_us() // _SECOND, why=why, cure=cure)
+
+    def _waits(self, ticks: float) -> bool:
+        """For the sites' first words; where some speak, until more than half have said enough, within reason."""
+        more_s = HEARD_S if self._speaking(ticks)[0] else 0.0
+        return ticks < self._waits_until + more_s
 
     def _speaking(self, ticks: float) -> tuple[int, list[int]]:
         """How many sites count and speak, and the clocks of those that have said enough, sorted."""

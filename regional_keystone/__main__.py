@@ -106,7 +106,8 @@ def panic(
 def _show_keys(told: dict[str, Any], *, quiet: bool) -> None:
     if not quiet:
         for one in told["keys"]:
-            cost = f", under it about {one['live_tokens']} live tokens from here" if one["live_tokens"] else ""
+            live = one.get("live_tokens")  # a site that still runs the former version does not say
+            cost = f", under it about {live} live tokens from here" if live else ""
             print(f"{one['id']}  {one['ring']}{'  condemned' if one['condemned'] else ''}{cost}", file=sys.stderr)
 
 

@@ -39,6 +39,7 @@ BATCH = 512
 _RETRY_S = 1.0
 _SAY_AGAIN_S = 60.0
 APART_S = 3.0  # a site that has not heard for longer may have been left behind by a turn of the keys
+_AHEAD_US = 60_000_000  # tokens that are dated further ahead are worth nothing
 _DATED_US = 3_000_000  # a token says in whole seconds, by a clock of another place, when it was sealed
 _ISOLATION_S = 259_200.0
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
@@ -343,7 +344,8 @@ class Follower:
         """Make a revocation of another place count; what this one has to add, since it had issued behind it."""
         known = self.index.version
         self.void(event)
-        answer = self.issued.answer(event, self.own, self.peers, is_new=self.index.version != known)
+        latest, is_new = self._clock.now() + _AHEAD_US, self.index.version != known
+        answer = self.issued.answer(event, self.own, self.peers, is_new=is_new, latest=latest)
         return [] if answer is None else [answer]
 
     def answer(self, late: list[RevocationEvent]) -> None:

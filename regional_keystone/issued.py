@@ -32,6 +32,7 @@ class Issued:
         self._unwritten: dict[str, RevocationEvent] = {}
         self._brought: set[int] = set()  # revocations of a snapshot that is not applied yet, each as a hash
         self.keep: Callable[[int], None] = _unkept  # is told when each token is issued, for a later life
+        self.kept: Callable[[], int] = _never  # when any process of this site was told so last
 
     def __len__(self) -> int:
         """For how many users it is known."""
@@ -53,9 +54,16 @@ class Issued:
         """An earlier life of this site may have issued tokens until then; for whom is not known any more."""
         self._earlier = max(self._earlier, until)
 
-    def until(self, user_id: str | None) -> int:
-        """When a token of this user may have been issued here last; 0 for never, and for no user."""
-        return max(self._until.get(user_id, 0), self._earlier) if user_id else 0
+    def lost(self) -> None:
+        """Another process of this site has issued tokens, and will not say for whom."""
+        self.lived(self.kept())
+
+    def until(self, user_id: str | None, latest: int) -> int:
+        """When a token of this user may have been issued here last; 0 for never, and for no user.
+
+        An earlier life's word counts up to `latest`: its clock may have been wrong, and it is about every user.
+        """
+        return max(self._until.get(user_id, 0), min(self._earlier, latest)) if user_id else 0
 
     @property
     def unwritten(self) -> Collection[RevocationEvent]:
@@ -88,7 +96,7 @@ class Issued:
         self._brought.clear()
 
     def answer(
-        self, event: RevocationEvent, own: str | None, peers: Mapping[str, int], *, is_new: bool
+        self, event: RevocationEvent, own: str | None, peers: Mapping[str, int], *, is_new: bool, latest: int
     ) -> RevocationEvent | None:
         """What voids the tokens that were issued here behind a revocation of their user; None where there are none.
 
@@ -107,11 +115,11 @@ class Issued:
         if (name.startswith(LATE) or WATERMARK in name) and not is_new:
             return None
         if name.startswith(LATE):
-            issued_at = self._exchanged(event)
+            issued_at = self._exchanged(event, latest)
         elif 0 < number <= peers.get(feed, 0):
             return None
         else:
-            issued_at = self.until(event.user_id)
+            issued_at = self.until(event.user_id, latest)
             if event.user_id and _is_of_all(event):  # of what was exchanged so far nothing remains
                 self._made_of.pop(event.user_id, None)
         if issued_at // 1_000_000 <= event.issued_before // 1_000_000:
@@ -125,16 +133,20 @@ class Issued:
             keep_until=issued_at + event.keep_until - event.issued_before,
         )
 
-    def _exchanged(self, event: RevocationEvent) -> int:
+    def _exchanged(self, event: RevocationEvent, latest: int) -> int:
         """When something may have been made here last of tokens that this voids; 0 for never."""
         if not event.user_id:
             return 0
         first, last = self._made_of.get(event.user_id, (0, 0))
-        return max(last if first // 1_000_000 <= event.issued_before // 1_000_000 else 0, self._earlier)
+        return max(last if first // 1_000_000 <= event.issued_before // 1_000_000 else 0, min(self._earlier, latest))
 
 
 def _unkept(at: int) -> None:
     del at
+
+
+def _never() -> int:
+    return 0
 
 
 def take_over(changes: Iterable[Put], peers: dict[str, int]) -> None:

@@ -7,12 +7,16 @@ then what was noted of its life counts (`sealing.Noted`).
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from struct import Struct
+from typing import TypeVar
 
 import structlog
 
 from regional_keystone import durable
+
+T = TypeVar("T")
 
 log = structlog.get_logger("last_issue")
 
@@ -27,35 +31,55 @@ _ALL = Struct(f">{_SLOTS}q")
 
 
 class LastIssue:
-    """One process' place in the file at `path`, which is made again where it says nothing of this machine's life.
+    """One process' place in the file at `path`: the first process of a site makes it, those beside it find it there.
 
-    `until`: when any process of this site issued last, before this was made; microseconds since 1970 UTC.
+    A file that says nothing of this machine's life is made again. Where it can neither be written nor taken away, what
+    it says may be too early for a later life; that is logged.
     """
 
-    def __init__(self, path: Path, number: int, otherwise: int) -> None:
-        """`number` of the process, and `otherwise`: what counts where the file cannot tell. Raises OSError."""
+    def __init__(self, path: Path, number: int = 0, otherwise: int | None = None) -> None:
+        """`number` of the process; `otherwise`: what counts where the file cannot tell, for the first process."""
         self._path, self._place = path, _BOOT_BYTES + number % _SLOTS * _INSTANT.size
         found = _read(path)
         if found is None:
-            durable.write(path, _boot() + _ALL.pack(otherwise, *[0] * (_SLOTS - 1)))
-        self.until = otherwise if found is None else max(found)
+            _forget(path)
+            if otherwise is not None:
+                found = (otherwise, *[0] * (_SLOTS - 1))
+                _attempt(path, lambda: durable.write(path, _boot() + _ALL.pack(*found)))
         self._last = found[number % _SLOTS] if found else 0
-        self._file = os.open(path, os.O_WRONLY)
+        self._until = max(found) if found else 0
+        self._file = _attempt(path, lambda: os.open(path, os.O_WRONLY)) if found else None
+
+    def until(self) -> int:
+        """When any process of this site issued last, in this life of the machine; microseconds since 1970 UTC."""
+        self._until = max(self._until, *(_read(self._path) or (0,)))
+        return self._until
 
     def note(self, at: int) -> None:
         """A token is about to be issued that is dated so. Tokens have whole seconds, so this writes once in each."""
         if at <= self._last:
             return
         self._last = at
-        try:
-            os.pwrite(self._file, _INSTANT.pack(at), self._place)
-        except OSError as error:  # what it says is not true any more
-            log.error("last_issue_not_noted", path=str(self._path), why=error.strerror)
-            self._path.unlink(missing_ok=True)
+        file = self._file
+        if file is not None and _attempt(self._path, lambda: os.pwrite(file, _INSTANT.pack(at), self._place)) is None:
+            _forget(self._path)  # what it says is not true any more
 
     def close(self) -> None:
         """Let go of the file."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
+
+
+def _attempt(path: Path, work: Callable[[], T]) -> T | None:
+    try:
+        return work()
+    except OSError as error:
+        log.error("last_issue_not_noted", path=str(path), why=error.strerror)
+        return None
+
+
+def _forget(path: Path) -> None:
+    _attempt(path, lambda: path.unlink(missing_ok=True))
 
 
 def _read(path: Path) -> tuple[int, ...] | None:

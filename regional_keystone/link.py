@@ -107,6 +107,7 @@ class Link:
         self._apart = False
         self.held: Callable[[], tuple[int, dict[str, Seen]]] = self._held
         self.issued: Callable[[], Issues] = follower.issues.told
+        self.snapshot_begins: Callable[[], None] = _nothing  # before any of its rows counts
         self.answered: Callable[[], Awaitable[None]] = _answered  # before a snapshot replaces what was there
         self._signatory = follower.signatory
         self._complained: dict[str, tuple[str, float]] = {}
@@ -241,6 +242,7 @@ class Link:
         if first.position < self._follower.position:
             raise ValueError("the snapshot is older than this replica")
         log.info("snapshot_begins", position=first.position)
+        self.snapshot_begins()
 
         async def all_rows() -> AsyncIterator[tuple[str, tuple[object, ...], bytes]]:
             part = first
@@ -415,6 +417,10 @@ async def renew(identity: Identity, controllers: Sequence[str], clock: Clock) ->
         if clock.now() >= identity.renewal_due_at():
             await renewed(identity, controllers)
         await clock.sleep(min(60.0, max(1.0, (identity.renewal_due_at() - clock.now()) / 1_000_000)))
+
+
+def _nothing() -> None:
+    """Nobody else has issued tokens here."""
 
 
 async def _answered() -> None:

@@ -128,6 +128,8 @@ class OwnFeed:
                 log.error("own_feed_went_back", feed=self.name, number=self.number, taken=taken.number)
                 self._went_back = True
             return
+        noted = self._follower.peers.get(self.name, 0)  # by the log, which may be ahead of what is durable
+        self._follower.peers[self.name] = max(taken.number, noted)  # so that a prune that fails is tried again
         try:
             self._follower.pending.drop(taken.number)
             await self._store.prune(self.name, taken.number)

@@ -44,7 +44,8 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     """What a place knows of its own freshness and of its leave to seal, by the wall clock, so that a restart keeps it.
 
     `sure_at`: when the ring in use was known to be the newest one; `isolation_us` and `lifetime_us`: what came with it.
-    `noted_at`: when this was noted; by a clock that was set back behind it, no time can be counted.
+    `noted_at`: when this was noted; by a clock that was set back behind it, no time can be counted. `issues_kept`: when
+    a token was issued last was written down as well, which former versions did not.
     """
 
     fresh_at: int
@@ -52,10 +53,12 @@ class Noted(msgspec.Struct, frozen=True, kw_only=True):
     sure_at: int | None = None
     isolation_us: int = 0
     lifetime_us: int = 0
+    issues_kept: bool = False
 
-    def lived_until(self, now: int) -> int:
-        """How long who noted this may have lived."""
-        return min(self.noted_at + UNNOTED_US, now)
+    @property
+    def lived_until(self) -> int:
+        """How long who noted this may have lived, by the clock that it was noted by."""
+        return self.noted_at + UNNOTED_US
 
 
 class Lives(NamedTuple):
@@ -181,7 +184,12 @@ class Leave:
         now, lifetime_us = self._clock.now(), self.lifetime_us
         sure_at = None if sure is None else now - int((self._clock.ticks() - sure) * 1_000_000)
         noted = Noted(
-            fresh_at=fresh_at, noted_at=now, sure_at=sure_at, isolation_us=isolation_us, lifetime_us=lifetime_us
+            issues_kept=True,
+            fresh_at=fresh_at,
+            noted_at=now,
+            sure_at=sure_at,
+            isolation_us=isolation_us,
+            lifetime_us=lifetime_us,
         )
         return self._lasting.newest(position, projected, noted)
 

@@ -148,15 +148,25 @@ class Site:
         name, store = await self._open_own(stack, member)
         self.own = OwnFeed(name, store=store, follower=follower, clock=self.clock)
         noted = _recalled(state / _FRESH)
-        last = LastIssue(state / LAST_ISSUE, 0, noted.lived_until(self.clock.now()) if noted else 0)
+        last = self._last_issue(noted)
         stack.callback(last.close)
-        follower.recall(noted, last.until)
-        follower.issued.keep = last.note
+        follower.recall(noted, last.until())
+        follower.issued.keep, follower.issued.kept = last.note, last.until
         follower.issues.add(_counted(state / _ISSUED))
         await follower.start()
         await self.own.start()
         self.late = LateAnswers(self.own, self.clock)
         follower.late, follower.apply = self.late.put, self._apply
+
+    def _last_issue(self, noted: Noted | None) -> LastIssue:
+        """Where it is written down when this site issues; what a former version has issued since is not there."""
+        state = self.settings.site.state_dir
+        if noted is not None and not noted.issues_kept:
+            (state / LAST_ISSUE).unlink(missing_ok=True)
+        last = LastIssue(state / LAST_ISSUE, otherwise=noted.lived_until if noted else 0)
+        if noted is not None and not noted.issues_kept:
+            durable.write(state / _FRESH, msgspec.json.encode(msgspec.structs.replace(noted, issues_kept=True)))
+        return last
 
     def _open_purge(self, stack: AsyncExitStack) -> None:
         self.purge = purge(self.settings, self.part, self.door)
@@ -328,6 +338,7 @@ class Site:
             clock=self.clock,
         )
         self.link.held, self.link.issued = self.workers.held, self.workers.issued
+        self.link.snapshot_begins = self.part.follower.issued.lost  # the leader answers it for all
         if self.peers is not None:
             self.peers.told, self.workers.peers = self.workers.hear, self.peers.words
         return self.workers

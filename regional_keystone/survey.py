@@ -108,8 +108,12 @@ class Survey:
         """Go on where reading had come to, for so much of a processor's time, at the most to the end."""
         while self._left and cpu_s > 0:
             table, begin = self._left[-1]
-            covered = await self._read(tree, table, begin, _ROWS)
-            self._left.pop()  # only now: what could not be read comes the next time
+            try:
+                covered = await self._read(tree, table, begin, _ROWS)
+            except Unavailable:
+                self._left.insert(0, self._left.pop())  # the others first the next time
+                raise
+            self._left.pop()
             self._counted += covered.rows
             cpu_s -= covered.cpu_s
             if covered.end is not None:

@@ -114,9 +114,9 @@ class Worker:
         )
         self.part.follower.chain = Chain(trusted, self.part.follower.holders.values())
         follower = self.part.follower
-        last = LastIssue(state / LAST_ISSUE, self._number, self.clock.now())
+        last = LastIssue(state / LAST_ISSUE, self._number)
         stack.callback(last.close)
-        follower.issued.lived(last.until)
+        follower.issued.lived(last.until() or self.clock.now())
         follower.issued.keep = last.note
         self._refresh = Refresh(follower, self._handed_over)
         await follower.start()

@@ -318,6 +318,7 @@ class Workers:
             self.gone(number)
             self._ended = add_counts(self._ended, worker.counts)
             self._follower.issues.add(worker.issued)
+            self._follower.issued.lost()
             self._follower.progress()  # what all the others hold may be more
             self._stir()
 

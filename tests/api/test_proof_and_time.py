@@ -30,8 +30,8 @@ async def boss(world, admin):
 async def test_who_loses_the_right_between_proof_and_commit_changes_nothing(world, admin, boss, monkeypatch, how):
     prove, proven = world.api._prove, []
 
-    async def prove_and_lose(text):
-        found = await prove(text)
+    async def prove_and_lose(text, **more):
+        found = await prove(text, **more)
         proven.append(text)
         if proven.count(boss.token) == 2 and text == boss.token:  # the second one is the transaction's own
             lost = {
@@ -52,8 +52,8 @@ async def test_who_loses_the_right_between_proof_and_commit_changes_nothing(worl
 async def test_a_change_elsewhere_between_proof_and_commit_disturbs_nobody(world, admin, boss, monkeypatch):
     prove, proven = world.api._prove, []
 
-    async def prove_while_others_write(text):
-        found = await prove(text)
+    async def prove_while_others_write(text, **more):
+        found = await prove(text, **more)
         if text == boss.token:
             proven.append(await admin("POST", "/regions", {"region": {}}))
         return found

@@ -156,6 +156,20 @@ async def test_who_starts_long_after_the_last_entry_waits_for_the_sites_and_no_l
     assert late.why_not() is None
 
 
+async def test_who_starts_waits_for_more_than_half_of_those_that_speak_for_a_while():
+    clock, late = made()
+    late.begin(clock.now() - HOUR_S * SECOND, expects=True)
+    end_s = FIRST_S + HEARD_S
+    late.heard("A", clock.now())
+    for _ in range(int(end_s)):
+        assert late.why_not()
+        late.heard("A", clock.now() - HOUR_S * SECOND)
+        for name in "BC":
+            late.heard(f"{name}{clock.ticks()}", clock.now())  # each says one word only
+        await clock.advance(1.0)
+    assert late.why_not() is None, "nobody can keep it waiting"
+
+
 async def test_an_operators_word_is_the_last():
     clock, late = made(trusted=True)
     late.begin(clock.now() + HOUR_S * SECOND, expects=True)

@@ -381,10 +381,9 @@ class Site(Machine):
         self.follow(self.name, mine.cluster, self.box, (mine.signer_key,), store, signatory=self.signatory)
         own = self._own(store)
         self._let_go()
-        self._last = last = LastIssue(
-            self.disk.root / LAST_ISSUE, 0, self.noted.lived_until(self.clock.now()) if self.noted else 0
-        )
-        self.follower.recall(self.noted, last.until)
+        otherwise = self.noted.lived_until if self.noted else 0
+        self._last = last = LastIssue(self.disk.root / LAST_ISSUE, otherwise=otherwise)
+        self.follower.recall(self.noted, last.until())
         self.follower.issued.keep = last.note
         await self.follower.start()
         await own.start()

@@ -476,7 +476,7 @@ async def test_who_was_issued_for_is_remembered_for_a_lifetime_at_most(part):
         part.follower.note_issue(f"u{number}", part.clock.now())
         await part.clock.advance(300)
     assert len(part.follower.issued) <= 40
-    assert part.follower.issued.until("u999")
+    assert part.follower.issued.until("u999", 0)
 
 
 async def test_whom_an_earlier_life_issued_for_is_not_known_so_it_may_have_been_anybody(part, answers):
@@ -490,10 +490,18 @@ async def test_whom_an_earlier_life_issued_for_is_not_known_so_it_may_have_been_
     assert len(answers) == 1
 
 
-def test_who_noted_that_he_lived_may_have_lived_unnoted_and_no_longer_than_until_now():
-    noted = Noted(fresh_at=0, noted_at=7)
-    assert noted.lived_until(3600 * SECOND_US) == 7 + UNNOTED_US
-    assert noted.lived_until(9) == 9
+async def test_an_earlier_life_whose_clock_was_ahead_is_believed_as_far_as_clocks_may_be_apart(part, answers):
+    now = part.clock.now()
+    part.follower.recall(None, now + 10**6 * SECOND_US)
+    part.follower.note([revoked(1, now - 30 * SECOND_US, user_id="u")])
+    assert [one.issued_before for one in answers] == [now + 60 * SECOND_US]
+    await part.clock.advance(10)
+    part.follower.note([revoked(2, now, "f", user_id="v")])
+    assert answers[1].issued_before == now + 70 * SECOND_US
+
+
+def test_who_noted_that_he_lived_may_have_lived_unnoted():
+    assert Noted(fresh_at=0, noted_at=7).lived_until == 7 + UNNOTED_US
 
 
 def traits_of(user_id, issued_at):

@@ -175,6 +175,22 @@ async def test_nothing_is_forgotten_before_this_replica_holds_it_durably(feed):
     assert feed.own.pending() == 0
 
 
+async def test_what_the_log_shows_is_forgotten_as_far_as_it_is_durable_and_the_rest_once_it_is(feed):
+    await feed.revoke("a", "b")
+    follower = feed.part.follower
+    follower.note([Entry(1, "t1", 0, (put(Taken(feed=NAME, number=1)),))])
+    assert await follower.settled(1, 5.0)
+    feed.part.store.full = True
+    follower.note([Entry(2, "t2", 0, (put(Taken(feed=NAME, number=2)),))])
+    assert [entry.number for entry in await feed.own.after(0)] == [2]
+    assert feed.own.pending() == 1
+    feed.part.store.full = False
+    await feed.part.clock.advance(2)
+    assert await follower.settled(2, 5.0)
+    assert await feed.own.after(0) == []
+    assert feed.own.pending() == 0
+
+
 async def test_a_feed_restored_from_a_backup_takes_nothing_that_would_be_lost(feed):
     await feed.revoke("a")
     await feed.take(5)

@@ -3,8 +3,10 @@
 import asyncio
 import dataclasses
 import json
+import uuid
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import msgspec
 import pytest
 import structlog
 
@@ -207,6 +209,26 @@ async def test_a_later_life_voids_what_was_issued_here_behind_a_revocation_and_n
         assert not voided("v", last + SECOND)
         await site.late.written()
         assert site.own.number == 1
+
+
+async def test_what_a_former_version_has_issued_since_is_not_in_the_file(lives):
+    """An older version notes that it lives, and not when it issues."""
+    last = lives.clock.now() // SECOND * SECOND
+    async with lives.life() as site:
+        site.part.follower.note_issue("somebody", last)
+    fresh = lives.state / "fresh"
+    noted = msgspec.json.decode(fresh.read_bytes())
+    assert noted.pop("issues_kept") is True
+    lives.clock.ahead_s += 3600
+    fresh.write_bytes(msgspec.json.encode(noted | {"noted_at": lives.clock.now()}))
+    for _ in range(2):  # a life that ends before it could note anything changes nothing of it
+        async with lives.life() as site:
+            follower, at = site.part.follower, lives.clock.now()
+            event_ = event(uuid.uuid4().hex, last + 60 * SECOND, user_id="u")
+            follower.note([Entry(follower.projected + 1, "t", 0, (put(event_),))])
+            assert follower.index.voided(Traits(issued_at=at, expires_at=10**18, audit_id="a", user_id="u"))
+            assert await follower.settled(follower.position, 5.0)
+        lives.clock.ahead_s += 5
 
 
 async def test_a_snapshot_replaces_nothing_before_what_it_revokes_is_answered(lives):

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pytest
 
@@ -101,6 +101,23 @@ async def test_what_could_not_be_read_is_read_the_next_time(store, survey):
     for _ in whole:
         await survey.read(0.1)
     assert sorted(store.asked) == whole
+
+
+async def test_a_stretch_that_cannot_be_read_keeps_back_no_other(store, survey):
+    whole, asked = sorted(store.asked), store.survey
+    damaged = whole[len(whole) // 2]
+
+    async def failing(table, begin, least_rows):
+        if (table, begin) == damaged:
+            raise Unavailable("A page of this file is damaged.")
+        return await asked(table, begin, least_rows)
+
+    store.asked.clear()
+    store.survey = failing
+    for _ in range(2 * len(whole)):
+        with suppress(Unavailable):
+            await survey.read(0.1)
+    assert sorted(set(store.asked)) == [one for one in whole if one != damaged]
 
 
 async def test_everything_is_read_again_once_somebody_else_has_written(store, survey):

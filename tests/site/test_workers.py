@@ -462,6 +462,23 @@ async def test_a_revocation_that_reaches_back_over_an_issue_of_a_worker_is_answe
     assert three.site.own.number == 1  # who issued nothing has nothing to answer
 
 
+@pytest.mark.parametrize("by", ["its end", "a snapshot"])
+async def test_what_a_worker_issued_that_will_not_say_so_is_answered_by_its_leader(three, by):
+    now, follower = three.clock.now(), three.site.part.follower
+    three.worker(2).part.follower.note_issue("u", now + 3_000_000)
+    assert follower.issued.until("u", now + 10**12) < now
+    if by == "its end":
+        three.processes[2][-1].kill()
+        await eventually(lambda: len(three.processes[2]) == 2 and three.site.missing() is None)
+        await three.write(event("e", now, user_id="u"))
+    else:
+        three.site.link.snapshot_begins()
+        await follower.brought(event("e", now, user_id="u"))
+    assert follower.index.voided(Traits(issued_at=now + 2_000_000, expires_at=10**18, audit_id="a", user_id="u"))
+    assert not follower.index.voided(Traits(issued_at=now + 4_000_000, expires_at=10**18, audit_id="a", user_id="u"))
+    await eventually(lambda: three.site.own.number >= 1)
+
+
 async def test_more_answers_than_a_frame_holds_cost_no_worker_its_life(three, monkeypatch):
     monkeypatch.setattr(relay, "MAX_FRAME_BYTES", 1_600_000)
     events = [event(f"e{number}", 1, audit_id=f"e{number}", project_id="p" * 20_000) for number in range(100)]
