@@ -286,6 +286,7 @@ async def test_an_old_entry_put_back_after_a_change_is_stale(place, server, what
         after = await victim.says(text)
         assert after == await without.says(text) != before
         assert victim.lookups.get("stale") == 1
+        await victim.written()  # what it has looked up takes the old one's place, and not that of the next
 
 
 async def test_an_old_entry_put_back_after_a_new_password_saves_no_token(place, server):
