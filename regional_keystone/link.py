@@ -44,7 +44,7 @@ from regional_keystone.messages import (
     at_site,
     encode,
 )
-from regional_keystone.model import RevocationEvent
+from regional_keystone.model import Condemned, RevocationEvent
 from regional_keystone.own_feed import OwnFeed, portion
 from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import decode
@@ -250,6 +250,8 @@ class Link:
                 for row in part.rows:
                     if row[0] == "revocations":
                         await self._follower.brought(decode(RevocationEvent, row[2]))
+                    elif row[0] == "condemned":
+                        self._follower.condemn([decode(Condemned, row[2]).id])
                     yield row
                 if part.last:
                     await self.answered()
