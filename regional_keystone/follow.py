@@ -18,6 +18,7 @@ from regional_keystone.errors import Unavailable
 from regional_keystone.expiry import Expiry
 from regional_keystone.freshness import Age
 from regional_keystone.holder import Holder
+from regional_keystone.issue import SKEW_S
 from regional_keystone.issue_counts import IssueCounts
 from regional_keystone.issued import Issued, covers, take_over
 from regional_keystone.keys import KeyRing
@@ -39,7 +40,7 @@ BATCH = 512
 _RETRY_S = 1.0
 _SAY_AGAIN_S = 60.0
 APART_S = 3.0  # a site that has not heard for longer may have been left behind by a turn of the keys
-_AHEAD_US = 60_000_000  # tokens that are dated further ahead are worth nothing
+_AHEAD_US = int(SKEW_S * 1_000_000)  # tokens that are dated further ahead are worth nothing
 _DATED_US = 3_000_000  # a token says in whole seconds, by a clock of another place, when it was sealed
 _ISOLATION_S = 259_200.0
 _RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often

@@ -161,11 +161,12 @@ class Site:
     def _last_issue(self, noted: Noted | None) -> LastIssue:
         """Where it is written down when this site issues; what a former version has issued since is not there."""
         state = self.settings.site.state_dir
-        if noted is not None and not noted.issues_kept:
+        former = noted if noted is not None and not noted.issues_kept else None
+        if former is not None:
             (state / LAST_ISSUE).unlink(missing_ok=True)
         last = LastIssue(state / LAST_ISSUE, otherwise=noted.lived_until if noted else 0)
-        if noted is not None and not noted.issues_kept:
-            durable.write(state / _FRESH, msgspec.json.encode(msgspec.structs.replace(noted, issues_kept=True)))
+        if former is not None:
+            durable.write(state / _FRESH, msgspec.json.encode(msgspec.structs.replace(former, issues_kept=True)))
         return last
 
     def _open_purge(self, stack: AsyncExitStack) -> None:
