@@ -14,7 +14,7 @@ import structlog
 from regional_keystone.api.consequences import follow
 from regional_keystone.api.fields import check, parse
 from regional_keystone.api.outcomes import kept, outcome, repeatable
-from regional_keystone.api.shapes import Call, Lengths, Result, Route, Shape
+from regional_keystone.api.shapes import Call, Lengths, Result, Route, Shape, about_itself
 from regional_keystone.api.verbs import routes
 from regional_keystone.errors import IdentityError, MethodNotAllowed, NotFound, Unauthenticated, Unavailable
 from regional_keystone.log import Change, put
@@ -239,7 +239,7 @@ class Api:
         token = request.headers.get("x-auth-token")
         if not token:
             raise Unauthenticated
-        ends_itself = route.ends_subject and request.headers.get("x-subject-token") == token
+        ends_itself = route.ends_subject and about_itself(request)
         principal, reads = await self._prove(token, at_any_age=ends_itself)
         if not principal.may_ask(request.method, request.path):
             raise _NotByRules

@@ -149,6 +149,11 @@ class Edge:
     hook: Hook = nothing
 
 
+def about_itself(request: Request) -> bool:
+    """Whether the token that is asked about is the one by which is asked."""
+    return request.headers.get("x-subject-token") == request.headers.get("x-auth-token")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Anything else: a computed view, a protocol step.
