@@ -6,6 +6,7 @@ The same at a site, where `link` brings the entries, and at a controller, where 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -26,6 +27,7 @@ from regional_keystone.log import LOG, Entry, Put, Remove, disturbed, memory_byt
 from regional_keystone.marks import Marks
 from regional_keystone.model import Attempts, Condemned, RevocationEvent, Ring, SignerChain, Signing, Site, Taken
 from regional_keystone.overlay import Overlay
+from regional_keystone.owed_rings import OwedRings
 from regional_keystone.ports import Clock, Writer
 from regional_keystone.record import R, Touch, decode
 from regional_keystone.relay import Relay
@@ -43,7 +45,6 @@ APART_S = 3.0  # a site that has not heard for longer may have been left behind 
 _AHEAD_US = int(SKEW_S * 1_000_000)  # tokens that are dated further ahead are worth nothing
 _DATED_US = 3_000_000  # a token says in whole seconds, by a clock of another place, when it was sealed
 _ISOLATION_S = 259_200.0
-_RETRY_KEYS_S = 60.0  # a ring that is refused again and again is tried, and complained of, less often
 
 _NO_SIGNERS = Signers()
 _of = attrgetter(*Revocation.__struct_fields__)  # a site that starts with a million asks it a million times
@@ -104,8 +105,7 @@ class Follower:
         self._noted, self._stored = Marks(), Marks()
         self.issued = Issued()
         self._behind = (-1, 0.0)  # where the replica stood when that was complained of last, and when
-        self._owed: dict[str, Ring] = {}  # rings of the log that could not be installed yet
-        self._retry_keys_s = _RETRY_S
+        self._owed = OwedRings(clock)
         self._quarantined = False  # turns of the keys do not wait for this site
         self._head = self._ahead_us = 0
         self._age = Age(clock, leads=leads)
@@ -247,6 +247,7 @@ class Follower:
         while True:
             await self._work()
             while self._queue:
+                await self._install_owed()
                 batch = [self._queue[place] for place in range(min(BATCH, len(self._queue)))]
                 try:
                     await self._project(batch)
@@ -428,15 +429,16 @@ class Follower:
 
     async def _work(self) -> None:
         """Wait until something is to be projected; meanwhile try again to install a ring that was refused."""
-        while self._owed and not self._more.is_set():
-            try:
-                async with asyncio.timeout(self._retry_keys_s):
+        while not self._more.is_set():
+            await self._install_owed()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._owed.due_in_s()):
                     await self._more.wait()
-            except TimeoutError:
-                for owed in list(self._owed.values()):
-                    await self._install(owed)
-        await self._more.wait()
         self._more.clear()
+
+    async def _install_owed(self) -> None:
+        for record in self._owed.due():
+            await self._install(record)
 
     def _say_behind(self, error: Unavailable) -> None:
         """Complain of a replica that does not get on: at once, then now and then for as long as it stands there."""
@@ -450,14 +452,11 @@ class Follower:
         if holder is None:
             return  # of a newer version
         if await holder.install(record, self._clock.now()) or record.epoch <= holder.seen.epoch:
-            self._owed.pop(record.id, None)
+            self._owed.drop(record.id)
             self.leave.installed(record, self._age.sure_since)
-            self._retry_keys_s = _RETRY_S
             self.progress()
         else:
-            again = record == self._owed.get(record.id)
-            self._retry_keys_s = min(2 * self._retry_keys_s, _RETRY_KEYS_S) if again else _RETRY_S
-            self._owed[record.id] = record
+            self._owed.add(record)
 
     async def _follow_chain(self, records: Sequence[SignerChain]) -> None:
         if records and self.chain is not None:

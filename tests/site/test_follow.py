@@ -154,9 +154,8 @@ async def test_a_full_disk_delays_nothing_but_the_replica(part):
 
 
 async def test_a_ring_that_could_not_be_written_is_installed_as_soon_as_it_can_be(part, monkeypatch):
-    monkeypatch.setattr("regional_keystone.follow._RETRY_S", 0.02)
+    monkeypatch.setattr("regional_keystone.owed_rings.FIRST_PAUSE_S", 0.02)
     part.clock._now = record(FIRST).turned_at
-    part.follower._retry_keys_s = 0.02
     part.holder.directory.parent.mkdir(exist_ok=True)
     part.holder.directory.write_text("in the way")
     part.follower.note([entry(1, put(record(FIRST)))])
@@ -165,8 +164,27 @@ async def test_a_ring_that_could_not_be_written_is_installed_as_soon_as_it_can_b
     told = asyncio.Event()
     part.follower.progress = told.set
     part.holder.directory.unlink()
+    await part.clock.advance(0.1)
     await eventually(lambda: part.holder.seen.epoch == 1)
     await asyncio.wait_for(told.wait(), 5)  # so that it is acknowledged
+
+
+@pytest.mark.parametrize("store_away", [False, True])
+async def test_a_ring_is_tried_again_however_much_arrives_meanwhile(part, store_away):
+    part.clock._now = record(FIRST).turned_at
+    part.holder.directory.parent.mkdir(exist_ok=True)
+    part.holder.directory.write_text("in the way")
+    part.follower.note([entry(1, put(record(FIRST)))])
+    assert await part.follower.settled(1, 5.0)
+    part.holder.directory.unlink()
+    part.store.full = store_away
+    for number in range(2, 42):  # more often than a ring is tried
+        part.follower.note(projects(number))
+        await part.clock.advance(0.25)
+        await asyncio.sleep(0.02)
+        if part.holder.seen.epoch:
+            return
+    pytest.fail("it was not tried again in ten seconds")
 
 
 async def test_until_the_ring_of_the_log_is_installed_a_key_may_be_lacking(part, monkeypatch):
