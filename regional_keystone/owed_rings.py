@@ -26,7 +26,7 @@ class OwedRings:
         self._owed: dict[str, _Owed] = {}
 
     def add(self, record: Ring) -> None:
-        """This one could not be installed just now: it is due in a second, and after twice as long each further time."""
+        """This one could not be installed just now: it is due in a second, each further time after twice as long."""
         before = self._owed.get(record.id)
         again = before is not None and before.record == record
         pause_s = min(2 * before.pause_s, LONGEST_PAUSE_S) if before is not None and again else FIRST_PAUSE_S
