@@ -165,8 +165,10 @@ class Judge:
     def _usable(self, name, sites):
         for site in sites.values():
             machine = self.world.sites.get(site.id)
-            if site.state != "active" or machine is None or machine.instance != site.instance or machine.went_back:
+            if site.state != "active" or machine is None or machine.instance != site.instance:
                 continue
+            if machine.replica.applied < machine.had:
+                continue  # rings of the same keys do not make up for what its replica has lost
             known = machine.replica.tables.get("signing", {}).get((SIGNING,))
             if known is None or name not in known.keys:
                 self.broken("INV-6", f"signing key {name[:6]} may be used, and {site.id}, which is active, lacks it")

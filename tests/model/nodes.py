@@ -321,6 +321,7 @@ class Site(Machine):
         self.held = self.cut = False
         self.backup = None
         self.went_back = False  # it was restored from a backup, and has not caught up with what it had acknowledged
+        self.had = 0  # so far its replica was when it was restored
         self.joined = False
         self.holder = None
         self.clock_is_right = True
@@ -450,6 +451,7 @@ class Site(Machine):
     def restore(self):
         """The machine as it was when the backup was made."""
         self.disk.restore()
+        self.had = max(self.had, self.replica.applied)
         replica, self.noted, _ = self.backup
         self.replica = replica.copy()
         self.went_back = True
