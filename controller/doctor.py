@@ -22,6 +22,7 @@ from regional_keystone.key_directory import examine as examine_keys
 from regional_keystone.key_files import Damage, KeyRepositoryError, is_there
 from regional_keystone.middleware_cache import strategies
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
+from regional_keystone.signing_files import CURRENT, NEXT, load_private
 
 _REACH_S = 2.0
 _PROBE = "doctor"
@@ -113,12 +114,23 @@ def _key_directories(settings: Settings) -> Iterator[Check]:
         for one in _damage(named or state / name):
             cure = one.cure or "nothing to do while the process runs: it is written again from the controllers' ring"
             yield Check(check, FAIL if one.cure else WARN, f"{one.file}: {one.what}", cure)
+    if settings.token.provider == "jws":
+        yield from _signing_keys(settings.jwt_tokens.directories(state)[0], check)
     if keys.follow is not None:
         followed = Followed(keys.follow, keys.follow_seals, logs=False)
         followed.read()
         if followed.problem:
             what, _, cure = followed.problem.partition("; mend it: ")
             yield Check(check, FAIL, what, cure or "copy it once more from where Keystone turns it")
+
+
+def _signing_keys(directory: Path, check: str) -> Iterator[Check]:
+    for name in (CURRENT, NEXT):
+        try:
+            load_private(directory, name)
+        except KeyRepositoryError as error:
+            what, _, cure = str(error).partition("; mend it: ")
+            yield Check(check, FAIL, what, cure or "let the process read it")
 
 
 def _damage(directory: Path) -> Iterable[Damage]:

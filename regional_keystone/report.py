@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from regional_keystone.backends import cassandra_counters
 from regional_keystone.convergence import Comparing
+from regional_keystone.follow import Follower
 from regional_keystone.freshness import CLASSES
 from regional_keystone.holder import Holder
 from regional_keystone.metrics import Durations, Told
@@ -13,6 +14,7 @@ from regional_keystone.parts import Door, Replica
 from regional_keystone.passwords import hashes_waiting
 from regional_keystone.ports import Clock
 from regional_keystone.purge import Purge
+from regional_keystone.signing import SIGNING
 
 if TYPE_CHECKING:
     from regional_keystone.backends import Counters
@@ -62,7 +64,7 @@ def export(part: Replica, opened: Door) -> None:
     tell("revocations_live", lambda: len(follower.index))
     tell("ring_epoch", lambda: {name: seen.epoch for name, seen in follower.seen.items()})
     tell("bundles_refused", lambda: sum((one.refused for one in follower.holders.values()), Counter[str]()))
-    tell("key_damage", lambda: {name: len(holder.damage) for name, holder in follower.holders.items()})
+    tell("key_damage", lambda: _damage(follower))
     tell("key_directories_mended", lambda: {name: holder.mended for name, holder in follower.holders.items()})
     tell("condemned_keys", lambda: len(follower.condemned))
     tell("sealed_tokens_read", lambda: float(follower.signers.reads_sealed))
@@ -73,6 +75,11 @@ def export(part: Replica, opened: Door) -> None:
     counters = cassandra_counters(part.store)
     if counters is not None:
         _export_cassandra(tell, counters)
+
+
+def _damage(follower: Follower) -> dict[str, int]:
+    found = {name: len(holder.damage) for name, holder in follower.holders.items()}
+    return found | ({} if follower.signatory is None else {SIGNING: len(follower.signatory.damage)})
 
 
 def left_s(ends: Mapping[str, int | None], clock: Clock) -> dict[str, float]:

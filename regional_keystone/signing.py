@@ -21,7 +21,7 @@ from regional_keystone import signing_files as files
 from regional_keystone.bundle import Seen
 from regional_keystone.errors import Forbidden, Unavailable
 from regional_keystone.jws import MOST_OF, PrivateKey, PublicKey, Signed, der, key_id, public_key, sign
-from regional_keystone.key_files import KeyRepositoryError
+from regional_keystone.key_files import KeyRepositoryError, Look, look
 from regional_keystone.model import MaySign, Signing, SigningKey
 from regional_keystone.payload import NotAToken
 from regional_keystone.ports import Clock
@@ -137,6 +137,8 @@ class Signatory:
     _stored: Signing = field(default_factory=lambda: Signing(id=SIGNING, epoch=0))
     _settling: asyncio.Lock = field(default_factory=asyncio.Lock)
     _foreign: list[str] = field(default_factory=list)
+    _said: dict[str, str] = field(default_factory=dict)  # what is wrong on disk, as it was told
+    _looked: tuple[Look | None, Look | None] | None = None
 
     def load(self) -> None:
         """Look at what is on disk. Raises KeyRepositoryError for a private key that others can read, and the like."""
@@ -167,22 +169,38 @@ class Signatory:
         async with self._settling:
             if stored is not None and stored.epoch > self._stored.epoch:
                 self._stored = stored
-            signers = self.signers
+            signers, wrong = self.signers, dict[str, str]()
             self.owed = False
             try:
                 if self.signs:
                     self._own, self._next = await asyncio.to_thread(self._private_keys, signers)
             except (KeyRepositoryError, OSError) as error:
-                self.owed = True
-                log.error("signing_key_not_kept", why=str(error))
+                self.owed, wrong["signing_key_not_kept"] = True, str(error)
             try:
                 if self.keeps and signers.record.epoch:
                     self._tell_foreign(await asyncio.to_thread(files.write_public, self.public, self._public(signers)))
             except OSError as error:
-                self.owed = True
-                log.error("public_keys_not_written", why=str(error))
+                self.owed, wrong["public_keys_not_written"] = True, str(error)
             else:
                 self.seen = seen(self._stored)
+            self._tell(wrong)
+
+    async def look_after(self, *, thoroughly: bool = False) -> bool:
+        """Put right what was changed on disk since it was looked at last; whether more may be acknowledged than before.
+
+        `thoroughly`: read it even if the file system tells of no change, as of a disk that loses bits.
+        """
+        found = await asyncio.to_thread(lambda: (look(self.private), look(self.public))) if self.keeps else None
+        before, was_owed, touched = self.seen, self.owed, found != self._looked
+        self._looked = found  # as it was before anything is written: the next look asks after that
+        if was_owed or touched or (thoroughly and self.keeps):
+            await self.settle()
+        return self.seen != before or (was_owed and not self.owed)
+
+    @property
+    def damage(self) -> list[str]:
+        """What is wrong with the files of signing keys, and could not be put right."""
+        return list(self._said.values())
 
     def offer(self) -> tuple[bytes, bytes] | None:
         """The public key that is to be made known, and the proof that the private one is here; None for nothing."""
@@ -227,8 +245,11 @@ class Signatory:
 
     def _private_keys(self, signers: Signers) -> tuple[_Own | None, _Own | None]:
         """The key in use and the one that is to follow it; made, and put in its place, where this process does that."""
-        next_ = _Own.of(files.load_private(self.private, files.NEXT))  # first: it may be about to be promoted
-        own = _Own.of(files.load_private(self.private, files.CURRENT))
+        held, next_held = self._own, self._next if self.keeps else None
+        if next_held is not None and next_held.id in self.condemned:
+            next_held = None
+        next_ = self._found(files.NEXT, next_held)  # first: it may be about to be promoted
+        own = self._found(files.CURRENT, held if held is not None and self._is_good(signers, held.id) else None)
         if next_ is not None and self._is_good(signers, next_.id):
             if self.keeps:
                 files.promote(self.private)
@@ -239,6 +260,22 @@ class Signatory:
         if next_ is None and self.keeps and self._wants_another(signers, own):
             next_ = _Own.of(files.make_private(self.private, files.NEXT))
         return own, next_
+
+    def _found(self, name: str, held: _Own | None) -> _Own | None:
+        """The key in this file; where the file is gone or spoilt the one that this process holds, written again."""
+        try:
+            found, why = _Own.of(files.load_private(self.private, name)), "it is gone"
+        except KeyRepositoryError as error:
+            if held is None:
+                raise
+            found, why = None, str(error)
+        if found is not None or held is None:
+            return found
+        if self.keeps:
+            files.write_private(self.private, name, held.private)
+            cure = f"none needed: it is written again. Could others read it: rkctl keys compromised --key {held.id}"
+            log.error("key_file_damaged", ring=SIGNING, file=str(self.private / name), why=why, cure=cure)
+        return held
 
     def _is_good(self, signers: Signers, name: str) -> bool:
         now = 0 if self.clock is None else self.clock.now()
@@ -251,6 +288,12 @@ class Signatory:
 
     def _public(self, signers: Signers) -> dict[str, PublicKey]:
         return {name: key for name, key in signers.public.items() if name not in self.condemned}
+
+    def _tell(self, wrong: dict[str, str]) -> None:
+        for event, why in wrong.items():
+            if self._said.get(event) != why:
+                log.error(event, why=why)
+        self._said = wrong
 
     def _tell_foreign(self, names: list[str]) -> None:
         if names and names != self._foreign:

@@ -57,14 +57,19 @@ def load_private(directory: Path, name: str) -> PrivateKey | None:
 
 
 def make_private(directory: Path, name: str) -> PrivateKey:
-    """A new private key, on disk under this name, mode 0600, before it is returned. Raises OSError."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """A new private key, on disk under this name before it is returned. Raises OSError."""
     key = ec.generate_private_key(ec.SECP256R1())
+    write_private(directory, name, key)
+    return key
+
+
+def write_private(directory: Path, name: str, key: PrivateKey) -> None:
+    """This key durably under this name, mode 0600, in place of whatever file was there. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     plain = serialization.NoEncryption()
     durable.write(
         directory / name, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
     )
-    return key
 
 
 def promote(directory: Path) -> None:

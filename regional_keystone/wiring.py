@@ -4,6 +4,7 @@ A controller is put together from the same parts (`controller.wiring`), so what 
 """
 
 import asyncio
+import itertools
 import math
 import ssl
 import uuid
@@ -72,6 +73,7 @@ log = structlog.get_logger("site")
 WAIT_S = 3.0  # how long an answer waits for its own change to arrive here
 CONFIRMED_S = 1.0  # how old what is known may be for the fast path where others append to the log as well
 SETTLE_S = 1.0
+_THOROUGHLY = 60  # one look at signing keys in so many reads every file
 _ROWS = 20_000  # answers of the store that many validations share
 
 
@@ -131,12 +133,13 @@ async def replica(
 
 async def _signatory(settings: Settings, clock: Clock, owner: str, cluster: str, *, keeps: bool) -> Signatory:
     """Raises StoreRefused for a private key that others can read, and the like."""
-    section, state = settings.jwt_tokens, settings.site.state_dir / "jws-keys"
+    section = settings.jwt_tokens
+    private, public = section.directories(settings.site.state_dir)
     signatory = Signatory(
         owner,
         cluster,
-        section.jws_private_key_repository or state / "private",
-        section.jws_public_key_repository or state / "public",
+        private,
+        public,
         keeps=keeps,
         signs=settings.token.provider == "jws",
         lag_s=min(math.ceil(settings.freshness.skew_s), MOST_LAG_S),
@@ -393,11 +396,11 @@ async def look_after_keys(part: Replica) -> None:
 
 
 async def settle_again(part: Replica) -> None:
-    """Try again, for ever, to write what could not be written of signing keys; tell that it is held then."""
-    while True:
+    """See to it that the files of signing keys are what they should be, for ever; tell what is held only then."""
+    for number in itertools.count(1):
         await part.clock.sleep(SETTLE_S)
-        if part.signatory is not None and part.signatory.owed:
-            await part.signatory.settle()
+        thoroughly = number % _THOROUGHLY == 0
+        if part.signatory is not None and await part.signatory.look_after(thoroughly=thoroughly):
             part.follower.progress()
 
 

@@ -128,5 +128,21 @@ async def test_the_doctor_looks_at_directories_of_keys_and_says_what_mends_them(
     assert capsys.readouterr().out == "", "what it prints is for programs, too"
 
 
+async def test_the_doctor_looks_at_the_private_keys_of_who_signs(tmp_path):
+    at = dataclasses.replace(Settings().site, state_dir=tmp_path)
+    sealing = dataclasses.replace(Settings(), site=at)
+    signing = dataclasses.replace(sealing, token=dataclasses.replace(Settings().token, provider="jws"))
+    private = tmp_path / "jws-keys" / "private"
+    private.mkdir(parents=True, mode=0o700)
+    (private / "next.pem").touch(mode=0o600)
+
+    async def keys(settings):
+        return [(one.state, one.detail, one.cure) for one in await examine(settings) if one.check == "keys"]
+
+    assert await keys(sealing) == [], "nobody reads it"
+    path = private / "next.pem"
+    assert await keys(signing) == [("FAIL", f"{path}: no private key", f"rm {path}, and another is made")]
+
+
 def snapshot(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -151,8 +151,7 @@ class Machine:
         """As the wiring does it."""
         while True:
             await self.clock.sleep(1.0)
-            if self.signatory.owed:
-                await self.signatory.settle()
+            if await self.signatory.look_after():
                 self.follower.progressed()
 
     def _look_after(self):

@@ -492,6 +492,125 @@ def _read_only(_directory):
     raise OSError("Read-only file system")
 
 
+def _gone(path):
+    path.unlink()
+
+
+def _spoilt(path):
+    path.write_bytes(b"-----BEGIN PRIVATE KEY-----\nSECRET\n-----END PRIVATE KEY-----\n")
+
+
+def _open_to_all(path):
+    path.chmod(0o644)
+
+
+@pytest.mark.parametrize("befalls", [_gone, _spoilt, _open_to_all])
+async def test_what_befalls_a_private_key_while_it_is_in_use_is_told_and_put_right(tmp_path, befalls):
+    path = keep(tmp_path / "private")
+    here = signatory(tmp_path)
+    here.take(record())
+    await here.settle()
+    await here.look_after()
+    befalls(path)
+    with structlog.testing.capture_logs() as said:
+        await here.look_after()
+    assert [one["event"] for one in said] == ["key_file_damaged"]
+    assert said[0]["file"] == str(path)
+    assert "--key " + ID in said[0]["cure"]
+    assert "SECRET" not in str(said)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert jws.key_id(load_private(tmp_path / "private", CURRENT).public_key()) == ID
+    assert jws.read(_signed(here)).kid == ID
+    assert here.offer() is None, "nothing new has to be made known"
+    assert here.damage == []
+
+
+async def test_the_next_key_that_was_offered_is_put_back_and_comes_into_use(tmp_path):
+    keep(tmp_path / "private")
+    here = signatory(tmp_path)
+    here.take(Signing(id=SIGNING, epoch=2, keys=record().keys, renew={HERE: 1}))
+    await here.settle()
+    public, _ = here.offer()
+    name = jws.key_id(jws.public_key(public))
+    (tmp_path / "private" / NEXT).unlink()
+    used = SigningKey(owner=HERE, public=public, epoch=3, offered_at=2, signs_from=3)
+    here.take(Signing(id=SIGNING, epoch=3, keys=record().keys | {name: used}, renew={HERE: 1}))
+    await here.settle()
+    assert here.key_id == name
+    assert jws.key_id(load_private(tmp_path / "private", CURRENT).public_key()) == name
+
+
+async def test_a_private_key_that_was_condemned_is_not_put_back(tmp_path):
+    path = keep(tmp_path / "private")
+    here = signatory(tmp_path)
+    here.take(record())
+    await here.settle()
+    path.unlink()
+    here.condemned = frozenset({ID})
+    await here.settle()
+    assert not path.exists()
+    with pytest.raises(Unavailable):
+        here.check()
+
+
+async def test_public_keys_for_a_keystone_are_put_right_while_we_run(tmp_path):
+    here = signatory(tmp_path, signs=False)
+    here.take(record())
+    await here.settle(record())
+    await here.look_after()
+    file = tmp_path / "public" / "1.pem"
+    file.write_bytes(b"half")
+    await here.look_after()
+    assert ids_in(tmp_path / "public") == [ID]
+    file.unlink()
+    (tmp_path / "public").rmdir()
+    await here.look_after()
+    assert ids_in(tmp_path / "public") == [ID]
+    with structlog.testing.capture_logs() as said:
+        (tmp_path / "public" / "notes.txt").write_text("mine")
+        await here.look_after()
+        await here.look_after()
+    assert [one["event"] for one in said] == ["foreign_files_among_public_keys"]
+
+
+async def test_a_disk_that_loses_bits_in_silence_is_found_by_reading(tmp_path, monkeypatch):
+    here = signatory(tmp_path, signs=False)
+    here.take(record())
+    await here.settle(record())
+    monkeypatch.setattr("regional_keystone.signing.look", lambda _: ())
+    await here.look_after()
+    (tmp_path / "public" / "1.pem").write_bytes(b"half")
+    await here.look_after()
+    assert (tmp_path / "public" / "1.pem").read_bytes() == b"half", "nothing told of it"
+    await here.look_after(thoroughly=True)
+    assert ids_in(tmp_path / "public") == [ID]
+
+
+async def test_what_cannot_be_put_right_is_told_once_and_counted_until_it_is(tmp_path):
+    here = signatory(tmp_path, signs=False)
+    here.take(record())
+    (tmp_path / "public").write_text("in the way")
+    with structlog.testing.capture_logs() as said:
+        for _ in range(3):
+            assert not await here.look_after()
+    assert [one["event"] for one in said] == ["public_keys_not_written"]
+    assert len(here.damage) == 1
+    (tmp_path / "public").unlink()
+    assert await here.look_after(), "more may be acknowledged now"
+    assert here.damage == []
+
+
+async def test_a_worker_goes_on_with_the_key_it_has_and_writes_nothing(tmp_path):
+    path = keep(tmp_path / "private")
+    worker = signatory(tmp_path, keeps=False)
+    worker.take(record())
+    await worker.settle()
+    path.unlink()
+    await worker.settle()
+    assert jws.read(_signed(worker)).kid == ID
+    assert not path.exists()
+
+
 async def test_a_worker_writes_nothing(tmp_path):
     worker = signatory(tmp_path, keeps=False)
     worker.take(record(keys={}))
