@@ -91,7 +91,7 @@ KINDS = {one.kind for one in ALLOWED} | {
 """Everything that is secret."""
 
 NOT_IN_FILES = {"engine password", "cache secret"}
-NOT_ON_ENGINES = {"signing key", "passphrase"}  # keys of rings sign there, and no key is exported
+NOT_ON_ENGINES = {"signing key"}  # keys of rings seal there
 
 SEARCHED = (
     "*/log.db",
@@ -216,6 +216,7 @@ class Use:
             self._turn()
             self._live(self.sites[-1], admin, role)
             self._tell()
+            self._export()
             if not self.home.engines.exists():  # the engines' federation is used by others, which need their keys
                 self._steal()
                 self._live(self.sites[-1], admin, role)
@@ -319,13 +320,17 @@ class Use:
         self.new("join token", JoinToken.read(word).secret)
         self.run("region", "remove", "Canary", "--yes")
 
-    def _steal(self):
-        """Everything that is there for keys in other hands, which ends no token that is needed here; and before that."""
+    def _export(self):
+        """The keys in a sealed file, and in again; the file stays, to be searched."""
         words, file = self.home.directory / "passphrase", self.home.directory / "exported"
         words.touch(0o600)
         words.write_text(self.new("passphrase"))
         self.run("keys", "export", str(file), "--passphrase-file", str(words))
         self.run("keys", "import", str(file), "--merge", "--passphrase-file", str(words))
+        words.unlink()
+
+    def _steal(self):
+        """Everything that is there for keys in other hands, which ends no token that is needed here; and before that."""
         self.run("authority", "rotate")
         self.secrets += of_files(self.home)
         self.run("authority", "rotate", "--ca")
@@ -343,7 +348,6 @@ class Use:
         done = CliRunner().invoke(sites, ["--config", config, "panic", "--key", staged, "--yes"])
         assert done.exit_code == 0, done.output
         self.said["panic"] = done.output
-        words.unlink()
 
     def _tell(self):
         """What operators ask for."""
