@@ -118,7 +118,7 @@ class CompromiseAdmin:
         more = {key.id: key.ring for key in await self._meant(proposal)}
 
         async def act() -> dict[str, Any]:
-            done, position = await self._people.confirm(asked.id, by, more)
+            done, position = await self._people.confirm(asked.id, by, more, self._sites.signs)
             if done.removes:
                 await self._sites.dismiss(done.site)
             told = await self._turned({**done.keys, **more}, position)
@@ -186,7 +186,10 @@ def consequences(keys: list[Key], removes: str, site: str, *, left: bool = False
             f"{removes} is removed from the federation first, or it would be given the new keys; it has to join anew."
         )
     elif left:
-        said.append(f"{site} was removed before: of the rings it means the keys that were there then.")
+        said.append(
+            f"{site} was removed before: of the rings it means the keys that were there then. What it has issued is not"
+            " known any more, and not counted here."
+        )
     elif site:
         said.append(f"{site} stays of the federation and is given the new keys: right only if the machine is yours.")
     if any(key.state == UNKNOWN for key in keys):

@@ -110,8 +110,9 @@ class Compromise:
     async def meant(self, wanted: Wanted) -> list[Key]:
         """The keys that are meant. Raises Invalid unless one way to say it is used, NotFound for what is not there.
 
-        A site that signs with keys of its own means those; where it holds keys that others have too, it means them all.
-        A key that was condemned before, or is retired, is found as well. One that was removed means what it held then.
+        A site that is known to sign with keys of its own means those, and so does any that has some while nothing else
+        is read. Every other means all that it holds, which others have too. A key that was condemned before, or is
+        retired, is found as well. A site that was removed means what it held then.
         """
         if sum(map(bool, (wanted.key, wanted.site, wanted.all))) != 1:
             raise Invalid("Say one of these: a key's id, a site's name, or all keys.")
@@ -128,7 +129,15 @@ class Compromise:
         own = [key for key in keys if key.held_by == (wanted.site,) and key.ring not in RINGS]
         later = await self._made_after(site)
         shared = [key for key in keys if key.ring in RINGS and key.id not in later]  # a removed one held them as well
-        return own + shared if wanted.rings or not own else own
+        return own if own and not wanted.rings and await self._signs(site) else own + shared
+
+    async def _signs(self, site: Site) -> bool:
+        """Whether it issues nothing, or issued nothing when it was removed, that keys which others hold have sealed."""
+        record = await self._overlay.get(Signing, SIGNING)
+        if record is not None and record.refuses_sealed:
+            return True
+        await self._replicator.acknowledgements.refresh()
+        return SIGNING in site.left_in if site.state == "removed" else self._sites.signs(site)
 
     async def named(self, keys: Mapping[str, str]) -> list[Key]:
         """These keys (id -> ring) as they stand by now, whether they are in use or not."""
@@ -151,6 +160,7 @@ class Compromise:
         tokens = [
             {"key": key.id, "site": site, "tokens": live(issues.get(key.id, {}), now, self._terms.lifetime_us)}
             for key in keys
+            if key.id not in condemned  # else they have ended already
             for site, issues in sorted(counted.items())
         ]
         hours = {

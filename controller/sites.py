@@ -41,10 +41,11 @@ from regional_keystone.holder import CREDENTIAL, RECEIPT, TOKEN, Holder
 from regional_keystone.keys import KeyRing
 from regional_keystone.log import Change, Collision, put
 from regional_keystone.messages import Hello
-from regional_keystone.model import Ring, SignerChain, Site
+from regional_keystone.model import Ring, SignerChain, Signing, Site
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.ports import Clock, Reader
 from regional_keystone.signer_chain import SIGNERS, Chain, Trusted, followed, root
+from regional_keystone.signing import SIGNING
 
 log = structlog.get_logger("sites")
 
@@ -151,7 +152,7 @@ class Sites:
         now = self._clock.now()
 
         async def decide(reader: Recording) -> tuple[list[Change], None]:
-            changes = await removal(reader, name, now)
+            changes = await removal(reader, name, now, self.signs)
             if not changes:
                 raise NotFound(f"Could not find site: {name}; `rkctl region list` names them.")
             return changes, None
@@ -381,6 +382,10 @@ class Sites:
         isolation_us = {about and about.isolation_us for about in map(_read, ring.sealed.values())}
         return isolation_us == {self.terms.isolation_us} and ring.lifetime_us == self.terms.lifetime_us
 
+    def signs(self, site: Site) -> bool:
+        """Whether it has said that it signs its tokens with keys of its own now; not so, where that is not known."""
+        return self._replicator.acknowledgements.of(site).provider == "jws"
+
     def _acknowledged(self, site: Site, name: str) -> Seen | None:
         said = self._replicator.acknowledgements.of(site).rings
         return Seen(*said[name]) if name in said else None
@@ -424,13 +429,15 @@ class Sites:
         )
 
 
-async def removal(reader: Reader, name: str, now: int) -> list[Change]:
+async def removal(reader: Reader, name: str, now: int, signs: Callable[[Site], bool]) -> list[Change]:
     """What takes this site out of the federation; nothing if it is not of it."""
     site = await reader.get(Site, name)
     if site is None or site.state == "removed":
         return []
     rings = [ring for one in RINGS if (ring := await reader.get(Ring, one)) is not None]
     left_in = {ring.id: ring.epoch for ring in rings}
+    if (signing := await reader.get(Signing, SIGNING)) is not None and signs(site):
+        left_in[SIGNING] = signing.epoch
     return [put(Site(id=name, state="removed", since=now, left_in=left_in), site)]
 
 

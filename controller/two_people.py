@@ -18,7 +18,7 @@ from controller.sites import removal
 from regional_keystone.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from regional_keystone.log import Change, put
 from regional_keystone.messages import Request, Response
-from regional_keystone.model import Condemned, Proposal
+from regional_keystone.model import Condemned, Proposal, Site
 from regional_keystone.overlay import Overlay, Recording, transact
 from regional_keystone.ports import Clock
 
@@ -98,11 +98,13 @@ class TwoPeople:
         """A proposal that can still be confirmed. Raises NotFound, Conflict."""
         return _good(await self._overlay.get(Proposal, name), name, self._clock.now())
 
-    async def confirm(self, name: str, by: str, more: Mapping[str, str]) -> tuple[Proposal, int]:
+    async def confirm(
+        self, name: str, by: str, more: Mapping[str, str], signs: Callable[[Site], bool]
+    ) -> tuple[Proposal, int]:
         """Condemn its keys and `more` (id -> ring), and remove its site if it says so; where that is in the log.
 
-        Once, by another person. Raises NotFound for an unknown one, Conflict for one that is past its time or was
-        confirmed, Forbidden for the person who prepared it.
+        Once, by another person. `signs`: whether a site signs its tokens. Raises NotFound for an unknown one, Conflict
+        for one that is past its time or was confirmed, Forbidden for the person who prepared it.
         """
         now = self._clock.now()
 
@@ -113,7 +115,7 @@ class TwoPeople:
             done = msgspec.structs.replace(old, confirmed_by=by, confirmed_at=now)
             form = Condemned(id="-", ring="", at=now, by=old.by, why=old.why, confirmed_by=by)
             # in the same entry: a ring is made as soon as this is known, and must not be sealed for it
-            gone = await removal(reader, old.site, now) if old.removes else []
+            gone = await removal(reader, old.site, now, signs) if old.removes else []
             return [put(done, old), *gone, *await condemning(reader, {**old.keys, **more}, form)], done
 
         done, position = await transact(self._overlay, self._sequencer, f"confirm/{secrets.token_hex(8)}", decide)

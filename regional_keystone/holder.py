@@ -277,6 +277,7 @@ class Holder:
 
     def _tell_if_gone(self) -> None:
         if self.keeps and self._highest:  # else there never was a ring
+            self.lost = True
             self._tell((Damage(self.directory, f"its keys are gone, of which epoch {self._highest} was acknowledged"),))
 
     def _refuse(self, record: Ring, reason: str, why: str) -> None:

@@ -182,7 +182,8 @@ class Leave:
         """What a later life has to `recall`, which knows what was `projected` of all that is known up to `position`."""
         sure, isolation_us = self._lease.sure_at, int(self._lease.promise_s * 1_000_000)
         now, lifetime_us = self._clock.now(), self.lifetime_us
-        sure_at = None if sure is None else now - int((self._clock.ticks() - sure) * 1_000_000)
+        # never newer than all else: the clocks were read a moment later than for that
+        sure_at = None if sure is None else min(fresh_at, now - int((self._clock.ticks() - sure) * 1_000_000))
         noted = Noted(
             issues_kept=True,
             fresh_at=fresh_at,
@@ -198,8 +199,9 @@ class Leave:
         self.lifetime_us = noted.lifetime_us
         if noted.isolation_us:
             self._lease = self._lease.promising(noted.isolation_us / 1_000_000)
-        if noted.sure_at is not None and noted.sure_at <= noted.fresh_at:
-            self._lease = self._lease.renewed(self._clock.ticks() - (self._clock.now() - noted.sure_at) / 1_000_000)
+        if noted.sure_at is not None:
+            sure_at = min(noted.sure_at, noted.fresh_at)  # former versions noted it a few microseconds newer
+            self._lease = self._lease.renewed(self._clock.ticks() - (self._clock.now() - sure_at) / 1_000_000)
 
     def _compare(self) -> None:
         """Complain, once, of what is set here to last longer than the keys are kept: it does not."""

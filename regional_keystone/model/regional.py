@@ -44,7 +44,8 @@ class Site(Record, frozen=True, kw_only=True):
     `tls_key`: the SHA-256 of the public key that joined, by which the site can prove itself without a certificate.
     States: `invited` (a join token is out), `active`, `quarantined` (rotation no longer waits for it), `removed`.
     `drained`: it seals no tokens; `by_operator`: an operator quarantined it and takes it back. `why` tells of either.
-    `left_in`: the epochs of the rings when it was removed; keys that are newer it never had.
+    `left_in`: the epochs of the rings when it was removed; keys that are newer it never had. Of `signing` as well, if
+    it signed its tokens then.
     """
 
     id: Id

@@ -286,8 +286,13 @@ async def test_which_keys_are_meant(cloud):
             await controller.compromise.meant(absent)
 
 
-async def test_of_a_site_that_signs_with_keys_of_its_own_only_those_are_meant(cloud):
+def _signs(_site):
+    return True
+
+
+async def test_of_a_site_that_signs_with_keys_of_its_own_only_those_are_meant(cloud, monkeypatch):
     compromise = cloud.controller.compromise
+    monkeypatch.setattr(cloud.controller.sites, "signs", _signs)
     owners = {"a" * 16: "RegionOne", "b" * 16: "RegionTwo"}
     keys = {name: SigningKey(owner=owner, public=b"", epoch=1, offered_at=0) for name, owner in owners.items()}
     await cloud.controller.write(Signing(id=SIGNING, epoch=0, keys=keys))
@@ -298,6 +303,46 @@ async def test_of_a_site_that_signs_with_keys_of_its_own_only_those_are_meant(cl
     assert turned == {}
     await cloud.level()
     assert cloud.sites["RegionTwo"].follower.condemned == {"a" * 16}
+
+
+async def test_a_site_that_has_keys_of_its_own_and_seals_all_the_same_means_every_key(cloud):
+    """As one that has gone back from `provider = jws`: its tokens are of the shared keys."""
+    controller = cloud.controller
+    own = {"a" * 16: SigningKey(owner="RegionOne", public=b"", epoch=1, offered_at=0, signs_from=1)}
+    await controller.write(Signing(id=SIGNING, epoch=0, keys=own))
+    assert controller.acknowledged("RegionOne").provider == "fernet"
+    assert len(await controller.compromise.meant(Wanted(site="RegionOne"))) == 5
+    await condemn(controller, "a" * 16, ring="signing")
+    assert len(await controller.compromise.meant(Wanted(site="RegionOne"))) == 5, (
+        "also if its own were condemned before"
+    )
+    await controller.write(Signing(id=SIGNING, epoch=1, keys=own, refuses_sealed=True))
+    [one] = await controller.compromise.meant(Wanted(site="RegionOne"))
+    assert one.id == "a" * 16, "what the shared ones seal is worth nothing"
+
+
+@pytest.mark.parametrize("signs", [True, False])
+async def test_a_site_that_was_removed_means_what_it_issued_with_then(cloud, monkeypatch, signs):
+    """So that to name it again, after it was removed for being stolen, condemns no more than the first time."""
+    controller = cloud.controller
+    monkeypatch.setattr(controller.sites, "signs", lambda _: signs)
+    own = {"a" * 16: SigningKey(owner="RegionOne", public=b"", epoch=1, offered_at=0, signs_from=1)}
+    await controller.write(Signing(id=SIGNING, epoch=7, keys=own))
+    meant = await controller.compromise.meant(Wanted(site="RegionOne"))
+    await controller.sites.remove("RegionOne")
+    assert {key.id for key in await controller.compromise.meant(Wanted(site="RegionOne"))} == {key.id for key in meant}
+    assert len(meant) == (1 if signs else 5)
+
+
+async def test_tokens_that_have_ended_already_are_not_counted_among_those_that_end(cloud):
+    controller = cloud.controller
+    [old] = ids(controller, 1)
+    controller.follower.note_sealed(old, controller.clock.now())
+    everything = await controller.compromise.meant(Wanted(all=True))
+    assert (await controller.compromise.cost(everything))["tokens_live"] == 1
+    await condemn(controller, old)
+    cost = await controller.compromise.cost(everything)
+    assert (cost["tokens_live"], cost["tokens"]) == (0, [])
 
 
 async def test_the_cost_counts_live_tokens_by_key_and_site_and_says_who_is_out_of_reach(cloud):
@@ -472,7 +517,7 @@ async def test_a_site_is_gone_in_the_same_entry_that_condemns_its_keys(people):
     [stolen] = ids(node, 1)
     proposal = Proposal(id="-", keys={stolen: "token"}, site=name, removes=True, by="id-anna", at=0, expires_at=0)
     made = await people.prepare(proposal)
-    _, position = await people.confirm(made.id, "id-bert", {})
+    _, position = await people.confirm(made.id, "id-bert", {}, _signs)
     [entry] = await node.store.tail(LOG, position - 1, 1)
     assert {"sites", "condemned", "proposals"} <= {change.table for change in entry.changes}
     assert (await node.overlay.get(Site, name)).state == "removed"
@@ -482,22 +527,22 @@ async def test_what_one_prepares_another_confirms_once(people):
     made = await prepared(people)
     assert await rows(people.node) == {}
     with pytest.raises(Forbidden):
-        await people.confirm(made.id, "id-anna", {})
+        await people.confirm(made.id, "id-anna", {}, _signs)
     assert await rows(people.node) == {}
-    done, _ = await people.confirm(made.id, "id-bert", {"f" * 16: "token"})
+    done, _ = await people.confirm(made.id, "id-bert", {"f" * 16: "token"}, _signs)
     condemned = await rows(people.node)
     assert condemned.keys() == {*made.keys, "f" * 16}
     assert {(one.by, one.confirmed_by, one.why) for one in condemned.values()} == {("id-anna", "id-bert", "w")}
     assert done.confirmed_by == (await people.node.overlay.get(Proposal, made.id)).confirmed_by == "id-bert"
     for who in ("id-bert", "id-anna", "id-dora"):
         with pytest.raises(Conflict, match="already"):
-            await people.confirm(made.id, who, {})
+            await people.confirm(made.id, who, {}, _signs)
 
 
 async def test_of_two_who_confirm_at_once_one_does(people):
     made = await prepared(people)
     found = await asyncio.gather(
-        *(people.confirm(made.id, who, {}) for who in ("id-bert", "id-dora")), return_exceptions=True
+        *(people.confirm(made.id, who, {}, _signs) for who in ("id-bert", "id-dora")), return_exceptions=True
     )
     assert sum(isinstance(one, Conflict) for one in found) == 1
     assert await times_in_log(people.node, "condemned") == 1
@@ -509,9 +554,9 @@ async def test_a_proposal_ends_after_an_hour(people):
     assert await people.waiting(made.id)
     people._clock.us = VALID_US
     with pytest.raises(Conflict, match="hour"):
-        await people.confirm(made.id, "id-bert", {})
+        await people.confirm(made.id, "id-bert", {}, _signs)
     with pytest.raises(NotFound):
-        await people.confirm("unknown", "id-bert", {})
+        await people.confirm("unknown", "id-bert", {}, _signs)
     assert await rows(people.node) == {}
 
 

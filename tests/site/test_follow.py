@@ -1,6 +1,7 @@
 """Entries in order to index, ring and replica; how fresh they are; what is answered late."""
 
 import asyncio
+import itertools
 from collections import Counter
 
 import msgspec
@@ -506,6 +507,31 @@ async def test_whom_an_earlier_life_issued_for_is_not_known_so_it_may_have_been_
     assert part.follower.index.voided(traits_of("u", died_at)), "it counts before it is durable"
     part.follower.note([revoked(2, died_at, "f", user_id="w")])
     assert len(answers) == 1
+
+
+async def test_a_restart_while_the_newest_ring_cannot_be_written_keeps_what_is_left_of_the_leave_to_seal(
+    part, tmp_path
+):
+    """Though time goes on between two looks at the clocks, as in every real one."""
+    now, read = part.clock.now, itertools.count()
+    part.clock.now = lambda: now() + 4 * next(read)
+    part.clock._now = record(FIRST).turned_at
+    part.follower.note([entry(1, put(record(FIRST)))])
+    assert await part.follower.settled(1, 5.0)
+    part.follower.heard(part.clock.ticks(), 1)
+    noted = part.follower.noted()
+    assert noted.sure_at <= noted.fresh_at
+    left_s = part.follower.leave.left_s()
+    assert left_s > 1000
+    for told in (noted, msgspec.structs.replace(noted, sure_at=noted.fresh_at + 8)):  # as former versions noted it
+        again = Part()
+        await again.open(tmp_path / "again", isolation_s=7.0)
+        again.clock._now = noted.noted_at + 100_000
+        again.follower.leave.heard(record(SECOND))
+        assert again.follower.leave.left_s() == 0
+        again.follower.recall(told)
+        assert again.follower.leave.left_s() == pytest.approx(left_s, abs=1.0)
+        await again.close()
 
 
 async def test_an_earlier_life_whose_clock_was_ahead_is_believed_as_far_as_clocks_may_be_apart(part, answers):

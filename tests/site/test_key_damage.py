@@ -310,6 +310,27 @@ async def test_at_the_start_on_a_full_disk_the_ring_of_the_replica_is_used_and_n
     assert again.held == again.seen == holder.seen
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_so_it_is_where_the_directory_is_gone_or_empty(tmp_path, capsys, is_there):
+    memory = tmp_path / "token.epoch"
+    first = started(tmp_path / "keys", memory=memory)
+    assert await first.install(record(RING), NOW)
+    for file in first.directory.iterdir():
+        file.unlink()
+    if not is_there:
+        first.directory.rmdir()
+    again = started(first.directory, memory=memory)
+    assert again.lost, "a token of a key that was here may come"
+    with full():
+        assert not await again.install(record(RING), NOW)
+        assert again.ring == RING
+        assert (again.lost, again.held.epoch, again.seen.epoch) == (False, 0, RING.epoch)
+        assert "key_file_damaged" in capsys.readouterr().out
+    await again.look_after()
+    assert again.held == again.seen
+    assert not started(tmp_path / "other", memory=tmp_path / "other.epoch").lost, "there never was one"
+
+
 async def test_a_change_is_seen_without_opening_a_file_and_loss_of_bits_in_time(holder, monkeypatch):
     read = []
     monkeypatch.setattr(holder_module, "examine", lambda path: read.append(path) or examine(path))

@@ -85,7 +85,7 @@ def exported(store):
     seen, leave = {"token": SimpleNamespace(epoch=1)}, SimpleNamespace(left_s=lambda: 1.0)
     known = {"position": 1, "head": 1, "index": (), "condemned": (), "holders": {}}
     follower = SimpleNamespace(
-        **known, age_s=lambda: 0.0, seen=seen, leave=leave, signers=SimpleNamespace(reads_sealed=True)
+        **known, age_s=lambda: 0.0, seen=seen, leave=leave, signers=SimpleNamespace(reads_sealed=True), signatory=None
     )
     limits = Limits(Freshness(), lambda: 0.0)
     export(
