@@ -37,6 +37,7 @@ _REFUSED = (
 _NOT_YET_READ = "Sealed tokens are to be read again, which some region may not have heard of yet; try again."
 
 
+_APART_US = 1_000_000  # former versions noted one moment some microseconds after the other
 UNNOTED_US = 20_000_000  # a site notes every ten to fifteen seconds that it lives
 
 
@@ -199,8 +200,8 @@ class Leave:
         self.lifetime_us = noted.lifetime_us
         if noted.isolation_us:
             self._lease = self._lease.promising(noted.isolation_us / 1_000_000)
-        if noted.sure_at is not None:
-            sure_at = min(noted.sure_at, noted.fresh_at)  # former versions noted it a few microseconds newer
+        if noted.sure_at is not None and noted.sure_at <= noted.fresh_at + _APART_US:
+            sure_at = min(noted.sure_at, noted.fresh_at)
             self._lease = self._lease.renewed(self._clock.ticks() - (self._clock.now() - sure_at) / 1_000_000)
 
     def _compare(self) -> None:

@@ -3,13 +3,15 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from controller.authority import CREDENTIALS, PARTS, Authority
+from controller.authority import CA_DAYS, CREDENTIALS, PARTS, Authority, Cas, ca_id, certified
 from regional_keystone.errors import Conflict, Invalid, StoreRefused
 
 NOW = 1_772_000_000_000_000
@@ -146,3 +148,53 @@ def test_credentials_of_something_else_change_nothing(authority, tmp_path, monke
 def test_the_unit_names_every_part():
     unit = Path(__file__).parents[2] / "configs/systemd/regional-keystone-controller.service"
     assert re.findall(r"(?m)^#LoadCredential=([^:]+):/\S+/(\S+)$", unit.read_text()) == [(one, one) for one in PARTS]
+
+
+def test_keys_that_are_added_later_are_for_the_owner_alone_as_well(authority, tmp_path):
+    name = authority.new_ca(NOW)
+    authority.new_signer()
+    authority.state_cas(Cas(number=1, trusted=(ca_id(authority.ca), name)))
+    (tmp_path / "stream").mkdir(0o700)
+    authority.certify_stream(tmp_path / "stream", ["localhost"], NOW, 60.0)
+    added = [path for place in ("authority", "stream") for path in (tmp_path / place).iterdir()]
+    assert len(added) == len(PARTS) + 4 + 2
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in added} == {path.name: "0o400" for path in added}
+
+
+def test_a_certificate_is_for_its_one_use_and_ends_with_the_ca_at_the_latest(authority, tmp_path):
+    csr = request(ec.generate_private_key(ec.SECP256R1())).public_bytes(PEM).decode()
+    ages = 2 * CA_DAYS * 86400.0
+    site = x509.load_pem_x509_certificate(authority.certify(csr, "RegionOne", "a" * 32, NOW, ages).encode())
+    (tmp_path / "stream").mkdir(0o700)
+    own = authority.certify_stream(tmp_path / "stream", ["localhost"], NOW, ages)
+    for made, usage in ((site, ExtendedKeyUsageOID.CLIENT_AUTH), (own, ExtendedKeyUsageOID.SERVER_AUTH)):
+        assert list(made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [usage]
+        assert made.not_valid_after_utc == authority.ca.not_valid_after_utc
+    assert authority.ca.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0
+
+
+def test_a_peer_has_one_name_or_none():
+    def named(*names):
+        found = {"subjectAltName": tuple(("URI", name) for name in names)}
+        transport = SimpleNamespace(get_extra_info={"peercert": found}.get)
+        return certified(SimpleNamespace(transport=transport))
+
+    assert named("rk://c/RegionOne/a") == "rk://c/RegionOne/a"
+    assert named() is named("rk://c/RegionOne/a", "rk://c/RegionTwo/b") is None
+
+
+def test_a_ca_whose_file_holds_another_is_refused(authority, tmp_path):
+    one, two = authority.new_ca(NOW), authority.new_ca(NOW)
+    authority.state_cas(Cas(number=1, trusted=(ca_id(authority.ca), one)))
+    path = tmp_path / "authority" / f"ca-{one}.crt"
+    path.unlink()
+    path.write_bytes((tmp_path / "authority" / f"ca-{two}.crt").read_bytes())
+    with pytest.raises(StoreRefused, match="another certificate than its name says"):
+        Authority.open(tmp_path / "authority", NOW)
+
+
+@pytest.mark.parametrize("said", [Cas(number=1, trusted=()), Cas(number=0, trusted=("0" * 16,))])
+def test_a_word_about_cas_that_cannot_be_is_refused(authority, tmp_path, said):
+    authority.state_cas(said)
+    with pytest.raises(StoreRefused, match="damaged"):
+        Authority.open(tmp_path / "authority", NOW)

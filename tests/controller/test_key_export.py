@@ -5,6 +5,7 @@ import json
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from typer.testing import CliRunner
 
@@ -12,7 +13,9 @@ from controller import __main__ as cli
 from controller import commands_keys, key_export
 from controller.key_export import KeyFiles, Under, opened, seal
 from regional_keystone.errors import Conflict, Invalid
+from regional_keystone.log import remove
 from regional_keystone.model import Ring
+from regional_keystone.overlay import transact
 from tests.cloud import eventually, running
 from tests.site.test_holder import FIRST, SECOND
 
@@ -20,6 +23,7 @@ RINGS = {"token": dict(SECOND.numbers), "receipt": dict(FIRST.numbers)}
 PRIVATE = X25519PrivateKey.generate()
 PUBLIC = Under(key=PRIVATE.public_key().public_bytes_raw())
 PASSPHRASE = Under("correct horse battery")
+COST = key_export._COST
 NAMES = ("token", "receipt", "credential")
 
 
@@ -126,3 +130,32 @@ def test_the_commands_write_and_read_the_file_and_never_over_another(tmp_path, m
 def test_a_file_shows_no_key_in_its_repr():
     file = msgspec.json.decode(seal(RINGS, PASSPHRASE, "cluster", 5), type=key_export.Sealed)
     assert not any(key.decode() in repr(file) for keys in RINGS.values() for key in keys.values())
+
+
+def test_a_file_of_another_version_is_refused_though_it_would_open():
+    about = key_export.Sealed(format="regional-keystone keys 2", cluster="cluster", made_at=5, rings={})
+    about = msgspec.structs.replace(about, salt=b"s" * 16, nonce=b"n" * 12)
+    key = key_export._derived(PASSPHRASE.passphrase, about.salt)
+    box = AESGCM(key).encrypt(about.nonce, msgspec.msgpack.encode(RINGS), key_export._bound(about))
+    with pytest.raises(Invalid, match="another version"):
+        opened(msgspec.json.encode(msgspec.structs.replace(about, box=box)), PASSPHRASE)
+
+
+def test_whoever_has_the_file_pays_for_each_passphrase_that_is_tried():
+    assert COST >= 2**16
+
+
+async def test_no_first_ring_is_made_with_a_condemned_key(tmp_path):
+    async with running(tmp_path, ()) as cloud:
+        controller = cloud.controller
+        stolen = FIRST.key_ids[1]
+        await controller.compromise.condemn({stolen: "receipt"}, "uid 0", "")
+
+        async def gone(reader):
+            return [remove(await reader.get(Ring, "receipt"))], None
+
+        await transact(controller.overlay, controller.sequencer, "a test", gone)
+        file = seal({"receipt": RINGS["receipt"]}, PASSPHRASE, "another", 5).decode()
+        with pytest.raises(Conflict, match=stolen):
+            await files_of(controller).take_in(file, PASSPHRASE, NAMES, merge=False)
+        assert await controller.overlay.get(Ring, "receipt") is None

@@ -228,3 +228,12 @@ async def test_rubbish_is_refused_without_a_fault(controller, identity):
         for body in (b"", b"{}", b"x" * 1000, msgspec.json.encode(request(identity, b"", csr="none"))):
             async with session.post(f"{controller.url}/renew/v2", data=body, ssl=tls) as answer:
                 assert answer.status == 400
+
+
+async def test_a_certificate_of_another_instance_does_not_renew_though_the_key_is_the_same(identity, renewals):
+    member, csr = identity.membership(), request(identity, b"").csr
+    name = f"rk://{member.cluster}/{NAME}/"
+    assert await renewals.again(name + member.instance, csr)
+    for other in ("b" * 32, "", member.instance + "/more"):
+        with pytest.raises(Forbidden, match="no site of this federation"):
+            await renewals.again(name + other, csr)

@@ -631,3 +631,37 @@ async def test_what_a_site_tells_of_drift_is_cut_to_what_can_be_shown(controller
     shown = controller.counterpart.status_of("RegionOne")["last"]
     assert len(shown) == 20
     assert {len(one["key"]) for one in shown} == {200}
+
+
+async def test_what_a_removed_site_says_before_its_stream_has_ended_is_not_taken(controller, site, monkeypatch):
+    ended = asyncio.Event()
+
+    async def slow(*said, **how):
+        await ended.wait()
+
+    async with stream(site, controller) as (_, socket):
+        monkeypatch.setattr(controller.replicator, "_refuse", slow)  # its stream is still open for a while
+        await controller.sites.remove("RegionOne")
+        await say(socket, Own("RegionOne/inc", (own(1),)))
+        with suppress(TimeoutError):
+            while not socket.closed:  # it is left at once
+                await socket.receive(timeout=0.5)
+        assert await taken(controller) == 0
+        ended.set()
+
+
+async def test_a_site_that_is_removed_while_it_is_let_in_gets_no_stream(controller, site, monkeypatch):
+    look, looked = controller.replicator._why_not, []
+
+    async def slow(hello, certificate):
+        looked.append(await look(hello, certificate))
+        if len(looked) == 1:
+            await controller.sites.remove("RegionOne")
+        return looked[-1]
+
+    monkeypatch.setattr(controller.replicator, "_why_not", slow)
+    with suppress(aiohttp.WSMessageTypeError):  # it may be closed before it is told why
+        async with stream(site, controller) as (first, _):
+            assert isinstance(first, Refused)
+    assert looked[0] is None
+    assert controller.replicator.sessions == {}

@@ -430,3 +430,18 @@ async def test_a_controller_that_stood_still_before_it_appended_keeps_the_old_ke
         await cloud.level()
         await eventually(lambda: cloud.sites["RegionOne"].holder.seen == (turned.epoch, turned.fingerprint))
         assert (await controller.rotator.turn()).times[max(turned.checks) - 1] == ceased
+
+
+async def test_a_turn_whose_lock_was_lost_is_given_up_before_each_step(cloud):
+    """Two may believe in one lock, which is safe; who knows that it has none does nothing more."""
+    controller, rotator = cloud.controller, cloud.controller.rotator
+    before = await ring(controller)
+    with pytest.raises(Unavailable, match="lock on turning the keys was lost"):
+        await rotator._turn(False, before.turned_at)
+    await cloud.sites["RegionTwo"].stop()
+    await eventually(lambda: "RegionTwo" not in controller.replicator.sessions)
+    await controller.acknowledgements.forget("RegionTwo")
+    late = controller.clock.ticks() + 60
+    with pytest.raises(Unavailable, match="lock on turning the keys was lost"):
+        await asyncio.wait_for(rotator._acknowledged(False, before.turned_at, ("token",), late, set()), 2)
+    assert await ring(controller) == before

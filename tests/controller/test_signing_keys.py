@@ -20,7 +20,7 @@ from regional_keystone.overlay import transact
 from regional_keystone.record import encode
 from regional_keystone.signing import SIGNING, proven
 from regional_keystone.token import DEFAULT_METHODS, ProjectScope, SystemScope, Token
-from tests.cloud import ControllerNode, eventually, running, say, stream, wired
+from tests.cloud import ControllerNode, eventually, project, running, say, stream, wired
 from tests.controller.test_sites import Ahead
 
 TERMS = Terms(lifetime_us=100, allow_expired_us=200, isolation_us=650, skew_us=50)
@@ -439,3 +439,30 @@ async def test_each_of_several_controllers_signs_with_a_key_of_its_own(tmp_path)
     finally:
         for node in both:
             await node.stop()
+
+
+async def test_who_was_removed_or_has_not_joined_offers_no_key(tmp_path):
+    async with running(tmp_path, ("RegionOne",)) as cloud:
+        keys, cluster = cloud.controller.signing_keys, cloud.controller.authority.cluster
+        private = ec.generate_private_key(ec.SECP256R1())
+        public = jws.der(private.public_key())
+        await cloud.controller.sites.invite("Oslo")
+        await cloud.controller.sites.remove("RegionOne")
+        for owner in ("Oslo", "RegionOne"):
+            said = f"regional-keystone signing offer 1\x00{cluster}\x00{owner}\x00".encode() + public
+            with pytest.raises(Conflict, match="no site of this federation"):
+                await keys.offer(owner, public, private.sign(said, ec.ECDSA(hashes.SHA256())))
+
+
+async def test_a_place_is_allowed_domains_that_are_there_and_nothing_else(tmp_path):
+    async with running(tmp_path, ("RegionOne",)) as cloud:
+        keys = cloud.controller.signing_keys
+        await cloud.controller.write(project("p1"))
+        for absent in ("p1", "nowhere"):
+            with pytest.raises(NotFound, match="domain"):
+                await keys.allow("RegionOne", [absent], system=None)
+        with pytest.raises(NotFound, match="site"):
+            await keys.allow("Nowhere", None, system=True)
+        await cloud.controller.sites.remove("RegionOne")
+        with pytest.raises(NotFound, match="site"):
+            await keys.allow("RegionOne", None, system=True)

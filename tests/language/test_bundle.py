@@ -272,3 +272,10 @@ def test_a_bundle_of_the_former_format_opens_and_is_held_to_the_same_rule():
     for place in range(0, len(data), 7):
         with pytest.raises(BundleRefused):
             opened(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+
+
+def test_a_fast_forward_is_refused_also_to_a_holder_that_lost_its_directory():
+    """What it acknowledged bounds the next epoch though nothing of the ring is left."""
+    nothing = Seen(0, "")
+    assert why_not(made(KeyRing(FIRST.numbers, 7 + MAX_JUMP + 1)), seen=nothing, highest=7) is Reason.TOO_FAR_AHEAD
+    assert opened(made(KeyRing(FIRST.numbers, 7 + MAX_JUMP)), seen=nothing, highest=7).epoch == 7 + MAX_JUMP

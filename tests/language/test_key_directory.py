@@ -5,6 +5,8 @@ import errno
 import hashlib
 import os
 import stat
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -401,3 +403,23 @@ def test_a_primary_that_cannot_be_known_is_refused(tmp_path):
         read_directory(path)
     write_directory(path, ring_of(0, 1, 2))
     assert read_directory(path) == ring_of(0, 1, 2)
+
+
+def test_each_file_and_each_name_is_on_the_disk_before_the_next_step(tmp_path, monkeypatch):
+    """A power cut keeps what was synced, and of the rest anything."""
+    path, done, fsync = tmp_path / "keys", [], os.fsync
+
+    def noted(descriptor):
+        done.append(("synced", Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    for ring in (ring_of(0, 1, 2), ring_of(0, 1, 2).rotated(key(1))):
+        done.clear()
+        write_directory(path, ring, lambda name: done.append(("step", name)))
+        follows = [(name, then) for (kind, name), then in pairwise(done) if kind == "step"]
+        assert [then for name, then in follows if name == "make"] == [("synced", tmp_path)]
+        written = [then for name, then in follows if name.startswith("write ")]
+        assert written == [("synced", tmp_path / ".keys.new" / str(place)) for place in range(len(written))]
+        placed = [then for name, then in follows if name.startswith("sync ")] + done[-1:]
+        assert placed == [("synced", path)] * (len(written) + 1)

@@ -74,3 +74,16 @@ def test_a_statement_in_which_any_byte_was_changed_is_refused():
 def test_a_change_needs_a_spare_that_was_announced():
     with pytest.raises(ValueError, match="no spare"):
         changed(ROOT, public(NEW))
+
+
+def test_a_statement_that_leaves_out_a_number_or_trusts_too_many_is_refused():
+    ahead = msgspec.structs.replace(TOLD, number=2)
+    with pytest.raises(ChainRefused, match="does not follow"):
+        followed([signed(ahead, OLD)], ROOT)
+    many = tuple(public(Ed25519PrivateKey.generate()) for _ in range(15))
+    assert (
+        len(followed([signed(msgspec.structs.replace(TOLD, signers=(*many[1:], *TOLD.signers)), OLD)], ROOT).signers)
+        == 16
+    )
+    with pytest.raises(ChainRefused, match="contradicts"):
+        followed([signed(msgspec.structs.replace(TOLD, signers=(*many, *TOLD.signers)), OLD)], ROOT)

@@ -12,8 +12,10 @@ import structlog
 from aiohttp import web
 
 from controller.authority import Authority
+from regional_keystone import durable
 from regional_keystone import site as site_
-from regional_keystone.enrol import Identity, JoinToken
+from regional_keystone.bundle import Seen
+from regional_keystone.enrol import Identity, JoinToken, ca_bundle, cas_seen
 from regional_keystone.errors import StoreRefused, Unavailable
 from regional_keystone.link import renew
 from regional_keystone.settings import Settings, Site
@@ -221,3 +223,33 @@ async def test_a_running_stream_outlives_a_renewal_and_the_next_one_uses_it(clou
     await identity.renew(identity.membership().controllers)
     await controller.replicator.sessions["RegionOne"].socket.close()
     await eventually(lambda: site.link.reconnects == 2 and site.link.connected_since is not None)
+
+
+@pytest.mark.parametrize("number", [b"", b"-1", b"1x", b"1" * 10])
+def test_cas_without_a_number_that_can_be_have_none(number):
+    assert cas_seen(b"regional-keystone CAs " + number + b"\n") == Seen(0, "")
+    assert cas_seen(b"regional-keystone CAs 12\n").epoch == 12
+
+
+async def test_cas_are_trusted_only_once_the_certificate_that_one_of_them_made_is_kept(
+    controller, identity, monkeypatch
+):
+    """Who acknowledges the CAs has a certificate of theirs, or the end of the old one would shut it out."""
+    token = JoinToken.read(await controller.sites.invite("RegionOne"))
+    await identity.join(token)
+    renewals, write = controller.sites._renewals, durable.write
+    welcome, cas = renewals._welcome, ca_bundle(1, [controller.authority.ca_pem]).decode()
+    renewals._welcome = lambda *arguments: msgspec.structs.replace(welcome(*arguments), cas=cas)
+
+    def full(path, content, mode=0o600):
+        if path.name == "tls.crt":
+            raise OSError("the disk is full")
+        write(path, content, mode)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(durable, "write", full)
+        with pytest.raises(OSError, match="full"):
+            await identity.renew(token.controllers)
+    assert identity.cas.epoch == 0
+    await identity.renew(token.controllers)
+    assert identity.cas.epoch == 1

@@ -9,7 +9,7 @@ from regional_keystone.errors import NotFound, Unavailable
 from regional_keystone.followed import POLL_S, Followed
 from regional_keystone.holder import Holder, follow
 from regional_keystone.key_directory import examine
-from regional_keystone.key_files import KeyRepositoryError
+from regional_keystone.key_files import KeyRepositoryError, scan
 from regional_keystone.keys import KeyRing
 from regional_keystone.model import KeyTimes
 from regional_keystone.payload import NoKeyFits
@@ -180,3 +180,19 @@ async def test_a_token_of_a_key_that_was_turned_just_now_is_validated(tmp_path):
         place.known.read_keys_again = read_keys_again
         assert (await place.validator.check(issued.text)).token.user_id
         assert len(asked) == 1
+
+
+def test_what_is_read_while_keystone_turns_its_keys_does_not_count(keystone, monkeypatch):
+    followed, read = Followed(keystone, seals=True), []
+
+    def turned_meanwhile(path):
+        files = scan(path)
+        read.append(files)
+        if len(read) == 1:
+            turn(keystone)
+        return files
+
+    monkeypatch.setattr("regional_keystone.followed.scan", turned_meanwhile)
+    followed.read()
+    assert len(read) == 2
+    assert followed.keys[0] == (keystone / "2").read_bytes()

@@ -272,3 +272,39 @@ async def test_a_first_ring_that_was_half_written_is_ours(holder, monkeypatch):
     newer = SECOND.rotated(Fernet.generate_key(), [1])
     assert await again.install(record(newer, SECOND.fingerprint), NOW)
     assert read_directory(holder.directory) == newer
+
+
+async def test_keys_of_somebody_else_that_come_while_it_runs_are_never_written_over(holder):
+    """As where a Keystone's directory is mounted there, or brought, while the site runs."""
+    assert await holder.install(record(FIRST), NOW)
+    shutil.rmtree(holder.directory)
+    upstream(holder.directory, KeyRing({number: Fernet.generate_key() for number in (0, 3, 4)}))
+    before = lying(holder.directory)
+    await holder.look_after()
+    assert lying(holder.directory) == before
+    assert (holder.ring, holder.held.epoch) == (FIRST, 0)
+    assert not await holder.install(record(SECOND, FIRST.fingerprint), NOW)
+    assert lying(holder.directory) == before
+    assert holder.refused == {"not_written": 1}
+
+
+async def test_what_a_holder_is_told_that_it_had_counts_after_a_restart_as_well(holder):
+    holder.memory = holder.directory.with_name("token.epoch")
+    await holder.had(2)
+    again = Holder("RegionOne", "cluster", BOX, holder.signers, holder.directory, memory=holder.memory)
+    again.load()
+    assert not await again.install(record(FIRST), NOW)
+    assert again.refused == {"rolled_back": 1}
+
+
+async def test_an_epoch_that_could_not_be_written_is_not_one_that_it_had(holder, monkeypatch):
+    holder.memory = holder.directory.with_name("token.epoch")
+    assert await holder.install(record(FIRST), NOW)
+
+    def full(path, ring):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr("regional_keystone.holder.write_directory", full)
+        assert not await holder.install(record(SECOND, FIRST.fingerprint), NOW)
+    assert holder.memory.read_bytes() == b"1"

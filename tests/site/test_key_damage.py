@@ -352,3 +352,16 @@ async def test_directories_are_looked_at_every_few_seconds(holder):
     watching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watching
+
+
+async def test_what_is_left_of_a_ring_is_neither_written_as_the_ring_nor_acknowledged(holder):
+    home = next(name for name in FILES[1:5] if (holder.directory / name).read_bytes() == RING.numbers[4])
+    (holder.directory / home).write_bytes(FLIPPED)
+    again = started(holder.directory)
+    await again.look_after(thoroughly=True)
+    assert again.lost
+    assert again.held.epoch == 0, "acknowledged a ring of which a key is missing"
+    found = examine(holder.directory)
+    assert (found.lost, found.fingerprint) == (True, RING.fingerprint)
+    assert await again.install(record(RING), NOW)
+    assert (again.lost, again.held) == (False, holder.seen)

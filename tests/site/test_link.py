@@ -23,7 +23,7 @@ from regional_keystone.messages import (
     at_controller,
     encode,
 )
-from regional_keystone.model import Project
+from regional_keystone.model import Condemned, Project
 from regional_keystone.overlay import transact
 from tests.cloud import eventually, free_port, project, running, wired
 
@@ -492,3 +492,20 @@ async def test_a_snapshot_replaces_nothing_before_what_it_revokes_is_answered(cl
         assert await site.store.applied("log") == before
         answered.set()
         await site.settled(90)
+
+
+async def test_a_key_that_a_snapshot_condemns_is_refused_before_the_rest_of_it_has_come(cloud, site):
+    stolen, rest = put(Condemned(id="f" * 16, ring="token", at=0, by="")), asyncio.Event()
+
+    async def script(number, hello, socket, say):
+        await say(welcome(cloud, snapshot=True), Rows(90, ((stolen.table, stolen.key, stolen.row),)))
+        await rest.wait()
+        await say(rows(90, 1, last=True))
+        await listen(socket)
+
+    async with instead(cloud, script):
+        await eventually(lambda: site.follower.condemned == {"f" * 16})
+        assert site.follower.position < 90
+        rest.set()
+        await site.settled(90)
+        assert site.follower.condemned == {"f" * 16}

@@ -16,6 +16,7 @@ from regional_keystone.model import Condemned, KeyTimes, Ring
 from regional_keystone.operator_listener import listen
 from regional_keystone.panic import Wanted
 from tests.cloud import eventually
+from tests.controller.test_credential_keys import keys_of
 from tests.site.realm import KEYS
 from tests.site.test_signing import record as signing_record
 from tests.site.test_workers import login, region
@@ -283,3 +284,15 @@ def test_live_tokens_are_those_of_every_hour_that_an_unexpired_one_may_be_from()
     assert live(hours, 12 * HOUR_US + HOUR_US // 2, HOUR_US) == 320
     assert live(hours, 13 * HOUR_US, HOUR_US) == 300
     assert live(hours, 99 * HOUR_US, HOUR_US) == 0
+
+
+async def test_a_key_that_opens_credentials_is_none_that_a_site_condemns(three):
+    await keys_of(three.controller).setup()
+    holder, panic = three.site.part.follower.holders["credential"], three.site.panic
+    await eventually(lambda: holder.seen.epoch == 1)
+    ids = holder.ring.ids
+    assert ids.isdisjoint(panic.keys())
+    for key in ids:
+        with pytest.raises(NotFound):
+            await panic.condemn(Wanted(key=key), "me")
+    assert ids.isdisjoint(await panic.condemn(Wanted(all=True), "me"))

@@ -210,3 +210,16 @@ async def test_what_is_set_to_last_longer_than_keys_are_kept_is_told_once_and_do
     part.follower.note([entry(3, put(again))])
     assert await part.follower.settled(3, 5.0)
     assert part.follower.allow_expired_us == 0, "what has expired is not shown at all"
+
+
+async def test_what_an_older_ring_promised_does_not_come_back_with_it(part):
+    """As where the log brings an older ring again: neither its lifetime nor its isolation is that of the one in use."""
+    part.follower.note([entry(1, put(record(SECOND, lifetime_us=7, isolation_us=50_000_000)))])
+    assert await part.follower.settled(1, 5.0)
+    hear(part)
+    left_s = part.follower.leave.left_s()
+    part.follower.note([entry(2, put(record(FIRST, lifetime_us=9, isolation_us=500_000_000)))])
+    assert await part.follower.settled(2, 5.0)
+    assert part.holder.seen == (2, SECOND.fingerprint)
+    assert part.follower.lifetime_us == 7
+    assert part.follower.leave.left_s() <= left_s

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from regional_keystone import jws, signing_files
@@ -15,7 +15,7 @@ from regional_keystone.issue import Issuer, Login
 from regional_keystone.key_directory import KeyRepositoryError
 from regional_keystone.log import put
 from regional_keystone.model import MaySign, Project, Signing, SigningKey, User
-from regional_keystone.signing import SIGNING, TRUSTED, Signatory, Signers, seen
+from regional_keystone.signing import SIGNING, TRUSTED, Signatory, Signers, proven, seen
 from regional_keystone.signing_files import CURRENT, NEXT, load_private, make_private, write_public
 from regional_keystone.token import DomainScope, SystemScope
 from tests.language.test_jws import KEY as STRANGER
@@ -652,3 +652,83 @@ async def test_no_private_key_is_shown(tmp_path):
         pem = path.read_text().splitlines()
         assert path.stat().st_mode & 0o777 == 0o600
         assert all(line not in shown for line in pem)
+
+
+async def test_a_place_signs_with_no_key_that_is_anothers(tmp_path):
+    """As where a machine was copied, its private key with it: what it signed would count as the other site's."""
+    keep(tmp_path / "private")
+    here = signatory(tmp_path)
+    here.take(record(owner=THERE))
+    await here.settle()
+    with pytest.raises(Unavailable):
+        here.check()
+    assert here.offer(), "it makes one of its own"
+
+
+async def test_a_condemned_key_goes_from_the_directory_that_a_keystone_reads(tmp_path):
+    here = signatory(tmp_path, signs=False)
+    other = SigningKey(owner=THERE, public=jws.der(STRANGER.public_key()), epoch=1, offered_at=0, signs_from=1)
+    here.take(record(keys=record().keys | {OTHER: other}))
+    await here.settle()
+    assert set(ids_in(tmp_path / "public")) == {ID, OTHER}
+    here.condemned = frozenset({ID})
+    await here.settle()
+    assert set(ids_in(tmp_path / "public")) == {OTHER}
+
+
+async def test_a_next_key_that_is_condemned_before_it_is_used_is_followed_by_another(tmp_path):
+    here = signatory(tmp_path)
+    await here.settle()
+    public, _ = here.offer()
+    stolen = jws.key_id(jws.public_key(public))
+    here.take(Signing(id=SIGNING, epoch=1, keys={stolen: SigningKey(owner=HERE, public=public, epoch=1, offered_at=0)}))
+    here.condemned = frozenset({stolen})
+    await here.settle()
+    fresh, _ = here.offer()
+    assert jws.key_id(jws.public_key(fresh)) != stolen
+
+
+def test_an_offer_has_one_spelling():
+    pem = PUBLIC.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    said = b"regional-keystone signing offer 1\x00cluster\x00RegionOne\x00"
+    proofs = {public: PRIVATE.sign(said + public, ec.ECDSA(hashes.SHA256())) for public in (jws.der(PUBLIC), pem)}
+    assert proven("cluster", HERE, jws.der(PUBLIC), proofs[jws.der(PUBLIC)]) == ID
+    with pytest.raises(ValueError, match="spelled"):
+        proven("cluster", HERE, pem, proofs[pem])
+
+
+def test_a_private_key_of_another_user_is_refused_with_the_cure(tmp_path, monkeypatch):
+    path = keep(tmp_path)
+    monkeypatch.setattr("os.geteuid", lambda: path.stat().st_uid + 1234)
+    with pytest.raises(KeyRepositoryError, match="chown"):
+        load_private(tmp_path, CURRENT)
+
+
+def test_so_many_keys_of_others_are_tried_and_no_more(tmp_path):
+    def another():
+        key = ec.generate_private_key(ec.SECP256R1()).public_key()
+        return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+    for number in range(signing_files.MOST_TRUSTED):
+        (tmp_path / f"{number}.pem").write_bytes(another())
+    assert len(signing_files.load_trusted(tmp_path)) == signing_files.MOST_TRUSTED
+    (tmp_path / "more.pem").write_bytes(another())
+    with pytest.raises(KeyRepositoryError, match="the most that are tried"):
+        signing_files.load_trusted(tmp_path)
+
+
+def test_a_link_among_the_public_keys_is_foreign_and_not_written_through(tmp_path):
+    """Whoever may add names there is not to have a key of ours counted under one that leads elsewhere."""
+    public, aside = tmp_path / "public", tmp_path / "aside"
+    write_public(public, {ID: PUBLIC})
+    (public / "1.pem").rename(aside)
+    (public / "1.pem").symlink_to(aside)
+    assert write_public(public, {ID: PUBLIC}) == ["1.pem"]
+
+
+def test_the_next_key_is_in_its_place_on_the_disk_before_it_signs(tmp_path, monkeypatch):
+    keep(tmp_path, name=NEXT)
+    synced = []
+    monkeypatch.setattr(signing_files.durable, "sync_directory", lambda path: synced.append((path, *path.iterdir())))
+    signing_files.promote(tmp_path)
+    assert synced == [(tmp_path, tmp_path / CURRENT)]
