@@ -127,7 +127,7 @@ def keys_export(
     with errors():
         if file.exists():
             raise ConfigurationError(f"{file} is there already; name another file")
-        under = _key(public_key) if public_key else _passphrase(passphrase_file, confirm=True)
+        under = _under("--for", public_key, passphrase_file, confirm=True)
         body = {**under, "rings": list(ring or RINGS)}
         durable.write(file, ask_controller(state, config, "/keys/export", body)["file"].encode())
         print(json.dumps({"file": str(file)}) if as_json else f"{file} is written")
@@ -149,7 +149,7 @@ def keys_import(
     Example: rkctl keys import rings.json --merge --key backup-private.pem
     """
     with errors():
-        under = _key(private_key) if private_key else _passphrase(passphrase_file)
+        under = _under("--key", private_key, passphrase_file)
         body = {**under, "file": file.read_text(), "merge": merge, "rings": list(ring or RINGS)}
         answer = ask_controller(state, config, "/keys/import", body)
         new = ", ".join(f"{name}: {count}" for name, count in answer["new"].items())
@@ -287,6 +287,13 @@ def verb_credential_migrate(
     """
     _explain(user, group)
     credential_migrate(state, config, as_json)
+
+
+def _under(option: str, key: Path | None, file: Path | None, *, confirm: bool = False) -> dict[str, str]:
+    """What seals or opens the file: a key or a passphrase, not both."""
+    if key is not None and file is not None:
+        raise typer.BadParameter(f"say one of {option} and --passphrase-file")
+    return _passphrase(file, confirm=confirm) if key is None else _key(key)
 
 
 def _passphrase(file: Path | None, *, confirm: bool = False) -> dict[str, str]:

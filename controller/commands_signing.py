@@ -43,7 +43,7 @@ def signing_rotate(name: Name, state: State = STATE, config: ConfigFile = None, 
 @app.command("allow")
 def signing_allow(
     name: Name,
-    domains: Annotated[str, typer.Option(help="Ids of domains, parted by commas; *: any.")] = "",
+    domains: Annotated[str | None, typer.Option(help="Ids of domains, parted by commas; *: any.")] = None,
     system: Annotated[bool | None, typer.Option("--system/--no-system", help="Tokens of the system.")] = None,
     state: State = STATE,
     config: ConfigFile = None,
@@ -53,8 +53,10 @@ def signing_allow(
 
     Example: rkctl signing allow Oslo --domains 8f2c1e,default --no-system
     """
+    if domains is not None and not domains.strip():
+        raise typer.BadParameter("--domains names none; say their ids, or * for any")
     with errors():
-        wanted = {"name": name, "domains": domains.split(",") if domains else None, "system": system}
+        wanted = {"name": name, "domains": None if domains is None else domains.split(","), "system": system}
         show([ask_controller(state, config, "/signing/allow", wanted)], (), as_json=as_json)
 
 

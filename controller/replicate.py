@@ -211,6 +211,8 @@ class Replicator:
         record = await self._overlay.get(Site, hello.site)
         if record is None or record.state == "removed":
             return "this site was removed"
+        if record.state == "invited":
+            return "this site was invited anew: remove identity/membership in its state directory, so that it joins"
         if record.instance != hello.instance:
             return "another instance of this site has joined since"
         if hello.position > self._sequencer.head:

@@ -189,7 +189,10 @@ class Sites:
         async def decide(reader: Recording) -> tuple[list[Change], Site]:
             site = await reader.get(Site, name)
             if site is None or site.state not in HOLDING:
-                raise NotFound(f"Could not find site: {name}; `rkctl region list` names them.")
+                cure = f"`rkctl region add {name}` invites it" if site else "`rkctl region list` names them"
+                raise NotFound(
+                    f"Could not find site: {name}" + (f", it is {site.state}" if site else "") + f"; {cure}."
+                )
             since = now if fields.get("state", site.state) != site.state else site.since
             marked = msgspec.structs.replace(site, since=since, **fields)
             return [put(marked, site)] if marked != site else [], marked

@@ -406,6 +406,9 @@ async def serve(settings: Settings, ready: Callable[[], None], told: Sequence[st
         identity_ = Identity(settings.site.state_dir / "identity")
         if not identity_.joined:
             await _join(settings, identity_, clock)
+        elif (token := settings.site.join_token_file) is not None and token.exists():  # of a used one nothing is left
+            cure = f"to join by it, stop this site, remove {identity_.directory / 'membership'}, and start it again"
+            log.warning("join_token_not_used", file=str(token), why="this site has joined before", cure=cure)
         site = Site(settings, clock, identity_, spawning(told))
         await site.build(stack)
         async with background(site.tasks()):

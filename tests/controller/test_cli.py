@@ -421,6 +421,13 @@ def test_a_ring_that_there_is_not_is_refused_with_those_that_there_are(monkeypat
         assert all(name in done.stderr for name in commands_keys.RINGS)
 
 
+@pytest.mark.parametrize("said", ["", " "])
+def test_no_domains_are_not_taken_for_nothing_said(monkeypatch, said):
+    monkeypatch.setattr(commands_signing, "ask_controller", lambda *_: pytest.fail("it was asked"))
+    done = CliRunner().invoke(cli.app, ["signing", "allow", "Oslo", "--domains", said])
+    assert (done.exit_code, "--domains names none" in done.stderr) == (2, True)
+
+
 def test_without_a_signing_key_it_is_told_what_makes_one(monkeypatch):
     monkeypatch.setattr(commands_signing, "ask_controller", lambda *_: [])
     assert "`[token] provider = jws`" in CliRunner().invoke(cli.app, ["signing", "status"]).stdout

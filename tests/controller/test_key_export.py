@@ -125,6 +125,9 @@ def test_the_commands_write_and_read_the_file_and_never_over_another(tmp_path, m
     assert CliRunner().invoke(cli.app, ["keys", "export", str(tmp_path / "2"), "--for", str(public)]).exit_code == 0
     assert set(asked_for["/keys/export"]) == {"key", "rings"}
     assert CliRunner().invoke(cli.app, ["keys", "export", str(tmp_path / "3"), "--for", str(file)]).exit_code == 2
+    both = CliRunner().invoke(cli.app, ["keys", "export", str(tmp_path / "4"), "--for", str(public), *with_it])
+    assert (both.exit_code, "one of --for and --passphrase-file" in both.stderr) == (2, True)
+    assert not (tmp_path / "4").exists()
 
 
 def test_a_file_shows_no_key_in_its_repr():

@@ -81,7 +81,7 @@ async def test_what_is_no_member_can_be_neither(cloud):
     await cloud.controller.sites.remove("RegionTwo")
     for name in ("RegionTwo", "Nowhere"):
         for act in (acts.quarantine(name, "x"), acts.drain(name, "x"), acts.rejoin(name)):
-            with pytest.raises(NotFound):
+            with pytest.raises(NotFound, match="region add RegionTwo" if name == "RegionTwo" else "region list"):
                 await act
 
 

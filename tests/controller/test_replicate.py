@@ -117,6 +117,13 @@ async def test_a_first_word_that_is_not_true_is_refused(controller, site, said, 
     assert controller.replicator.sessions == {}
 
 
+async def test_a_site_that_was_removed_and_invited_anew_is_told_how_to_join(controller, site):
+    await controller.sites.remove("RegionOne")
+    await controller.sites.invite("RegionOne")
+    async with stream(site, controller) as (first, _):
+        assert "invited anew: remove identity/membership" in first.reason
+
+
 async def test_a_certificate_of_another_authority_does_not_get_past_tls(controller, site, tmp_path):
     other = Authority.open(tmp_path / "other", controller.clock.now())
     member = site.identity.membership()
