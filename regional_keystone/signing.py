@@ -258,6 +258,8 @@ class Signatory:
         if next_ is not None and next_.id in self.condemned:
             next_ = None
         if next_ is None and self.keeps and self._wants_another(signers, own):
+            if own is None:
+                self._tell_lost(signers)
             next_ = _Own.of(files.make_private(self.private, files.NEXT))
         return own, next_
 
@@ -294,6 +296,14 @@ class Signatory:
             if self._said.get(event) != why:
                 log.error(event, why=why)
         self._said = wrong
+
+    def _tell_lost(self, signers: Signers) -> None:
+        """What all others believe to be the key of this place is not here."""
+        for name, key in signers.record.keys.items():
+            is_gone = key.owner == self.owner and key.signs_from is not None and key.ceased_at is None
+            if is_gone and name not in self.condemned:
+                cure = f"another is made. If somebody may have taken it: rkctl keys compromised --key {name}"
+                log.error("signing_key_lost", id=name, directory=str(self.private), cure=cure)
 
     def _tell_foreign(self, names: list[str]) -> None:
         if names and names != self._foreign:

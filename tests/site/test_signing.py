@@ -553,6 +553,17 @@ async def test_a_private_key_that_was_condemned_is_not_put_back(tmp_path):
         here.check()
 
 
+async def test_a_private_key_that_is_not_there_at_the_start_is_told_once(tmp_path):
+    here = signatory(tmp_path)
+    other = SigningKey(owner=THERE, public=jws.der(STRANGER.public_key()), epoch=1, offered_at=0, signs_from=1)
+    here.take(record(keys=record().keys | {OTHER: other}))
+    with structlog.testing.capture_logs() as said:
+        await here.settle()
+        await here.settle()
+    assert [(one["event"], one["id"]) for one in said] == [("signing_key_lost", ID)]
+    assert here.offer(), "another is made"
+
+
 async def test_public_keys_for_a_keystone_are_put_right_while_we_run(tmp_path):
     here = signatory(tmp_path, signs=False)
     here.take(record())
