@@ -75,6 +75,25 @@ async def test_the_signer_is_turned_without_starting_a_site_and_again(cloud):
     assert all(not site.holder.refused for site in cloud.sites.values())
 
 
+async def test_no_step_is_made_upon_what_another_controller_has_stated_meanwhile(cloud, monkeypatch):
+    """Its spare was waited for; whether all know the one that the other turn has made, this turn cannot say."""
+    controller = cloud.controller
+    mine, others = turning(controller), []
+    acknowledged = mine._acknowledged
+
+    async def waited_while_another_turns(lacking):
+        await acknowledged(lacking)
+        if not others:
+            others.append(await turning(controller).turn())
+
+    monkeypatch.setattr(mine, "_acknowledged", waited_while_another_turns)
+    with pytest.raises(Conflict, match="meanwhile"):
+        await mine.turn()
+    [other] = others
+    assert controller.follower.chain.trusted.number == other["number"]
+    assert len(controller.follower.chain.trusted.retired) == 1
+
+
 async def test_a_bundle_that_a_retired_signer_signs_is_refused_and_the_site_goes_on(cloud, monkeypatch):
     """As a thief of the old key would make it who can also write to the log."""
     controller, site = cloud.controller, cloud.sites[NAME]
