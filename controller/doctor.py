@@ -22,6 +22,7 @@ from regional_keystone.key_directory import examine as examine_keys
 from regional_keystone.key_files import Damage, KeyRepositoryError, is_there
 from regional_keystone.middleware_cache import strategies
 from regional_keystone.settings import Cassandra, ConfigurationError, Settings
+from regional_keystone.signing import directories
 from regional_keystone.signing_files import CURRENT, NEXT, load_private
 
 _REACH_S = 2.0
@@ -115,7 +116,7 @@ def _key_directories(settings: Settings) -> Iterator[Check]:
             cure = one.cure or "nothing to do while the process runs: it is written again from the controllers' ring"
             yield Check(check, FAIL if one.cure else WARN, f"{one.file}: {one.what}", cure)
     if settings.token.provider == "jws":
-        yield from _signing_keys(settings.jwt_tokens.directories(state)[0], check)
+        yield from _signing_keys(directories(settings)[0], check)
     if keys.follow is not None:
         followed = Followed(keys.follow, keys.follow_seals, logs=False)
         followed.read()

@@ -91,11 +91,6 @@ class JwtTokens:
         None, "Public keys of Keystones outside the federation whose tokens are taken as well, in a migration."
     )
 
-    def directories(self, state_dir: Path) -> tuple[Path, Path]:
-        """Of private and of public keys."""
-        state = state_dir / "jws-keys"
-        return self.jws_private_key_repository or state / "private", self.jws_public_key_repository or state / "public"
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Auth:

@@ -25,6 +25,7 @@ from regional_keystone.key_files import KeyRepositoryError, Look, look
 from regional_keystone.model import MaySign, Signing, SigningKey
 from regional_keystone.payload import NotAToken
 from regional_keystone.ports import Clock
+from regional_keystone.settings import Settings
 from regional_keystone.token import Scope, SystemScope, Token
 
 log = structlog.get_logger("signing")
@@ -310,6 +311,15 @@ class Signatory:
             cure = "take them away: a Keystone fails on what is no key there, and believes whatever is one"
             log.error("foreign_files_among_public_keys", directory=str(self.public), names=names, cure=cure)
         self._foreign = names
+
+
+def directories(settings: Settings) -> tuple[Path, Path]:
+    """Of private and of public keys."""
+    section, state = settings.jwt_tokens, settings.site.state_dir / "jws-keys"
+    return (
+        section.jws_private_key_repository or state / "private",
+        section.jws_public_key_repository or state / "public",
+    )
 
 
 def seen(record: Signing) -> Seen:

@@ -64,7 +64,7 @@ from regional_keystone.sealing import Lives
 from regional_keystone.sections import Keys
 from regional_keystone.settings import ConfigurationError, Settings
 from regional_keystone.shared import REPAIRED, Seal, SharedFacts, cache_secret, repaired_at
-from regional_keystone.signing import Signatory
+from regional_keystone.signing import Signatory, directories
 from regional_keystone.validate import Validator
 from regional_keystone.web import Fast, Known, Limits, Web, admin_app
 
@@ -134,7 +134,7 @@ async def replica(
 async def _signatory(settings: Settings, clock: Clock, owner: str, cluster: str, *, keeps: bool) -> Signatory:
     """Raises StoreRefused for a private key that others can read, and the like."""
     section = settings.jwt_tokens
-    private, public = section.directories(settings.site.state_dir)
+    private, public = directories(settings)
     signatory = Signatory(
         owner,
         cluster,
