@@ -320,6 +320,7 @@ class Purge:
             self._write(known, one)
             self._delete_too_old(known)
             return
+        was = one.said if known is None else known.ground.said
         if known is not None:
             self._unlink(known)
         on = self._ground(one)
@@ -329,7 +330,7 @@ class Purge:
             return
         self._link(held, one)
         self._write(held, one)
-        if on.said != one.said:
+        if not on.said == one.said == was:  # what it rested on may have gone with it, before that was looked up
             self._delete([held], "changed")
         self._delete_too_old(held)
 

@@ -243,7 +243,7 @@ def federation(folder, servers, processes=1):
     secret.write_text(SECRET + "\n")
     secret.chmod(0o600)
     listed = ",".join(one.server for one in servers)
-    sets = (f"servers={listed}", f"strategies=none,MAC:{secret},ENCRYPT:{secret}", "in_flight_s=1")
+    sets = (f"servers={listed}", f"strategies=none,MAC:{secret},ENCRYPT:{secret}")
     more = (f"workers.processes={processes}", f"freshness.system={LIMIT_S}")
     with started(folder, *(f"middleware_cache.{one}" for one in sets), *more) as regions:
         yield Caches(regions, servers)

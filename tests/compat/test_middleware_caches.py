@@ -57,20 +57,24 @@ def test_every_end_of_a_token_reaches_the_entries_of_stock_services_and_no_other
     assert kept <= caches.keys()
 
 
-def answered(status, service, token):
-    """Sooner or later; what it was last is told, if not."""
+def answered(status, service, token, member):
+    """Sooner or later; what it was last is told, if not, and what the site says of itself."""
     seen = deque(maxlen=5)
 
     def it_is():
         seen.append(service.status(token))
         return seen[-1] == status
 
-    until(it_is, (status, "and saw at last", seen))
+    try:
+        until(it_is, (status, "and saw at last", seen))
+    except AssertionError as late:
+        raise AssertionError(f"{late}; {ask.page(member.admin, '/status')}") from late
 
 
 def test_what_is_too_old_for_a_class_goes_and_what_its_callers_were_answered_and_nothing_else(caches):
     """A region that is cut off, in each strategy: tokens of the class, and any that a service with such a token asked of."""
     regions, at = caches.regions, "RegionOne"
+    member = regions.members[at]
     token, system = caches.neighbour, regions.login(caches.operator.auth("system"))
     regions.expect(200, "GET", "/v3/regions", at=at)
     usual = {one: caches.service(at, one, caches.addresses[:1]) for one in STRATEGIES}
@@ -89,9 +93,9 @@ def test_what_is_too_old_for_a_class_goes_and_what_its_callers_were_answered_and
     os.kill(controller, signal.SIGSTOP)
     try:
         for one in STRATEGIES:
-            answered(503, usual[one], system)
-            answered(503, governing[one], token)
-            answered(200, usual[one], token)  # as before
+            answered(503, usual[one], system, member)
+            answered(503, governing[one], token, member)
+            answered(200, usual[one], token, member)  # as before
         assert not theirs & caches.keys()
         assert not everywhere & set(second.keys())
     finally:

@@ -606,5 +606,24 @@ async def test_who_cannot_look_up_deletes_what_may_have_changed_and_looks_again(
     await place.gone(token)
 
 
+async def test_an_answer_that_says_something_new_takes_the_old_ones_away_before_anybody_has_looked_up(place):
+    (token,) = await logins(place, 1)
+    await place.kept(token)
+    look, may = place.purge._look, asyncio.Event()
+
+    async def slow(*who):
+        await may.wait()
+        return await look(*who)
+
+    place.purge._look = slow
+    place.change(put(grant(U, P, "service")))
+    await until(lambda: not place.purge._watched.fallen, "it is being looked up")
+    place.realm.validator.shown(token, await place.realm.validator.check(token), ON_P)  # to another service
+    place.answers.flush()
+    may.set()
+    await place.gone(token)
+    assert place.purge.purged["changed"] == 1
+
+
 async def test_a_record_of_another_version_is_nothing():
     assert framed([]) == b"\x90"
