@@ -26,6 +26,7 @@ log = structlog.get_logger("acknowledgements")
 
 KEEP_S = 0.5  # positions are kept so often; rings at once
 REFRESH_S = 1.0
+_MOST_WHY = 300
 _HELD = (TOKEN, CREDENTIAL, RECEIPT, SIGNING, SIGNERS, CAS)
 
 
@@ -39,6 +40,7 @@ class Acknowledged(msgspec.Struct, frozen=True):
     controller: str = ""
     issued: dict[str, dict[int, int]] = {}  # tokens, by key id and hour since 1970 UTC
     provider: str = ""  # what it issues, if it is known
+    why: dict[str, str] = {}  # in its words, why it does not hold the newest of a ring
 
 
 class Acknowledgements:
@@ -79,7 +81,8 @@ class Acknowledgements:
         """This was said on a stream here."""
         before = self._here.get(site)
         word = Acknowledged(instance, message.position, possible(message.rings), self._clock.now(), self.controller)
-        self._say(site, msgspec.structs.replace(word, issued=bounded(message.issued), provider=message.provider[:16]))
+        more = {"issued": bounded(message.issued), "provider": message.provider[:16], "why": _shown(message.why)}
+        self._say(site, msgspec.structs.replace(word, **more))
         if before is None or before.rings != word.rings:
             self._urgent.set()
 
@@ -166,6 +169,11 @@ class Acknowledgements:
 def possible(said: Mapping[str, tuple[int, str]]) -> dict[str, tuple[int, str]]:
     """Of what a site says that it holds, what a site can hold: it goes into records and bundles, so it is bounded."""
     return {name: said[name] for name in _HELD if name in said and is_possible(said[name])}
+
+
+def _shown(why: Mapping[str, str]) -> dict[str, str]:
+    """What a site says of its rings as it may stand in a record and on a terminal, whatever it says."""
+    return {name: "".join(one for one in why[name][:_MOST_WHY] if one.isprintable()) for name in _HELD if why.get(name)}
 
 
 def _less(one: Acknowledged, other: Acknowledged | None) -> Acknowledged | None:

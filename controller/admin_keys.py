@@ -189,6 +189,7 @@ class KeysAdmin:
             "epoch": held[0],
             "fingerprint": held[1],
             "is_newest": is_newest,
+            "says": "" if is_newest else self._rotator.says(site).get(record.id, ""),
             "keys": keys,
         }
 
@@ -201,7 +202,9 @@ class KeysAdmin:
                 has = f"has {held}" if held else "has none"
                 lacks.append(f"{name} keys of epoch {needed} ({has})")
         connected = rings[TOKEN]["sites"][site]["connected"]
-        return f"it has not acknowledged {', '.join(lacks)}; it is {'' if connected else 'not '}connected"
+        said = {ring["sites"][site]["says"]: None for ring in rings.values() if ring["sites"][site]["says"]}
+        says = f"; it says: {'; '.join(said)}" if said else ""
+        return f"it has not acknowledged {', '.join(lacks)}; it is {'' if connected else 'not '}connected{says}"
 
 
 def _under(body: Mapping[str, Any]) -> Under:

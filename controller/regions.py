@@ -53,13 +53,15 @@ class Regions:
 
     async def _lacks(self, site: Site) -> list[str]:
         """What it does not hold of the newest rings, in words."""
-        said = self._replicator.acknowledgements.of(site).rings
+        word = self._replicator.acknowledgements.of(site)
+        said = word.rings
         lacks = [] if said or site.id in self._replicator.sessions else ["it is not connected"]
         for name in RINGS:
             ring = await self._overlay.get(Ring, name)
             if ring is not None and said.get(name) != (ring.epoch, ring.fingerprint):
                 holds = f"holds epoch {said[name][0]}" if name in said else "has acknowledged nothing"
-                lacks.append(f"{name} ring: it {holds}, the newest is {ring.epoch}")
+                says = f"; it says: {word.why[name]}" if name in word.why else ""
+                lacks.append(f"{name} ring: it {holds}, the newest is {ring.epoch}{says}")
         return lacks
 
 

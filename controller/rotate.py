@@ -88,6 +88,10 @@ class Rotator:
         """Epoch and fingerprint of each ring that the present instance of this site has acknowledged."""
         return self._replicator.acknowledgements.of(site).rings
 
+    def says(self, site: Site) -> Mapping[str, str]:
+        """Why the present instance of this site does not hold the newest of a ring, in its own words."""
+        return self._replicator.acknowledgements.of(site).why
+
     async def setup(self, rings: Sequence[str] = TURNED) -> tuple[str, ...]:
         """The first ring of each kind, where there is none. Tells which were made.
 
@@ -201,7 +205,9 @@ class Rotator:
                     is_new = 0 <= now - site.since < self._deadline_s * 1_000_000  # it joined or came back meanwhile
                     if site.id in waits_for and not is_new:
                         lacks = " and ".join(waits_for[site.id])
+                        says = "; ".join(dict.fromkeys(self.says(site).values()))
                         why = f"it did not acknowledge {lacks} within {self._deadline_s:.0f} s"
+                        why += f"; it says: {says}" if says else ""
                         await self._sites.set_state(site.id, "quarantined", why)
                         missed.add((site.id, site.instance))
             await self._clock.sleep(POLL_S)

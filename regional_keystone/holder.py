@@ -61,6 +61,7 @@ class Holder:
     _durable: bool = True  # whether the directory holds the ring in use
     _looked: Look | None = None
     _said: str = ""
+    _why: str = ""
     _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _newer: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -138,6 +139,11 @@ class Holder:
         """What may be acknowledged: what is in use and lies in the directory, whole; epoch 0 for none."""
         return self.seen if self._durable else _NONE
 
+    @property
+    def why(self) -> str:
+        """For an operator: why the newest ring that has come is not held; empty if it is, or if none was refused."""
+        return self._said or self._why
+
     def lacks(self, record: Ring) -> bool:
         """Whether this ring has keys that are missing here."""
         newer = record.epoch > self._due.epoch
@@ -174,7 +180,7 @@ class Holder:
             if record.id != self.of or record.epoch < self._due.epoch:
                 return False
             if not self.lost and (record.epoch, record.fingerprint) == self.seen and await self._intact():
-                self._durable = True
+                self._durable, self._why = True, ""
                 self._promised(record)
                 return True
             try:
@@ -227,6 +233,7 @@ class Holder:
         self.lost, self._durable = False, durable
         self._combine()
         if durable:
+            self._why = ""
             self._tell(())
         async with self._newer:
             self._newer.notify_all()
@@ -283,6 +290,8 @@ class Holder:
     def _refuse(self, record: Ring, reason: str, why: str) -> None:
         self.refused[reason] += 1
         installed = self.seen.epoch
+        if self.lacks(record):
+            self._why = why
         log.error("ring_refused", ring=record.id, epoch=record.epoch, installed=installed, reason=reason, why=why)
 
     def _open(self, record: Ring, now: int) -> KeyRing:

@@ -369,7 +369,8 @@ class Link:
             position, held = self.held()
             held = held | self._trusted()
             rings = {name: (seen.epoch, seen.fingerprint) for name, seen in held.items()}
-            await self._send(connection, Acknowledge(position, rings, self.issued(), self._provider()))
+            why = {name: one.why for name, one in self._follower.holders.items() if one.why}
+            await self._send(connection, Acknowledge(position, rings, self.issued(), self._provider(), why))
             if not looked:  # from now on entries tell; before, a snapshot may have
                 await self._own.returned()
                 looked = True

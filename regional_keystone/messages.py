@@ -115,13 +115,14 @@ class Acknowledge(msgspec.Struct, frozen=True, tag="acknowledge"):
     """The site holds everything up to `position` durably, and these rings (epoch, fingerprint) in each process.
 
     `issued`: tokens that it has issued, by key id and hour since 1970 UTC. `provider`: what it issues now; nothing from
-    a version that does not say it.
+    a version that does not say it. `why`: for an operator, why it does not hold the newest of a ring that has come.
     """
 
     position: int
     rings: dict[str, tuple[int, str]] = {}
     issued: dict[str, dict[int, int]] = {}
     provider: str = ""
+    why: dict[str, str] = {}
 
 
 class Offer(msgspec.Struct, frozen=True, tag="offer"):

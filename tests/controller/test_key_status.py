@@ -1,6 +1,7 @@
 """What operators are told of the rings: sites by keys, why a site is waited for, what a turn would do; and the verbs."""
 
 import asyncio
+import errno
 import json
 from contextlib import asynccontextmanager
 from io import StringIO
@@ -20,6 +21,8 @@ from controller.durations import span
 from controller.key_tables import drawn
 from controller.outcome import NOT_ACKNOWLEDGED, outcomes
 from controller.turning import part_at
+from regional_keystone.key_directory import write_directory
+from regional_keystone.messages import Acknowledge
 from regional_keystone.model import KeyTimes, Ring
 from regional_keystone.operator_listener import rendered
 from tests.cloud import eventually, running, wired
@@ -137,6 +140,54 @@ async def test_a_rehearsal_tells_of_each_site_why_not(tmp_path):
         assert f"token keys of epoch {epoch} (has {epoch - 1})" in why
         assert (told["turned"], list(told["next_turn"]["waits_for"])) == (False, ["RegionTwo"])
         assert (await controller.overlay.get(Ring, "token")).epoch == epoch
+
+
+async def test_a_site_that_cannot_write_a_ring_says_why_wherever_it_is_waited_for(tmp_path, monkeypatch):
+    async with (
+        running(tmp_path, ("RegionOne", "RegionTwo"), deadline_s=0.5) as cloud,
+        asked(cloud.controller, tmp_path) as ask,
+    ):
+        controller, site, full = cloud.controller, cloud.sites["RegionTwo"], "No space left on device"
+
+        def refused(directory, ring):
+            if directory == site.holder.directory:
+                raise OSError(errno.ENOSPC, full, f"{directory}/3")
+            write_directory(directory, ring)
+
+        monkeypatch.setattr("regional_keystone.holder.write_directory", refused)
+        epoch = (await controller.rotator.turn()).epoch
+        await eventually(lambda: controller.acknowledged("RegionTwo").why)
+        why = (await ask("/keys/rotate", {"dry_run": True}))["next_turn"]["waits_for"]["RegionTwo"]
+        assert f"token keys of epoch {epoch} (has {epoch - 1}); it is connected; it says: " in why
+        assert full in why
+        await controller.rotator.turn()
+        told = await ask("/keys/status")
+        state = told["rings"]["token"]["sites"]["RegionTwo"]
+        assert state["state"] == "quarantined"
+        assert full in state["says"]
+        assert "it says: " in state["why"]
+        assert full in state["why"]
+        assert told["rings"]["receipt"]["sites"]["RegionTwo"]["says"] == ""
+        monkeypatch.undo()
+        await eventually(lambda: not controller.acknowledged("RegionTwo").why)
+        assert (await ask("/keys/status"))["rings"]["token"]["sites"]["RegionTwo"]["says"] == ""
+
+
+async def test_whatever_a_site_says_does_no_harm_on_a_terminal_and_is_bounded(tmp_path):
+    async with running(tmp_path, ("RegionOne", "RegionTwo")) as cloud, asked(cloud.controller, tmp_path) as ask:
+        controller, site = cloud.controller, cloud.sites["RegionTwo"]
+        instance = site.identity.membership().instance
+        await site.stop()
+        bad = "\x1b[2J\r\n[bold]" + "x" * 100_000
+        controller.acknowledgements.note(
+            "RegionTwo", instance, Acknowledge(1, {}, why={"token": bad, "rubbish": bad, "receipt": ""})
+        )
+        told = await ask("/keys/status")
+        says = told["rings"]["token"]["sites"]["RegionTwo"]["says"]
+        assert says.startswith("[2J[bold]xxx")
+        assert len(says) < 1000
+        assert "[bold]xxx" in "".join(text(told, "token").split())
+        assert list(controller.acknowledged("RegionTwo").why) == ["token"]
 
 
 async def test_distributing_seals_the_same_keys_for_everyone_in_the_next_epoch(tmp_path):

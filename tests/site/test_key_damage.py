@@ -289,13 +289,16 @@ async def test_on_a_full_disk_all_keys_stay_in_use_and_nothing_is_acknowledged_u
         assert capsys.readouterr().out.count("key_directory_not_mended") == 1
         assert holder.ring == RING
         assert holder.held.epoch == 0
+        assert f"File too large: '{holder.directory}/" in holder.why, "of the ring that it has"
         assert not await holder.install(record(NEXT, RING.fingerprint), NOW)
         assert holder.ring == RING
         assert "ring_refused" in (said := capsys.readouterr().out)
         assert f"File too large: '{holder.directory}/" in said
     await holder.look_after()
     assert holder.held == holder.seen
+    assert f"File too large: '{holder.directory}/" in holder.why, "of the ring that came"
     assert await holder.install(record(NEXT, RING.fingerprint), NOW)
+    assert holder.why == ""
 
 
 async def test_at_the_start_on_a_full_disk_the_ring_of_the_replica_is_used_and_not_acknowledged(holder, capsys):

@@ -301,7 +301,10 @@ async def test_a_class_that_was_new_enough_for_a_moment_between_two_looks_is_del
 
 @pytest.mark.parametrize("by", [ON_P, SystemScope()])
 @pytest.mark.parametrize("again", [False, True])
-async def test_what_was_answered_just_before_a_class_ended_and_told_of_just_after_is_deleted(place, by, again):
+async def test_what_was_answered_just_before_a_class_ended_and_told_of_just_after_is_deleted(
+    place, by, again, monkeypatch
+):
+    monkeypatch.setattr("regional_keystone.middleware_cache._HAND_ON_S", 60.0)  # `flush` below is what hands it on
     place.change(put(grant(U, "system", "admin", target="system")))
     (token,) = await logins(place, 1, SYSTEM if by == ON_P else SCOPE_P)
     if again:
