@@ -110,7 +110,8 @@ def unlisted(path: Path, problem: OSError) -> Damage:
 
 def unwritten(path: Path, problem: OSError) -> str:
     """Why the ring could not be written into this directory, and the command that mends it, where there is one."""
-    said, above, user = str(problem), shlex.quote(str(path.parent)), os.geteuid()
+    above, user = shlex.quote(str(path.parent)), os.geteuid()
+    said = f"{problem.strerror}: {problem.filename!r}" if problem.strerror and problem.filename else str(problem)
     match problem.errno:
         case errno.EACCES | errno.EPERM if not os.access(path.parent, os.W_OK | os.X_OK):
             why = f"user {user} cannot write there, where files are made before they are renamed into {path}"
@@ -118,6 +119,10 @@ def unwritten(path: Path, problem: OSError) -> str:
         case errno.EXDEV:
             why = "it is a file system of its own, into which nothing can be renamed from beside it"
             return f"{Damage(path, why)}; mend it: mount the file system at {above}"
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"{said}; mend it: make room there"
+        case errno.EROFS:
+            return f"{said}; mend it: have it mounted so that it can be written"
         case _:
             return said
 

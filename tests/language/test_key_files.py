@@ -1,5 +1,6 @@
 """Directories of keys that cannot be used as they are: each is named with why, and with the command that mends it."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -64,7 +65,17 @@ def test_what_is_no_key_among_the_public_keys_of_others(tmp_path):
 def test_a_directory_that_is_a_file_system_of_its_own(tmp_path):
     problem = OSError(18, "Invalid cross-device link", str(tmp_path / "keys" / "0"))
     assert f"mount the file system at {tmp_path}" in unwritten(tmp_path / "keys", problem)
-    assert "No space left" in unwritten(tmp_path / "keys", OSError(28, "No space left on device"))
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"), [(errno.ENOSPC, "make room"), (errno.EDQUOT, "make room"), (errno.EROFS, "be written")]
+)
+def test_a_disk_that_takes_nothing(tmp_path, number, cure):
+    problem = OSError(number, os.strerror(number), f"{tmp_path}/keys/2")
+    said = unwritten(tmp_path / "keys", problem)
+    assert said.startswith(f"{os.strerror(number)}: '{tmp_path}/keys/2'; mend it: ")
+    assert cure in said
+    assert unwritten(tmp_path / "keys", OSError("power cut")) == "power cut"
 
 
 SHUT = """
