@@ -35,12 +35,16 @@ def page(port: int, path: str, timeout_s: float = 1.0) -> Json:
 
 def admin(path: Path, target: str, body: Json | None = None, timeout_s: float = 120.0) -> Any:
     """A command, or without a body a question, to the controller with this socket. Raises Unanswered and Refusal."""
-    connection = Connection(path, timeout_s)
+    connection, commanded = Connection(path, timeout_s), False
     try:
+        connection.connect()
+        commanded = body is not None
         return _exchange(connection, "GET" if body is None else "POST", target, body)
     except (OSError, http.client.HTTPException, ValueError) as error:
         absent = isinstance(error, FileNotFoundError | ConnectionRefusedError)
         why = f"the controller at {path.parent} does not answer: {_reason(error)}; is it running?"
+        if commanded:
+            why += " It was asked: whether it has done this is not known, so look before you try again"
         raise (Absent if absent else Unanswered)(why) from None
     finally:
         connection.close()

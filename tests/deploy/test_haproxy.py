@@ -192,6 +192,7 @@ def test_a_change_that_no_site_has_seen_goes_to_another(home, region):
     first, second = sites(home)
     source = source_of(first, region)
     signal(home, first.name, "KILL")
+    until(lambda: not takes_connections("127.0.0.1", first.public), "it to have died")
     before, answers = served(second), []
     login(region, source, answers, home)
     assert answers == [201]

@@ -333,6 +333,7 @@ async def test_a_store_that_does_not_answer_is_not_waited_for(feed, monkeypatch,
     assert not isinstance(second, Unknown)
     assert second.retry_after_s
     answers.set()
+    monkeypatch.undo()
     await feed.revoke("c")
     assert feed.refuses("a", "b", "c") == [slow == "append", False, True]
     assert feed.own.number == await feed.store.head(NAME)
