@@ -112,10 +112,12 @@ class Place:
         )
 
     async def written(self, *tokens):
-        """It is in the file: a moment that passes on both clocks."""
-        await self.realm.clock.advance(0.1)
+        """It is in the file: moments that pass on both clocks, since it rests between two times that it writes."""
         wanted = [name for token in tokens for name in names(token, KNOWN)]
-        await until(lambda: all(one in self.content("*.journal") for one in wanted), "it is written")
+        end = time.monotonic() + PATIENCE_S
+        while not all(one in self.content("*.journal") for one in wanted):
+            assert time.monotonic() < end, "it is not written"
+            await self.realm.clock.advance(0.1)
 
     def content(self, which="*"):
         return b"".join(file.read_bytes() for file in (self.folder / "answered").glob(which))
