@@ -61,7 +61,7 @@ class Holder:
     _durable: bool = True  # whether the directory holds the ring in use
     _looked: Look | None = None
     _said: str = ""
-    _why: str = ""
+    _why: tuple[Seen, str] = (_NONE, "")  # of what was refused last
     _installing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _newer: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -142,7 +142,8 @@ class Holder:
     @property
     def why(self) -> str:
         """For an operator: why the newest ring that has come is not held; empty if it is, or if none was refused."""
-        return self._said or self._why
+        refused, why = self._why
+        return self._said or (why if refused != self.held and refused.epoch >= self.held.epoch else "")
 
     def lacks(self, record: Ring) -> bool:
         """Whether this ring has keys that are missing here."""
@@ -180,7 +181,7 @@ class Holder:
             if record.id != self.of or record.epoch < self._due.epoch:
                 return False
             if not self.lost and (record.epoch, record.fingerprint) == self.seen and await self._intact():
-                self._durable, self._why = True, ""
+                self._durable = True
                 self._promised(record)
                 return True
             try:
@@ -233,7 +234,6 @@ class Holder:
         self.lost, self._durable = False, durable
         self._combine()
         if durable:
-            self._why = ""
             self._tell(())
         async with self._newer:
             self._newer.notify_all()
@@ -290,8 +290,7 @@ class Holder:
     def _refuse(self, record: Ring, reason: str, why: str) -> None:
         self.refused[reason] += 1
         installed = self.seen.epoch
-        if self.lacks(record):
-            self._why = why
+        self._why = Seen(record.epoch, record.fingerprint), why
         log.error("ring_refused", ring=record.id, epoch=record.epoch, installed=installed, reason=reason, why=why)
 
     def _open(self, record: Ring, now: int) -> KeyRing:

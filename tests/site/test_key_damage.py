@@ -309,8 +309,10 @@ async def test_at_the_start_on_a_full_disk_the_ring_of_the_replica_is_used_and_n
         assert again.ring == RING
         assert not again.lost
         assert again.held.epoch == 0
+        assert "File too large" in again.why
     await again.look_after()
     assert again.held == again.seen == holder.seen
+    assert again.why == ""
 
 
 @pytest.mark.parametrize("is_there", [True, False])
