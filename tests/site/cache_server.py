@@ -6,6 +6,8 @@ from urllib.parse import unquote
 
 from pymemcache.client.base import Client
 
+_BUSY = b"BUSY currently processing crawler request"
+
 
 class CacheServer:
     """One memcached of the engines."""
@@ -33,9 +35,14 @@ class CacheServer:
     def keys(self):
         """The names of everything that is in it."""
         with socket.create_connection(self._at, 5) as connection, connection.makefile("rwb") as file:
-            file.write(b"lru_crawler metadump all\r\n")
-            file.flush()
-            dump = list(iter(lambda: file.readline().strip(), b"END"))
+            dump = [_BUSY]
+            while dump == [_BUSY]:  # with a round of its own
+                file.write(b"lru_crawler metadump all\r\n")
+                file.flush()
+                dump = [file.readline().strip()]
+                while dump[-1] not in {b"END", _BUSY, b""}:
+                    dump.append(file.readline().strip())
+        assert dump.pop() == b"END", "it hung up"
         return sorted(unquote(line.split()[0].removeprefix(b"key=").decode()) for line in dump)
 
     def entries(self):
