@@ -75,7 +75,8 @@ def test_what_is_too_old_for_a_class_goes_and_what_its_callers_were_answered_and
     """A region that is cut off, in each strategy: tokens of the class, and any that a service with such a token asked of."""
     regions, at = caches.regions, "RegionOne"
     member = regions.members[at]
-    token, system = caches.neighbour, regions.login(caches.operator.auth("system"))
+    # a token that no other service has asked about: what it has put into the second server would be read there
+    token, system = (regions.login(one) for one in (regions.household().auth(), caches.operator.auth("system")))
     regions.expect(200, "GET", "/v3/regions", at=at)
     usual = {one: caches.service(at, one, caches.addresses[:1]) for one in STRATEGIES}
     governing = {one: caches.service(at, one, caches.addresses[1:2], governs=True) for one in STRATEGIES}
