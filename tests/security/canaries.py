@@ -1,6 +1,7 @@
 """Secrets of a federation and where they may lie: what it is made to hold, where all that it has written is read."""
 
 import base64
+import contextlib
 import json
 import secrets
 import socket
@@ -125,12 +126,19 @@ SEARCHED_ON_ENGINES = (
 """What there is to search, each of which holds something."""
 
 
+def size(path):
+    """In bytes; 0 for one that is gone: what was searched goes on working."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
+
+
 def unsearched(home, said, paths):
     """Of what is to be searched, that of which there is nothing."""
     names = [
         str(path.relative_to(home.directory if path.is_relative_to(home.directory) else said))
         for path in paths
-        if path.stat().st_size
+        if size(path)
     ]
     wanted = SEARCHED_ON_ENGINES if home.engines.exists() else SEARCHED
     return [one for one in wanted if not any(fnmatch(name, one) for name in names)]
